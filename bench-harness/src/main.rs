@@ -1,0 +1,3 @@
+//! hikyaku-bench: load injector, fake MX fleet, DNS and reports.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Messages from templates and merge data.

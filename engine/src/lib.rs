@@ -1,0 +1,25 @@
+//! Every rule of mail that Hikyaku knows, as values and state machines.
+//!
+//! Nothing here opens a socket or a file, starts a thread or reads a clock: bytes and [`clock::Now`]
+//! come in, actions and bytes go out. `shards` carries the actions out; the simulation carries the
+//! same ones out on a fake disk and network.
+//!
+//! Modules stand in the order in which a message meets them: accept → route → queue → schedule →
+//! deliver → log.
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod ids;
+pub mod phase;
+pub mod status;
+
+pub mod address;
+pub mod envelope;
+pub mod message;
+pub mod smtp;
+
+pub mod queue;
+pub mod schedule;
+
+pub mod bounce;
+pub mod compose;

@@ -1,0 +1,1 @@
+//! Header section: what the relay reads from and adds to a message.

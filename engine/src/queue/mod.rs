@@ -1,0 +1,1 @@
+//! The durable queue: encrypted records in segments.

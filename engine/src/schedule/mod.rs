@@ -1,0 +1,1 @@
+//! What may be sent now, and why the rest may not.

@@ -1,0 +1,3 @@
+//! hikyaku, the operator's command line.
+
+fn main() {}
