@@ -9,7 +9,9 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod config;
 pub mod ids;
+pub mod limits;
 pub mod phase;
 pub mod status;
 
