@@ -23,5 +23,7 @@ pub mod smtp;
 pub mod queue;
 pub mod schedule;
 
+pub mod delivery_log;
+
 pub mod bounce;
 pub mod compose;
