@@ -23,6 +23,7 @@ pub mod smtp;
 pub mod queue;
 pub mod schedule;
 
+pub mod counters;
 pub mod delivery_log;
 
 pub mod bounce;
