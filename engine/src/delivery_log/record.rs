@@ -193,13 +193,13 @@ pub fn encode(record: &LogRecord<'_>, out: &mut Vec<u8>) {
             .map(|text| text.len().min(TEXT_BYTES_MAX) + 2)
             .sum::<usize>(),
     );
-    let presence = u8::from(r.phase.is_some()) * HAS_PHASE
-        | u8::from(r.code.is_some()) * HAS_CODE
-        | u8::from(r.enhanced.is_some()) * HAS_ENHANCED
-        | u8::from(r.source_ip.is_some()) * HAS_SOURCE
-        | u8::from(r.dest_ip.is_some()) * HAS_DEST
-        | u8::from(r.delay_connect_ms.is_some()) * HAS_CONNECT
-        | u8::from(r.delay_send_ms.is_some()) * HAS_SEND;
+    let presence = (u8::from(r.phase.is_some()) * HAS_PHASE)
+        | (u8::from(r.code.is_some()) * HAS_CODE)
+        | (u8::from(r.enhanced.is_some()) * HAS_ENHANCED)
+        | (u8::from(r.source_ip.is_some()) * HAS_SOURCE)
+        | (u8::from(r.dest_ip.is_some()) * HAS_DEST)
+        | (u8::from(r.delay_connect_ms.is_some()) * HAS_CONNECT)
+        | (u8::from(r.delay_send_ms.is_some()) * HAS_SEND);
     out.extend_from_slice(&[VERSION, r.outcome as u8, presence]);
     out.extend_from_slice(&r.time.0.to_le_bytes());
     out.extend_from_slice(&r.queue_id.0.to_le_bytes());
