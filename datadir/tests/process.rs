@@ -2,7 +2,7 @@
 
 #[test]
 fn a_process_that_is_not_dumpable_says_so() {
-    keys::process_not_dumpable().unwrap();
+    datadir::process_not_dumpable().unwrap();
     let behavior = rustix::process::dumpable_behavior().unwrap();
     assert_eq!(behavior, rustix::process::DumpableBehavior::NotDumpable);
     let limits = std::fs::read_to_string("/proc/self/limits");
