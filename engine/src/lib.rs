@@ -10,6 +10,7 @@
 
 pub mod clock;
 pub mod ids;
+pub mod keys;
 pub mod phase;
 pub mod status;
 
