@@ -18,6 +18,8 @@ pub mod envelope;
 pub mod message;
 pub mod smtp;
 
+pub mod dsn;
+
 pub mod queue;
 pub mod schedule;
 
