@@ -25,10 +25,13 @@ pub mod smtp;
 pub mod route;
 
 pub mod queue;
+
 pub mod dns;
 pub mod pool;
 pub mod schedule;
 pub mod shard;
+
+pub mod dsn;
 
 pub mod counters;
 pub mod delivery_log;

@@ -16,7 +16,7 @@ use super::{
 use crate::clock::{Mono, Now};
 use crate::dns::{self, Answer, DnsTrouble, Plan, Question, Targets};
 use crate::phase::Phase;
-use crate::queue::Placement;
+use crate::queue::segment::Placement;
 use crate::pool::{Conn, ConnId, OPENING_MAX, PeerInfo, Site, SiteId};
 use crate::schedule::destination::{DestinationId, Lookup};
 use crate::schedule::index::{EntryId, State};
@@ -518,6 +518,16 @@ impl ShardCore {
         }
         self.settle(delivery, &results, context, now);
         self.assign(id, now);
+    }
+
+    /// The connection ended before anything was said about this transaction.
+    pub(super) fn returned(&mut self, id: ConnId, token: u64, now: Now) {
+        let Some(delivery) = self.deliveries.remove(&token) else { return };
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.in_flight -= 1;
+            conn.quitting = true;
+        }
+        self.put_back(delivery.entry, now);
     }
 
     pub(super) fn closed(&mut self, id: ConnId, phase: Phase, cause: Box<str>, now: Now) {

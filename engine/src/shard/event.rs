@@ -8,7 +8,8 @@ use crate::dns::{Answer, Question, Target};
 use crate::ids::{QueueId, SegmentId, ShardId};
 use crate::phase::Phase;
 use crate::pool::{ConnId, PeerInfo};
-use crate::queue::{Placement, Stream};
+use crate::queue::cipher::Stream;
+use crate::queue::segment::Placement;
 use crate::smtp::client::{OutboundTransaction, RecipientResult};
 
 /// Names an SMTP session's transaction until it is answered; the runtime's to choose.
@@ -75,6 +76,13 @@ pub enum Event {
         token: u64,
         /// In the order of its recipients.
         results: Vec<RecipientResult>,
+    },
+    /// A transaction was not tried, as its connection ended first.
+    Returned {
+        /// Which connection.
+        conn: ConnId,
+        /// The transaction's.
+        token: u64,
     },
     /// A connection is gone; every transaction it had was reported before.
     Closed {

@@ -35,7 +35,7 @@ use crate::clock::{Now, UnixMs};
 use crate::dns::{Cache, OwnNames, Question};
 use crate::ids::{QueueId, QueueIds, ShardId};
 use crate::pool::{Conns, Site, SiteId};
-use crate::queue::Placement;
+use crate::queue::segment::Placement;
 use crate::random::Random;
 use crate::route::RouteTable;
 use crate::schedule::destination::{Destination, DestinationId};
@@ -236,6 +236,7 @@ impl ShardCore {
             Event::Connected { conn, peer } => self.connected(conn, peer, now),
             Event::CanStart { conn } => self.can_start(conn, now),
             Event::Finished { conn, token, results } => self.finished(conn, token, results, now),
+            Event::Returned { conn, token } => self.returned(conn, token, now),
             Event::Closed { conn, phase, cause } => self.closed(conn, phase, cause, now),
             Event::FromShard { from, message } => self.from_shard(from, message, now),
             Event::DiskSpace { free_bytes } => {
@@ -245,10 +246,8 @@ impl ShardCore {
         }
     }
 
-    /// What is to be done, in order. Batches are closed here, so call it when the events at hand are
-    /// handled, not after each.
-    pub fn take_actions(&mut self, into: &mut Vec<Action>, now: Now) {
-        self.flush(now);
+    /// What is to be done, in order; ask after each event.
+    pub fn take_actions(&mut self, into: &mut Vec<Action>) {
         into.append(&mut self.actions);
     }
 

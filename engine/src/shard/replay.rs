@@ -11,7 +11,7 @@ use super::storage::Waiter;
 use super::{Action, ENTRIES_PER_TICK_MAX, ShardCore, Submission};
 use crate::clock::{Now, UnixMs};
 use crate::ids::{QueueId, SegmentId};
-use crate::queue::Placement;
+use crate::queue::segment::Placement;
 use crate::queue::record::{
     About, Message as MessageRecord, Moved, Outcome, OutcomeKind, OutcomeState, OutcomeStates,
     Record,
@@ -232,7 +232,7 @@ impl ShardCore {
         }
         for segment in self.storage.set.take_retired() {
             self.storage.forget(segment);
-            let stream = crate::queue::Stream::Queue;
+            let stream = crate::queue::cipher::Stream::Queue;
             self.actions.push(Action::Retire { stream, segment });
         }
         if let Some(segment) = self.storage.set.start_compaction() {

@@ -19,13 +19,12 @@ use crate::clock::{Mono, Now, UnixMs};
 use crate::delivery_log::{LogBatch, LogRecord};
 use crate::ids::{QueueId, SegmentId, ShardId};
 use crate::keys::KeyRing;
-use crate::queue::cipher::{Nonce, SegmentCipher, SegmentName};
+use crate::queue::cipher::{Nonce, SegmentCipher, SegmentName, Stream};
 use crate::queue::record::{
     About, Message as MessageRecord, Outcome, OutcomeState, Record, RecipientsBuf,
 };
 use crate::queue::replay::read_one;
-use crate::queue::segment::{AppendError, Batch, SegmentHeader, SegmentWriter};
-use crate::queue::{Placement, Stream};
+use crate::queue::segment::{AppendError, Batch, Placement, SegmentHeader, SegmentWriter};
 use crate::schedule::index::{Entry, EntryId, State};
 
 /// Bytes of records not yet durable at which no further mail is taken.
@@ -549,8 +548,18 @@ impl ShardCore {
         }
     }
 
-    /// Sends the next batch on its way if none is and there is reason to.
-    pub(super) fn flush(&mut self, now: Now) {
+    /// Memory of a batch that was written, for the next one.
+    pub fn reuse_batch(&mut self, bytes: Vec<u8>) {
+        if bytes.capacity() <= 2 * BATCH_BYTES_FULL
+            && let Some(writer) = &mut self.storage.tail.writer
+        {
+            writer.recycle(bytes);
+        }
+    }
+
+    /// Sends the next batch on its way if none is and there is reason to. Call it when the events at
+    /// hand are handled rather than after each, so that what they stored shares a batch.
+    pub fn flush(&mut self, now: Now) {
         if self.storage.in_flight.is_some() || self.storage.is_failing() {
             return;
         }
