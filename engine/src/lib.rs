@@ -15,6 +15,7 @@ pub mod key_wrap;
 pub mod keys;
 pub mod limits;
 pub mod phase;
+pub mod random;
 pub mod status;
 
 pub mod address;
@@ -22,8 +23,16 @@ pub mod envelope;
 pub mod message;
 pub mod smtp;
 
+pub mod route;
+
 pub mod queue;
+
+pub mod dns;
+pub mod pool;
 pub mod schedule;
+pub mod shard;
+
+pub mod dsn;
 
 pub mod counters;
 pub mod delivery_log;
