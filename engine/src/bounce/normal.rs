@@ -1,7 +1,7 @@
 //! Diagnostic text made comparable: what every rule is matched against.
 //!
 //! Lower case, one space between words, typographic quotes made plain, addresses replaced by
-//! `{address}`, and the reply and status codes at the head of each reply line taken out, since a
+//! `{addr}`, and the reply and status codes at the head of each reply line taken out, since a
 //! long reply repeats them in the middle of its sentences. White space between two wide (CJK)
 //! characters goes too: Japanese notices break lines inside words.
 
@@ -92,7 +92,7 @@ fn push_masked(word: &str, out: &mut String) -> bool {
         return false;
     }
     push_lower(&word[..at - local], out);
-    out.push_str("{address}");
+    out.push_str("{addr}");
     push_lower(&word[at + 1 + domain..], out);
     true
 }
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(normal(reply), "the email account that you tried to reach");
         assert_eq!(
             normal("550 <a.b@Example.JP>: User Unknown"),
-            "<{address}>: user unknown"
+            "<{addr}>: user unknown"
         );
         assert_eq!(normal("say 5.1.1 aloud"), "say 5.1.1 aloud");
     }
