@@ -11,6 +11,7 @@
 pub mod clock;
 pub mod config;
 pub mod ids;
+pub mod key_wrap;
 pub mod keys;
 pub mod limits;
 pub mod phase;
