@@ -97,6 +97,11 @@ impl Domain {
         lower_ascii(&ascii).map(Self)
     }
 
+    /// A domain that was checked when it was accepted, read back from the queue.
+    pub fn from_stored(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// The address literal for `ip`.
     pub fn from_ip(ip: IpAddr) -> Self {
         Self(match ip {
@@ -167,6 +172,12 @@ impl Address {
             at,
             domain,
         })
+    }
+
+    /// An address and its domain that were checked when they were accepted, read back from the queue.
+    pub fn from_stored(text: &str, domain: &str) -> Self {
+        let at = text.rfind('@').unwrap_or(text.len());
+        Self { text: text.into(), at, domain: Domain::from_stored(domain) }
     }
 
     /// The address as the client wrote it, without angle brackets.

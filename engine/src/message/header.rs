@@ -176,6 +176,17 @@ impl HeaderScanner {
     }
 }
 
+/// The header section of `content`, without the empty line behind it.
+pub fn section(content: &[u8]) -> &[u8] {
+    if content.starts_with(b"\r\n") {
+        return &[];
+    }
+    match memchr::memmem::find(content, b"\r\n\r\n") {
+        Some(end) => &content[..end + 2],
+        None => content,
+    }
+}
+
 /// Whether a line opens a field: a name of printable ASCII, then a colon (RFC 5322 §2.2). White
 /// space before the colon is obsolete syntax (§4.5) and still read.
 fn is_field(line: &[u8]) -> bool {
@@ -290,6 +301,16 @@ mod tests {
             scan(content.as_bytes()).rewrite(&mut bytes, b"X: y\r\n");
             assert_eq!(String::from_utf8(bytes).unwrap(), expected, "{content:?}");
         }
+    }
+
+    #[test]
+    fn the_section_ends_before_the_empty_line() {
+        assert_eq!(
+            section(b"A: b\r\nC: d\r\n\r\nbody\r\n\r\n"),
+            b"A: b\r\nC: d\r\n"
+        );
+        assert_eq!(section(b"\r\nbody"), b"");
+        assert_eq!(section(b"A: b\r\n"), b"A: b\r\n");
     }
 
     #[test]

@@ -186,10 +186,10 @@ impl Shard {
                     });
                 }
             }
-            Action::Write { batch, stream, segment, offset, bytes } => {
+            Action::Write { batch, stream, segment, offset, bytes, begin } => {
                 let shard = Rc::clone(self);
                 spawn(async move {
-                    let result = shard.disk.write(stream, segment, offset, &bytes).await;
+                    let result = shard.disk.write(stream, segment, offset, &bytes, begin).await;
                     shard.with_core(|core, _| core.reuse_batch(bytes));
                     shard.handle(Event::Written { batch, result });
                 });
@@ -201,12 +201,20 @@ impl Shard {
                     shard.handle(Event::Read { read, result });
                 });
             }
-            Action::Retire { stream, segment } => {
+            Action::Retire { segment, disposal } => {
                 let shard = Rc::clone(self);
                 spawn(async move {
-                    if let Err(error) = shard.disk.retire(stream, segment).await {
-                        eprintln!("hikyakud: shard {}: {error}", shard.id.0);
+                    let result = shard.disk.retire(segment, disposal).await;
+                    shard.handle(Event::Retired { segment, disposal, result });
+                });
+            }
+            Action::DeleteFree => {
+                let shard = Rc::clone(self);
+                spawn(async move {
+                    if let Err(error) = shard.disk.delete_free().await {
+                        eprintln!("hikyakud: shard {}: free file: {error}", shard.id.0);
                     }
+                    shard.handle(Event::FreeDeleted);
                 });
             }
             Action::Compact { segment } => {
