@@ -52,12 +52,19 @@ impl Programs {
         for place in &places {
             let hikyakud = place.join("hikyakud");
             if hikyakud.is_file() {
-                return Ok(Self { hikyakud, hikyaku: place.join("hikyaku") });
+                return Ok(Self {
+                    hikyakud,
+                    hikyaku: place.join("hikyaku"),
+                });
             }
         }
         Err(Failure::setup(format!(
             "no hikyakud in {}: run `make build` first, or set HIKYAKU_BIN_DIR",
-            places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+            places
+                .iter()
+                .map(|p| p.display().to_string())
+                .collect::<Vec<_>>()
+                .join(", ")
         )))
     }
 }
@@ -103,7 +110,9 @@ impl Settings {
 
     /// The data directory.
     pub fn data_dir(&self) -> PathBuf {
-        self.data_dir.clone().unwrap_or_else(|| self.dir.join("data"))
+        self.data_dir
+            .clone()
+            .unwrap_or_else(|| self.dir.join("data"))
     }
 
     /// The configuration file.
@@ -126,7 +135,11 @@ impl Settings {
             let _ = writeln!(out, "shards = {shards}");
         }
         out.push_str(&self.extra_server);
-        let _ = writeln!(out, "\n[key]\nsource = \"file\"\npath = {:?}", self.dir.join("key"));
+        let _ = writeln!(
+            out,
+            "\n[key]\nsource = \"file\"\npath = {:?}",
+            self.dir.join("key")
+        );
         let _ = writeln!(out, "\n[[listen]]\naddress = \"{}\"", self.listen);
         let _ = writeln!(out, "relay_from = [\"127.0.0.0/8\"]");
         let _ = writeln!(out, "\n[control]\nsocket = {:?}", self.control_path());
@@ -215,7 +228,12 @@ impl Daemon {
             .stderr(err)
             .spawn()
             .context(|| format!("cannot start {}", programs.hikyakud.display()))?;
-        Ok(Self { settings, programs: programs.clone(), child, log })
+        Ok(Self {
+            settings,
+            programs: programs.clone(),
+            child,
+            log,
+        })
     }
 
     /// Waits for the 220 of its first listener.
@@ -303,12 +321,18 @@ impl Daemon {
         }
         self.kill();
         let text = format!("hikyakud did not end within {} s", STOP_TIMEOUT.as_secs());
-        Err(Failure::Broken(format!("{text} of SIGTERM:\n{}", self.log_tail())))
+        Err(Failure::Broken(format!(
+            "{text} of SIGTERM:\n{}",
+            self.log_tail()
+        )))
     }
 
     /// Sends it a signal.
     pub fn signal(&self, signal: rustix::process::Signal) {
-        if let Some(pid) = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw) {
+        if let Some(pid) = i32::try_from(self.pid())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+        {
             let _ = rustix::process::kill_process(pid, signal);
         }
     }
@@ -321,16 +345,33 @@ impl Daemon {
         let socket = self.settings.control_path();
         let what = || format!("no answer from {} to GET {path}", socket.display());
         let mut stream = UnixStream::connect(&socket).context(what)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).context(what)?;
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .context(what)?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: hikyaku\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).context(what)?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).context(what)?;
         let answer = String::from_utf8_lossy(&answer).into_owned();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer.as_str(), ""));
-        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-        let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-        Ok((code, if chunked { dechunk(body) } else { body.to_owned() }))
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .unwrap_or((answer.as_str(), ""));
+        let code = head
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .unwrap_or(0);
+        let chunked = head
+            .to_ascii_lowercase()
+            .contains("transfer-encoding: chunked");
+        Ok((
+            code,
+            if chunked {
+                dechunk(body)
+            } else {
+                body.to_owned()
+            },
+        ))
     }
 
     /// Runs the CLI against this daemon.
@@ -352,11 +393,7 @@ impl Drop for Daemon {
 ///
 /// # Errors
 /// [`Failure::Io`] when it cannot be started.
-pub fn run_cli(
-    programs: &Programs,
-    settings: &Settings,
-    args: &[&str],
-) -> Result<Output, Failure> {
+pub fn run_cli(programs: &Programs, settings: &Settings, args: &[&str]) -> Result<Output, Failure> {
     Command::new(&programs.hikyaku)
         .arg("--config")
         .arg(settings.config_path())
@@ -414,8 +451,12 @@ fn dechunk(body: &str) -> String {
     let mut out = String::new();
     let mut rest = body;
     while let Some((size, after)) = rest.split_once("\r\n") {
-        let Ok(size) = usize::from_str_radix(size.trim(), 16) else { break };
-        let Some(chunk) = after.get(..size).filter(|_| size > 0) else { break };
+        let Ok(size) = usize::from_str_radix(size.trim(), 16) else {
+            break;
+        };
+        let Some(chunk) = after.get(..size).filter(|_| size > 0) else {
+            break;
+        };
         out.push_str(chunk);
         rest = after.get(size + 2..).unwrap_or_default();
     }

@@ -84,7 +84,12 @@ impl Dns {
                 ends.wait().await;
             }
         })?;
-        Ok(Self { address, asked, stop, thread })
+        Ok(Self {
+            address,
+            asked,
+            stop,
+            thread,
+        })
     }
 
     /// Stops answering and waits for the thread.
@@ -117,7 +122,11 @@ impl Zone {
         let mut entries: HashMap<String, Entry> = HashMap::new();
         for host in &world.host {
             let record = Record::from_rdata(name(&host.name)?, 300, a(host.address));
-            entries.entry(host.name.clone()).or_default().records.push(record);
+            entries
+                .entry(host.name.clone())
+                .or_default()
+                .records
+                .push(record);
         }
         for domain in &world.domain {
             let owner = name(&domain.name)?;
@@ -125,7 +134,9 @@ impl Zone {
             entry.fault = domain.dns;
             entry.delay = Duration::from_millis(domain.dns_delay_ms);
             let mut add = |data| {
-                entry.records.push(Record::from_rdata(owner.clone(), domain.ttl_s, data));
+                entry
+                    .records
+                    .push(Record::from_rdata(owner.clone(), domain.ttl_s, data));
             };
             for mx in &domain.mx {
                 let (preference, host) = mx.split_once(' ').unwrap_or(("10", mx));
@@ -138,7 +149,10 @@ impl Zone {
                 add(RData::MX(MX::new(0, Name::root())));
             }
             domain.a.iter().for_each(|address| add(a(*address)));
-            domain.aaaa.iter().for_each(|address| add(RData::AAAA(AAAA(*address))));
+            domain
+                .aaaa
+                .iter()
+                .for_each(|address| add(RData::AAAA(AAAA(*address))));
             if let Some(target) = &domain.cname {
                 add(RData::CNAME(CNAME(name(target)?)));
             }
@@ -153,12 +167,20 @@ impl Zone {
             NEGATIVE_TTL_S,
         );
         let soa = Record::from_rdata(Name::root(), NEGATIVE_TTL_S, RData::SOA(soa));
-        Ok(Self { entries, soa, asked })
+        Ok(Self {
+            entries,
+            soa,
+            asked,
+        })
     }
 
     /// The records for a question, aliases followed; the fault and delay met on the way.
     fn look_up(&self, asked: &str, kind: RecordType) -> Found<'_> {
-        let mut found = Found { records: vec![], fault: None, delay: Duration::ZERO };
+        let mut found = Found {
+            records: vec![],
+            fault: None,
+            delay: Duration::ZERO,
+        };
         let mut owner = asked.to_owned();
         for _ in 0..CNAME_HOPS_MAX {
             let Some(entry) = self.entries.get(&owner) else {
@@ -172,12 +194,19 @@ impl Zone {
                 found.fault = entry.fault;
                 return found;
             }
-            found.records.extend(entry.records.iter().filter(|r| r.record_type() == kind));
-            let alias = entry.records.iter().find(|r| r.record_type() == RecordType::CNAME);
+            found
+                .records
+                .extend(entry.records.iter().filter(|r| r.record_type() == kind));
+            let alias = entry
+                .records
+                .iter()
+                .find(|r| r.record_type() == RecordType::CNAME);
             match alias {
                 Some(record) if kind != RecordType::CNAME => {
                     found.records.push(record);
-                    let RData::CNAME(target) = &record.data else { return found };
+                    let RData::CNAME(target) = &record.data else {
+                        return found;
+                    };
                     owner = plain(&target.0);
                 }
                 _ => return found,
@@ -203,7 +232,10 @@ impl RequestHandler for Zone {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.authoritative = true;
-        let silent = ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() });
+        let silent = ResponseInfo::from(Header {
+            metadata,
+            counts: HeaderCounts::default(),
+        });
         let mut edns = Edns::new();
         edns.set_max_payload(UDP_BYTES_MAX);
         let mut builder = MessageResponseBuilder::from_message_request(request);
@@ -228,7 +260,10 @@ impl RequestHandler for Zone {
             None => ResponseCode::NoError,
         };
         let negative = found.records.is_empty()
-            && matches!(metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain);
+            && matches!(
+                metadata.response_code,
+                ResponseCode::NoError | ResponseCode::NXDomain
+            );
         let soa = negative.then_some(&self.soa);
         let none: [&Record; 0] = [];
         let response = builder.build(metadata, found.records, none, soa, none);
@@ -272,7 +307,11 @@ pub struct DnsArgs {
 pub fn run(args: &DnsArgs) -> Result<(), Failure> {
     let world = World::load(&args.world)?;
     let dns = Dns::start(&world, args.listen)?;
-    eprintln!("DNS for {} domains on {}; ctrl-c ends it", world.domain.len(), dns.address);
+    eprintln!(
+        "DNS for {} domains on {}; ctrl-c ends it",
+        world.domain.len(),
+        dns.address
+    );
     let runtime = runtime().context(|| "cannot start a runtime".to_owned())?;
     let _ = runtime.block_on(tokio::signal::ctrl_c());
     println!("{} questions", dns.asked.load(Ordering::Relaxed));
@@ -313,16 +352,41 @@ mod tests {
         let zone = zone();
         let kinds = |asked, kind| {
             let found = zone.look_up(asked, kind);
-            (found.records.iter().map(|r| r.record_type()).collect::<Vec<_>>(), found.fault)
+            (
+                found
+                    .records
+                    .iter()
+                    .map(|r| r.record_type())
+                    .collect::<Vec<_>>(),
+                found.fault,
+            )
         };
-        assert_eq!(kinds("plain.example", RecordType::MX), (vec![RecordType::MX], None));
+        assert_eq!(
+            kinds("plain.example", RecordType::MX),
+            (vec![RecordType::MX], None)
+        );
         assert_eq!(kinds("plain.example", RecordType::A), (vec![], None));
-        assert_eq!(kinds("mx.example", RecordType::A), (vec![RecordType::A], None));
+        assert_eq!(
+            kinds("mx.example", RecordType::A),
+            (vec![RecordType::A], None)
+        );
         let aliased = vec![RecordType::CNAME, RecordType::MX];
         assert_eq!(kinds("alias.example", RecordType::MX), (aliased, None));
-        assert_eq!(kinds("loop.example", RecordType::MX).0.len(), CNAME_HOPS_MAX);
-        assert_eq!(kinds("none.example", RecordType::MX), (vec![RecordType::MX], None));
-        assert_eq!(kinds("gone.example", RecordType::MX).1, Some(DnsFault::Nxdomain));
-        assert_eq!(kinds("ill.example", RecordType::MX).1, Some(DnsFault::Servfail));
+        assert_eq!(
+            kinds("loop.example", RecordType::MX).0.len(),
+            CNAME_HOPS_MAX
+        );
+        assert_eq!(
+            kinds("none.example", RecordType::MX),
+            (vec![RecordType::MX], None)
+        );
+        assert_eq!(
+            kinds("gone.example", RecordType::MX).1,
+            Some(DnsFault::Nxdomain)
+        );
+        assert_eq!(
+            kinds("ill.example", RecordType::MX).1,
+            Some(DnsFault::Servfail)
+        );
     }
 }

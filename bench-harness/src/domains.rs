@@ -3,6 +3,9 @@
 use crate::failure::Failure;
 use crate::random::Random;
 
+/// Domains a mix may have.
+pub const DOMAINS_MAX: usize = 1 << 16;
+
 /// How messages spread over a list of domains.
 #[derive(Debug, Clone, Copy, PartialEq, clap::ValueEnum)]
 pub enum Spread {
@@ -36,7 +39,16 @@ impl DomainMix {
         if total <= 0.0 {
             return Err(Failure::setup("no recipient domain: give at least one"));
         }
-        Ok(Self { names: domains.iter().map(|(name, _)| name.clone()).collect(), cumulative })
+        if domains.len() > DOMAINS_MAX {
+            return Err(Failure::setup(format!(
+                "{} domains, at most {DOMAINS_MAX}",
+                domains.len()
+            )));
+        }
+        Ok(Self {
+            names: domains.iter().map(|(name, _)| name.clone()).collect(),
+            cumulative,
+        })
     }
 
     /// A mix of `names` in order of their rank.
@@ -48,17 +60,26 @@ impl DomainMix {
             Spread::Uniform => 1.0,
             Spread::Zipf => 1.0 / (rank + 1) as f64,
         };
-        let weighted: Vec<_> =
-            names.iter().enumerate().map(|(rank, name)| (name.clone(), weigh(rank))).collect();
+        let weighted: Vec<_> = names
+            .iter()
+            .enumerate()
+            .map(|(rank, name)| (name.clone(), weigh(rank)))
+            .collect();
         Self::weighted(&weighted)
     }
 
-    /// Picks a domain.
-    pub fn pick(&self, random: &mut Random) -> &str {
+    /// Picks a domain: its index and name.
+    pub fn pick(&self, random: &mut Random) -> (u16, &str) {
         let total = self.cumulative[self.cumulative.len() - 1];
         let at = random.unit() * total;
         let index = self.cumulative.partition_point(|share| *share <= at);
-        &self.names[index.min(self.names.len() - 1)]
+        let index = index.min(self.names.len() - 1);
+        (index as u16, &self.names[index])
+    }
+
+    /// All names, by index.
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 }
 
@@ -71,7 +92,9 @@ pub fn expand(pattern: &str) -> Result<Vec<String>, Failure> {
         return Ok(vec![pattern.to_owned()]);
     };
     let bad = || {
-        Failure::setup(format!("cannot read {pattern:?}: write a range as in d{{0..100}}.example"))
+        Failure::setup(format!(
+            "cannot read {pattern:?}: write a range as in d{{0..100}}.example"
+        ))
     };
     let (range, after) = rest.split_once('}').ok_or_else(bad)?;
     let (from, to) = range.split_once("..").ok_or_else(bad)?;
@@ -90,8 +113,7 @@ mod tests {
         let mut random = Random::new(1);
         let mut counts = vec![0; mix.names.len()];
         for _ in 0..10_000 {
-            let name = mix.pick(&mut random);
-            counts[mix.names.iter().position(|n| n == name).unwrap()] += 1;
+            counts[usize::from(mix.pick(&mut random).0)] += 1;
         }
         counts
     }
@@ -103,7 +125,10 @@ mod tests {
         assert!((4500..5100).contains(&counts[0]), "{counts:?}");
         assert!((2200..2600).contains(&counts[1]), "{counts:?}");
         let counts = shares(&DomainMix::spread(&names, Spread::Uniform).unwrap());
-        assert!(counts.iter().all(|c| (2300..2700).contains(c)), "{counts:?}");
+        assert!(
+            counts.iter().all(|c| (2300..2700).contains(c)),
+            "{counts:?}"
+        );
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub struct Outcome {
     pub latency_us: u32,
     /// The final reply code; 0: none came.
     pub code: u16,
+    /// Its domain, as an index into the mix.
+    pub domain: u16,
 }
 
 /// Counts a reporter may read while the injector runs.
@@ -128,7 +130,11 @@ pub struct Injected {
 impl Injected {
     /// Ids that were answered 250.
     pub fn accepted(&self) -> impl Iterator<Item = u64> + '_ {
-        let ids = self.outcomes.iter().enumerate().filter(|(_, outcome)| outcome.code == 250);
+        let ids = self
+            .outcomes
+            .iter()
+            .enumerate()
+            .filter(|(_, outcome)| outcome.code == 250);
         ids.map(|(index, _)| index as u64 + self.first_id)
     }
 
@@ -139,7 +145,10 @@ impl Injected {
 
     /// Sent in whole or part, but never answered.
     pub fn unanswered_count(&self) -> u64 {
-        self.outcomes.iter().filter(|o| o.code == 0 && o.sent_us > 0).count() as u64
+        self.outcomes
+            .iter()
+            .filter(|o| o.code == 0 && o.sent_us > 0)
+            .count() as u64
     }
 }
 
@@ -159,12 +168,18 @@ impl Injector {
     /// [`Failure::Setup`] when the plan cannot be, [`Failure::Io`] when no thread can be had.
     pub fn start(plan: Plan) -> Result<Self, Failure> {
         if plan.recipients == 0 || plan.recipients > RECIPIENTS_MAX {
-            return Err(Failure::setup(format!("recipients must be 1 to {RECIPIENTS_MAX}")));
+            return Err(Failure::setup(format!(
+                "recipients must be 1 to {RECIPIENTS_MAX}"
+            )));
         }
         let (progress, stop) = (Arc::new(Progress::default()), Stop::default());
         let (theirs, ends) = (Arc::clone(&progress), stop.clone());
         let thread = spawn("injector", move || run_plan(plan, theirs, ends))?;
-        Ok(Self { progress, stop, thread })
+        Ok(Self {
+            progress,
+            stop,
+            thread,
+        })
     }
 
     /// Whether it has sent everything.
@@ -275,10 +290,15 @@ impl State {
         let index = self.sent.get() * recipients;
         self.sent.set(self.sent.get() + 1);
         let grown = (index + recipients) as usize;
-        self.outcomes.borrow_mut().resize(grown, Outcome::default());
+        let (number, domain) = self.plan.domains.pick(&mut self.random.borrow_mut());
+        let blank = Outcome {
+            domain: number,
+            ..Outcome::default()
+        };
+        self.outcomes.borrow_mut().resize(grown, blank);
         Some(Letter {
             first: self.plan.first_id + index,
-            domain: self.plan.domains.pick(&mut self.random.borrow_mut()).to_owned(),
+            domain: domain.to_owned(),
             content_at: None,
             rcpt: Vec::with_capacity(self.plan.recipients),
         })
@@ -286,9 +306,12 @@ impl State {
 
     /// Waits for this message's turn when there is a rate.
     async fn pace(&self) {
-        let Some(rate) = self.plan.rate_per_s else { return };
+        let Some(rate) = self.plan.rate_per_s else {
+            return;
+        };
         let slot = self.next_slot.get();
-        self.next_slot.set(slot + Duration::from_secs_f64(1.0 / rate.max(0.001)));
+        self.next_slot
+            .set(slot + Duration::from_secs_f64(1.0 / rate.max(0.001)));
         tokio::select! {
             () = tokio::time::sleep_until(slot.into()) => {}
             () = self.stop.wait() => {}
@@ -299,7 +322,9 @@ impl State {
         let latency = letter.content_at.map_or(Duration::ZERO, |at| at.elapsed());
         let latency_us = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
         if code == 250 {
-            self.latency_us.borrow_mut().saturating_record(u64::from(latency_us).max(1));
+            self.latency_us
+                .borrow_mut()
+                .saturating_record(u64::from(latency_us).max(1));
         }
         let mut outcomes = self.outcomes.borrow_mut();
         for n in 0..self.plan.recipients {
@@ -331,7 +356,13 @@ impl<'a> Connection<'a> {
         let stream = TcpStream::connect(state.plan.target).await?;
         stream.set_nodelay(true)?;
         let (input, out) = (Vec::with_capacity(4096), Vec::with_capacity(8192));
-        let mut connection = Connection { state, stream, input, at: 0, out };
+        let mut connection = Connection {
+            state,
+            stream,
+            input,
+            at: 0,
+            out,
+        };
         connection.expect(220, "greeting").await?;
         connection.out.extend_from_slice(b"EHLO bench.example\r\n");
         connection.flush().await?;
@@ -357,7 +388,9 @@ impl<'a> Connection<'a> {
                 Some(letter) => letter,
                 None => {
                     self.state.pace().await;
-                    let Some(letter) = self.state.next() else { return Ok(()) };
+                    let Some(letter) = self.state.next() else {
+                        return Ok(());
+                    };
                     self.envelope(&letter, pipelining).await?;
                     letter
                 }
@@ -369,7 +402,11 @@ impl<'a> Connection<'a> {
                 continue;
             }
             self.content(&mut letter);
-            let next = if ahead && left > 0 { self.state.next() } else { None };
+            let next = if ahead && left > 0 {
+                self.state.next()
+            } else {
+                None
+            };
             if let Some(next) = &next {
                 self.write_envelope(next);
             }
@@ -385,7 +422,8 @@ impl<'a> Connection<'a> {
     }
 
     fn write_envelope(&mut self, letter: &Letter) {
-        self.out.extend_from_slice(b"MAIL FROM:<bench@sender.example>\r\n");
+        self.out
+            .extend_from_slice(b"MAIL FROM:<bench@sender.example>\r\n");
         for n in 0..self.state.plan.recipients as u64 {
             self.write_recipient(letter, n);
         }
@@ -395,7 +433,12 @@ impl<'a> Connection<'a> {
     fn write_recipient(&mut self, letter: &Letter, n: u64) {
         use std::io::Write as _;
         // Writing to a Vec cannot fail.
-        let _ = write!(self.out, "RCPT TO:<u{:x}@{}>\r\n", letter.first + n, letter.domain);
+        let _ = write!(
+            self.out,
+            "RCPT TO:<u{:x}@{}>\r\n",
+            letter.first + n,
+            letter.domain
+        );
     }
 
     /// Sends the envelope: all of it with pipelining, else its first command.
@@ -403,7 +446,8 @@ impl<'a> Connection<'a> {
         if pipelining {
             self.write_envelope(letter);
         } else {
-            self.out.extend_from_slice(b"MAIL FROM:<bench@sender.example>\r\n");
+            self.out
+                .extend_from_slice(b"MAIL FROM:<bench@sender.example>\r\n");
         }
         self.flush().await
     }
@@ -443,7 +487,9 @@ impl<'a> Connection<'a> {
         }
         let to = format!("u{:x}@{}", letter.first, letter.domain);
         let from = "bench@sender.example";
-        self.state.template.write(&mut self.out, letter.first, from, &to, at_us);
+        self.state
+            .template
+            .write(&mut self.out, letter.first, from, &to, at_us);
         self.out.extend_from_slice(b".\r\n");
     }
 
@@ -461,7 +507,11 @@ impl<'a> Connection<'a> {
 
     async fn expect(&mut self, wanted: u16, to: &str) -> io::Result<()> {
         let (code, _) = self.reply().await?;
-        if code == wanted { Ok(()) } else { Err(unexpected(to, code)) }
+        if code == wanted {
+            Ok(())
+        } else {
+            Err(unexpected(to, code))
+        }
     }
 
     /// One reply: its code, and where its bytes are until the next read.
@@ -587,7 +637,10 @@ pub fn run(args: &InjectArgs) -> Result<(), Failure> {
     while !injector.is_finished() {
         std::thread::sleep(Duration::from_millis(100));
         bar.set_position(injector.progress.accepted.load(Relaxed));
-        if args.seconds.is_some_and(|end| started.elapsed().as_secs_f64() >= end) {
+        if args
+            .seconds
+            .is_some_and(|end| started.elapsed().as_secs_f64() >= end)
+        {
             injector.stop();
         }
     }
@@ -606,7 +659,11 @@ pub fn run(args: &InjectArgs) -> Result<(), Failure> {
         injected.unanswered_count(),
         progress.broken.load(Relaxed),
     );
-    println!("{:.1} s, {rate:.0} messages/s, {}", injected.elapsed.as_secs_f64(), report::hour(rate));
+    println!(
+        "{:.1} s, {rate:.0} messages/s, {}",
+        injected.elapsed.as_secs_f64(),
+        report::hour(rate)
+    );
     println!("acceptance {}", report::percentiles(&injected.latency_us));
     match injected.failure {
         Some(text) => Err(Failure::setup(text)),
@@ -621,7 +678,12 @@ fn write_record(path: &PathBuf, injected: &Injected) -> Result<(), Failure> {
     writeln!(file, "id\tsent_us\tcode\tlatency_us").context(what)?;
     for (n, outcome) in injected.outcomes.iter().enumerate() {
         let id = injected.first_id + n as u64;
-        let Outcome { sent_us, latency_us, code } = outcome;
+        let Outcome {
+            sent_us,
+            latency_us,
+            code,
+            ..
+        } = outcome;
         writeln!(file, "{id}\t{sent_us}\t{code}\t{latency_us}").context(what)?;
     }
     file.flush().context(what)

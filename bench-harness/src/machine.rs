@@ -31,7 +31,10 @@ pub fn file_system(path: &Path) -> String {
         })
         .filter(|(_, point, _)| path.starts_with(point))
         .max_by_key(|(_, point, _)| point.len());
-    best.map_or_else(|| "?".to_owned(), |(device, _, kind)| format!("{kind} on {device}"))
+    best.map_or_else(
+        || "?".to_owned(),
+        |(device, _, kind)| format!("{kind} on {device}"),
+    )
 }
 
 /// CPU time (user and system, all threads) a process has used; `None` when it is gone.
@@ -72,12 +75,20 @@ pub fn resident_bytes(pid: u32) -> Option<u64> {
 
 /// All processes as (pid, parent).
 fn processes() -> Vec<(u32, u32)> {
-    let Ok(entries) = fs::read_dir("/proc") else { return vec![] };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return vec![];
+    };
     entries
         .filter_map(|entry| {
             let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+            let parent = stat
+                .rsplit_once(')')?
+                .1
+                .split_whitespace()
+                .nth(1)?
+                .parse()
+                .ok()?;
             Some((pid, parent))
         })
         .collect()
@@ -101,7 +112,10 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 }
 
 fn first_number(text: &str) -> u64 {
-    text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0)
+    text.split_whitespace()
+        .next()
+        .and_then(|word| word.parse().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use hikyaku_bench::{dns, fleet, inject};
+use hikyaku_bench::{dns, fleet, inject, run};
 
 /// Load, fake far ends and reports for the Hikyaku mail relay.
 #[derive(Debug, Parser)]
@@ -18,6 +18,11 @@ enum Command {
     Inject(inject::InjectArgs),
     Fleet(fleet::FleetArgs),
     Dns(dns::DnsArgs),
+    Demo(run::demo::DemoArgs),
+    Bench(run::bench::BenchArgs),
+    Peers(run::peers::PeersArgs),
+    Crash(run::crash::CrashArgs),
+    QueueMillion(run::queue_million::QueueMillionArgs),
 }
 
 fn main() -> ExitCode {
@@ -25,6 +30,11 @@ fn main() -> ExitCode {
         Command::Inject(args) => inject::run(&args),
         Command::Fleet(args) => fleet::run(&args),
         Command::Dns(args) => dns::run(&args),
+        Command::Demo(args) => run::demo::run(&args),
+        Command::Bench(args) => run::bench::run(&args),
+        Command::Peers(args) => run::peers::run(&args),
+        Command::Crash(args) => run::crash::run(&args),
+        Command::QueueMillion(args) => run::queue_million::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

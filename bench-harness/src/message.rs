@@ -26,7 +26,9 @@ const MARKER_BYTES: usize = 8 + 1 + 16 + 4 + 16 + 5 + 16;
 
 /// Microseconds since 1970, the clock that both ends of a run share.
 pub fn now_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -67,7 +69,12 @@ impl Template {
             line += 1;
         }
         let body_sum = sum(&body);
-        Self { run, headers, body, body_sum }
+        Self {
+            run,
+            headers,
+            body,
+            body_sum,
+        }
     }
 
     /// The run this template marks its messages with.
@@ -127,7 +134,9 @@ impl Marker {
 pub fn id_of_path(path: &[u8]) -> Option<u64> {
     let at = memchr::memchr(b'@', path)?;
     let local = path[..at].strip_prefix(b"u")?;
-    (!local.is_empty() && local.len() <= 16).then(|| hex(local)).flatten()
+    (!local.is_empty() && local.len() <= 16)
+        .then(|| hex(local))
+        .flatten()
 }
 
 fn hex(text: &[u8]) -> Option<u64> {
@@ -144,7 +153,9 @@ fn sum(bytes: &[u8]) -> u64 {
     for chunk in &mut chunks {
         let mut word = [0u8; 8];
         word.copy_from_slice(chunk);
-        state = (state ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+        state = (state ^ u64::from_le_bytes(word))
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(23);
     }
     for byte in chunks.remainder() {
         state = (state ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
@@ -161,7 +172,13 @@ mod tests {
         for size in [0, 400, 1024, 100_000] {
             let template = Template::new(0x0bad_cafe, size, &["X-Hikyaku-Group: g".into()]);
             let mut content = b"Received: by relay\r\n".to_vec();
-            template.write(&mut content, 0x1a2b, "a@b.example", "u1a2b@c.example", 12_345);
+            template.write(
+                &mut content,
+                0x1a2b,
+                "a@b.example",
+                "u1a2b@c.example",
+                12_345,
+            );
             let (marker, sum) = Marker::read(&content).expect("has a marker");
             assert_eq!(marker.run, 0x0bad_cafe);
             assert_eq!((marker.first_id, marker.at_us), (0x1a2b, 12_345));
@@ -172,8 +189,18 @@ mod tests {
     #[test]
     fn size_is_met() {
         let mut content = Vec::new();
-        Template::new(1, 1024, &[]).write(&mut content, 9, "bench@sender.example", "u9@d0.example", 1);
-        assert!((1000..=1048).contains(&content.len()), "{} bytes", content.len());
+        Template::new(1, 1024, &[]).write(
+            &mut content,
+            9,
+            "bench@sender.example",
+            "u9@d0.example",
+            1,
+        );
+        assert!(
+            (1000..=1048).contains(&content.len()),
+            "{} bytes",
+            content.len()
+        );
     }
 
     #[test]

@@ -10,7 +10,11 @@ pub const GOAL_PER_HOUR: f64 = 3_000_000.0;
 
 /// A progress bar over `total` (`u64::MAX`: a spinner), on the terminal only.
 pub fn bar(total: u64, noun: &'static str) -> ProgressBar {
-    let bar = if total >= u64::MAX / 2 { ProgressBar::no_length() } else { ProgressBar::new(total) };
+    let bar = if total >= u64::MAX / 2 {
+        ProgressBar::no_length()
+    } else {
+        ProgressBar::new(total)
+    };
     bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(5));
     let template = if bar.length().is_some() {
         "{elapsed_precise} {wide_bar} {human_pos}/{human_len} {msg} {per_sec}"
@@ -26,7 +30,10 @@ pub fn bar(total: u64, noun: &'static str) -> ProgressBar {
 
 /// `2,345,678 messages an hour`.
 pub fn hour(rate_per_s: f64) -> String {
-    format!("{} messages an hour", thousands((rate_per_s * 3600.0) as u64))
+    format!(
+        "{} messages an hour",
+        thousands((rate_per_s * 3600.0) as u64)
+    )
 }
 
 /// A number with commas.
@@ -34,7 +41,7 @@ pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() * 4 / 3);
     for (n, digit) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n) % 3 == 0 {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -50,7 +57,10 @@ pub fn percentiles(histogram_us: &Histogram<u64>) -> String {
     let steps = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
     let mut out = String::new();
     for (name, quantile) in steps {
-        out.push_str(&format!("{name} {}  ", time_us(histogram_us.value_at_quantile(quantile))));
+        out.push_str(&format!(
+            "{name} {}  ",
+            time_us(histogram_us.value_at_quantile(quantile))
+        ));
     }
     out.push_str(&format!("max {}", time_us(histogram_us.max())));
     out

@@ -50,7 +50,9 @@ impl Stop {
 /// # Errors
 /// When the operating system gives no poller.
 pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 /// Starts a thread called `name` that runs the future `make` yields, `!Send` parts and all.

@@ -80,12 +80,14 @@ impl<'de> Deserialize<'de> for Answer {
             "garbage" => Self::Garbage,
             _ => {
                 let code = text.get(..3).and_then(|code| code.parse::<u16>().ok());
-                let code = code.filter(|code| (200..600).contains(code)).ok_or_else(|| {
-                    serde::de::Error::custom(format!(
-                        "{text:?} is neither reset, close, stall, garbage nor a reply such as \
+                let code = code
+                    .filter(|code| (200..600).contains(code))
+                    .ok_or_else(|| {
+                        serde::de::Error::custom(format!(
+                            "{text:?} is neither reset, close, stall, garbage nor a reply such as \
                          \"452 4.2.2 Mailbox full\""
-                    ))
-                })?;
+                        ))
+                    })?;
                 Self::Reply(code, text)
             }
         })
@@ -242,6 +244,24 @@ pub struct Domain {
     pub weight: f64,
 }
 
+impl Domain {
+    /// A domain without records.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            mx: vec![],
+            a: vec![],
+            aaaa: vec![],
+            cname: None,
+            null_mx: false,
+            dns: None,
+            dns_delay_ms: 0,
+            ttl_s: ttl_s(),
+            weight: 1.0,
+        }
+    }
+}
+
 /// All hosts and domains.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -304,7 +324,12 @@ impl World {
 
     /// One host that takes everything, on `address`:`port`, and no DNS: the far end of a route.
     pub fn single(address: Ipv4Addr, port: u16) -> Self {
-        Self { port, seed: 1, host: vec![Host::new("mx.bench.example", address)], domain: vec![] }
+        Self {
+            port,
+            seed: 1,
+            host: vec![Host::new("mx.bench.example", address)],
+            domain: vec![],
+        }
     }
 
     /// The mix of its domains by weight.
@@ -312,8 +337,31 @@ impl World {
     /// # Errors
     /// [`Failure::Setup`] when no domain has a weight.
     pub fn mix(&self) -> Result<DomainMix, Failure> {
-        let weighted: Vec<_> = self.domain.iter().map(|d| (d.name.clone(), d.weight)).collect();
+        let weighted: Vec<_> = self
+            .domain
+            .iter()
+            .map(|d| (d.name.clone(), d.weight))
+            .collect();
         DomainMix::weighted(&weighted)
+    }
+
+    /// The same world with its hosts moved from 127.0.x.y to 127.`block`.x.y, so that runs beside
+    /// each other do not meet on a port.
+    pub fn moved_to_block(mut self, block: u8) -> Self {
+        let moved = |address: Ipv4Addr| {
+            let [_, _, c, d] = address.octets();
+            Ipv4Addr::new(127, block, c, d)
+        };
+        for host in &mut self.host {
+            host.address = moved(host.address);
+        }
+        for domain in &mut self.domain {
+            domain
+                .a
+                .iter_mut()
+                .for_each(|address| *address = moved(*address));
+        }
+        self
     }
 
     fn expanded(mut self) -> Result<Self, Failure> {
@@ -327,11 +375,18 @@ impl World {
                         "host {name}: {address} is no loopback address (127.0.0.0/8)"
                     )));
                 }
-                hosts.push(Host { name: name.to_ascii_lowercase(), address, ..host.clone() });
+                hosts.push(Host {
+                    name: name.to_ascii_lowercase(),
+                    address,
+                    ..host.clone()
+                });
             }
         }
         if hosts.len() > HOSTS_MAX {
-            return Err(Failure::setup(format!("{} hosts, at most {HOSTS_MAX}", hosts.len())));
+            return Err(Failure::setup(format!(
+                "{} hosts, at most {HOSTS_MAX}",
+                hosts.len()
+            )));
         }
         let mut domains = Vec::new();
         for domain in &self.domain {
@@ -340,7 +395,12 @@ impl World {
             for (n, name) in names.into_iter().enumerate() {
                 let mx = domain.mx.iter().map(|mx| numbered(mx, n)).collect();
                 let name = name.to_ascii_lowercase();
-                domains.push(Domain { name, mx, weight, ..domain.clone() });
+                domains.push(Domain {
+                    name,
+                    mx,
+                    weight,
+                    ..domain.clone()
+                });
             }
         }
         self.host = hosts;
@@ -354,8 +414,12 @@ fn numbered(text: &str, n: usize) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("{n") {
-        let Some((modulus, after)) = after.split_once('}') else { break };
-        let modulus = modulus.strip_prefix('%').and_then(|m| m.parse::<usize>().ok());
+        let Some((modulus, after)) = after.split_once('}') else {
+            break;
+        };
+        let modulus = modulus
+            .strip_prefix('%')
+            .and_then(|m| m.parse::<usize>().ok());
         let value = modulus.filter(|m| *m > 0).map_or(n, |m| n % m);
         out.push_str(before);
         out.push_str(&value.to_string());
@@ -404,17 +468,24 @@ mod tests {
         assert_eq!(world.host.len(), 4);
         assert_eq!(world.host[2].name, "mx2.fast.example");
         assert_eq!(world.host[2].address, Ipv4Addr::new(127, 0, 2, 0));
-        assert_eq!(world.domain[6].mx, ["10 mx2.fast.example", "20 backup6.example"]);
+        assert_eq!(
+            world.domain[6].mx,
+            ["10 mx2.fast.example", "20 backup6.example"]
+        );
         assert!((world.domain[6].weight - 0.5).abs() < 1e-9);
         assert_eq!(world.host[0].delay_ms[&Phase::EndOfData], 20);
-        let Answer::Reply(code, _) = &world.host[0].fault[0].answer else { panic!("a reply") };
+        let Answer::Reply(code, _) = &world.host[0].fault[0].answer else {
+            panic!("a reply")
+        };
         assert_eq!(*code, 452);
     }
 
     #[test]
     fn mistakes_are_told() {
         let wrong = |from: &str, to: &str| {
-            World::parse(&TEXT.replace(from, to), "w.toml").expect_err("is wrong").to_string()
+            World::parse(&TEXT.replace(from, to), "w.toml")
+                .expect_err("is wrong")
+                .to_string()
         };
         assert!(wrong("odds", "ods").contains("ods"));
         assert!(wrong("452 4.2.2 Mailbox full", "ouch").contains("ouch"));

@@ -105,10 +105,16 @@ impl Fleet {
             let mut address = SocketAddr::from((host.address, world.port));
             if host.listens {
                 let listener = bind(host.address, world.port).context(|| {
-                    let hint = if world.port < 1024 { " (low ports need root)" } else { "" };
+                    let hint = if world.port < 1024 {
+                        " (low ports need root)"
+                    } else {
+                        ""
+                    };
                     format!("cannot listen on {address} for {}{hint}", host.name)
                 })?;
-                address = listener.local_addr().context(|| "local address".to_owned())?;
+                address = listener
+                    .local_addr()
+                    .context(|| "local address".to_owned())?;
                 listeners.push((n, host.clone(), listener, Arc::clone(&counts)));
             }
             hosts.push((host.name.clone(), address, counts));
@@ -131,7 +137,12 @@ impl Fleet {
             }
             ends.wait().await;
         })?;
-        Ok(Self { tally, hosts, stop, thread })
+        Ok(Self {
+            tally,
+            hosts,
+            stop,
+            thread,
+        })
     }
 
     /// Closes all listeners and connections and waits for the thread.
@@ -180,7 +191,9 @@ fn bind(address: Ipv4Addr, port: u16) -> std::io::Result<std::net::TcpListener> 
 }
 
 async fn accept(listener: std::net::TcpListener, site: Rc<Site>) {
-    let Ok(listener) = TcpListener::from_std(listener) else { return };
+    let Ok(listener) = TcpListener::from_std(listener) else {
+        return;
+    };
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -226,15 +239,24 @@ pub fn run(args: &FleetArgs) -> Result<(), Failure> {
         None => World::single(args.address, args.port),
     };
     let fleet = Fleet::start(&world, Arc::new(Tally::new(args.run)))?;
-    let dns = args.dns.map(|at| crate::dns::Dns::start(&world, at)).transpose()?;
-    eprintln!("fleet of {} hosts on port {}; ctrl-c ends it", world.host.len(), world.port);
+    let dns = args
+        .dns
+        .map(|at| crate::dns::Dns::start(&world, at))
+        .transpose()?;
+    eprintln!(
+        "fleet of {} hosts on port {}; ctrl-c ends it",
+        world.host.len(),
+        world.port
+    );
     let runtime = runtime().context(|| "cannot start a runtime".to_owned())?;
     runtime.block_on(async {
         let Some(at) = args.tally else {
             let _ = tokio::signal::ctrl_c().await;
             return Ok(());
         };
-        let listener = TcpListener::bind(at).await.context(|| format!("cannot listen on {at}"))?;
+        let listener = TcpListener::bind(at)
+            .await
+            .context(|| format!("cannot listen on {at}"))?;
         loop {
             tokio::select! {
                 _ = tokio::signal::ctrl_c() => return Ok(()),

@@ -72,9 +72,11 @@ pub(super) async fn serve(stream: TcpStream, site: Rc<Site>) {
         Ok(Next::Stall) => {
             // Holds the connection open without a word, until the client has enough.
             let mut sink = [0u8; 1024];
-            while let Ok(Ok(n)) =
-                tokio::time::timeout(Duration::from_secs(IDLE_S_MAX), session.stream.read(&mut sink))
-                    .await
+            while let Ok(Ok(n)) = tokio::time::timeout(
+                Duration::from_secs(IDLE_S_MAX),
+                session.stream.read(&mut sink),
+            )
+            .await
             {
                 if n == 0 {
                     break;
@@ -153,7 +155,11 @@ impl Session {
 
     async fn command(&mut self, line: std::ops::Range<usize>) -> io::Result<Next> {
         let line = self.input[line].to_vec();
-        let verb = line.split(|b| *b == b' ').next().unwrap_or_default().to_ascii_uppercase();
+        let verb = line
+            .split(|b| *b == b' ')
+            .next()
+            .unwrap_or_default()
+            .to_ascii_uppercase();
         match verb.as_slice() {
             b"EHLO" | b"HELO" | b"LHLO" => {
                 self.delay(Phase::Ehlo).await?;
@@ -224,7 +230,12 @@ impl Session {
             (host.eight_bit_mime, "8BITMIME"),
             (host.smtputf8, "SMTPUTF8"),
         ];
-        lines.extend(offers.iter().filter(|(offered, _)| *offered).map(|(_, word)| *word));
+        lines.extend(
+            offers
+                .iter()
+                .filter(|(offered, _)| *offered)
+                .map(|(_, word)| *word),
+        );
         for line in lines {
             self.out.extend_from_slice(b"250-");
             self.out.extend_from_slice(line.as_bytes());
@@ -284,13 +295,20 @@ impl Session {
             self.recipients.clear();
             return Ok(next);
         }
-        self.site.tally.receive(&self.input[content], &self.recipients);
+        self.site
+            .tally
+            .receive(&self.input[content], &self.recipients);
         self.site.counts.messages.fetch_add(1, Relaxed);
         self.reply(250, "2.0.0 OK");
         self.has_mail = false;
         self.recipients.clear();
         self.messages += 1;
-        if self.site.host.messages_per_session_max.is_some_and(|max| self.messages >= max) {
+        if self
+            .site
+            .host
+            .messages_per_session_max
+            .is_some_and(|max| self.messages >= max)
+        {
             self.reply(421, "4.7.0 Enough for this session");
             return Ok(Next::Close);
         }
@@ -373,7 +391,11 @@ impl Session {
             self.out.push(b' ');
             self.out.extend_from_slice(text.as_bytes());
         }
-        self.out.extend_from_slice(if style == ReplyStyle::Lf { b"\n" } else { b"\r\n" });
+        self.out.extend_from_slice(if style == ReplyStyle::Lf {
+            b"\n"
+        } else {
+            b"\r\n"
+        });
     }
 }
 

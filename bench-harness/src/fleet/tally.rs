@@ -189,7 +189,11 @@ impl Inner {
             self.totals.duplicates += 1;
             if self.duplicates.len() < DUPLICATES_MAX {
                 let before_ms = self.last_ms[index];
-                self.duplicates.push(Duplicate { id, before_ms, again_ms: now_ms });
+                self.duplicates.push(Duplicate {
+                    id,
+                    before_ms,
+                    again_ms: now_ms,
+                });
             }
         }
         self.times[index] = self.times[index].saturating_add(1);
@@ -204,7 +208,13 @@ mod tests {
 
     fn content(run: u32, id: u64) -> Vec<u8> {
         let mut content = Vec::new();
-        Template::new(run, 600, &[]).write(&mut content, id, "a@b.example", "c@d.example", now_us());
+        Template::new(run, 600, &[]).write(
+            &mut content,
+            id,
+            "a@b.example",
+            "c@d.example",
+            now_us(),
+        );
         content
     }
 
