@@ -53,8 +53,8 @@ impl Template {
             headers.extend_from_slice(line.as_bytes());
             headers.extend_from_slice(b"\r\n");
         }
-        // The lines added per message (From, To, Message-ID, X-Bench-Id) take some 230 bytes.
-        let body_bytes = size_bytes.saturating_sub(headers.len() + 230).max(2);
+        // The lines added per message (From, To, Message-ID, X-Bench-Id) take some 180 bytes.
+        let body_bytes = size_bytes.saturating_sub(headers.len() + 180).max(2);
         let mut body = Vec::with_capacity(body_bytes + 80);
         let mut line = 0u32;
         while body.len() < body_bytes {
