@@ -9,8 +9,12 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod config;
 pub mod ids;
+pub mod keys;
+pub mod limits;
 pub mod phase;
+pub mod random;
 pub mod status;
 
 pub mod address;
@@ -18,8 +22,16 @@ pub mod envelope;
 pub mod message;
 pub mod smtp;
 
+pub mod route;
+
 pub mod queue;
+pub mod dns;
+pub mod pool;
 pub mod schedule;
+pub mod shard;
+
+pub mod counters;
+pub mod delivery_log;
 
 pub mod bounce;
 pub mod compose;

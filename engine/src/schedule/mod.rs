@@ -1,1 +1,81 @@
 //! What may be sent now, and why the rest may not.
+//!
+//! `index` holds an entry for every queued message, `wheel` those that wait for a time, `retry` says
+//! how long they wait, `destination` what a recipient domain's mail waits for. The connections that
+//! take the mail are `pool`'s; `shard` joins the two.
+
+pub mod destination;
+pub mod index;
+pub mod retry;
+pub mod wheel;
+
+use std::fmt;
+
+/// Why mail of a destination, or one message, is not being sent at this moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// Not durable yet, or other shards that own recipients have not confirmed.
+    Storing,
+    /// The queue is still being replayed after the start.
+    Replaying,
+    /// The resolver has been asked.
+    AwaitingDns,
+    /// DNS gave no answer.
+    DnsTrouble {
+        /// What went wrong.
+        trouble: &'static str,
+        /// Seconds until it is asked again.
+        retry_in_s: u64,
+    },
+    /// No MX host could be connected to, or all refused.
+    SiteBackoff {
+        /// The last failure seen.
+        cause: Box<str>,
+        /// Seconds until the next try.
+        retry_in_s: u64,
+    },
+    /// Every session the limits allow is busy.
+    SessionsMax {
+        /// How many there are.
+        sessions: u32,
+    },
+    /// Connections are being opened.
+    Connecting,
+    /// The message was put off after an attempt.
+    Retry {
+        /// Attempts made.
+        attempts: u16,
+        /// Seconds until the next.
+        retry_in_s: u64,
+    },
+    /// With a connection.
+    Delivering,
+    /// Outcomes cannot be recorded (disk), so nothing is sent that could not be noted as sent.
+    DiskTrouble,
+    /// Nothing holds it back: it is next.
+    None,
+}
+
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Storing => f.write_str("being stored"),
+            Self::Replaying => f.write_str("queue replay in progress"),
+            Self::AwaitingDns => f.write_str("awaiting DNS answer"),
+            Self::DnsTrouble { trouble, retry_in_s } => {
+                write!(f, "DNS {trouble}; asked again in {retry_in_s} s")
+            }
+            Self::SiteBackoff { cause, retry_in_s } => {
+                write!(f, "site backoff, next try in {retry_in_s} s: {cause}")
+            }
+            Self::SessionsMax { sessions } => write!(f, "all {sessions} allowed sessions busy"),
+            Self::Connecting => f.write_str("connecting"),
+            Self::Retry { attempts, retry_in_s } => {
+                write!(f, "deferred after attempt {attempts}, next in {retry_in_s} s")
+            }
+            Self::Delivering => f.write_str("being delivered"),
+            Self::DiskTrouble => f.write_str("disk trouble: outcomes cannot be recorded"),
+            Self::None => f.write_str("next to be sent"),
+        }
+    }
+}

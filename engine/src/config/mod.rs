@@ -1,0 +1,327 @@
+//! Configuration: TOML text in, checked values out.
+//!
+//! [`Config::parse`] reads one file and gathers every fault with line and column. [`sections`] has the
+//! tables and all their keys, defaults and bounds; [`reader`] how one table is read; [`units`] and
+//! [`net`] the values. What an operator needs is in `docs/configuration.md`, which a test holds against
+//! [`Config::keys`]. Nothing here touches a file: whether a path can be opened is found out by who opens
+//! it.
+
+mod error;
+mod net;
+mod reader;
+mod sections;
+mod units;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+pub use error::ConfigError;
+pub use net::{Cidr, DomainPattern, NextHop};
+pub use reader::KeyDoc;
+pub use sections::{
+    Control, Counters, Delivery, Dns, DsnReturn, IpFamily, Key, KeySource, Limits, Listen, Log,
+    Queue, Route, Server, Timeouts,
+};
+pub use units::{format_duration_ms, format_size_bytes, parse_duration_ms, parse_size_bytes};
+
+use reader::{Reader, Sink};
+
+use crate::limits::{ENVELOPE_BYTES_MAX, LISTENERS_MAX, RECIPIENTS_MAX, ROUTES_MAX};
+
+/// Everything one configuration file says, with defaults for what it leaves out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[server]`
+    pub server: Server,
+    /// `[key]`
+    pub key: Key,
+    /// `[[listen]]`, at least one.
+    pub listen: Vec<Listen>,
+    /// `[control]`
+    pub control: Control,
+    /// `[dns]`
+    pub dns: Dns,
+    /// `[[route]]`, first match wins.
+    pub routes: Vec<Route>,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[delivery]`
+    pub delivery: Delivery,
+    /// `[queue]`
+    pub queue: Queue,
+    /// `[log]`
+    pub log: Log,
+    /// `[counters]`
+    pub counters: Counters,
+}
+
+/// The tables in the order of the documentation; `true` for those that may be repeated.
+const TABLES: [(&str, bool); 11] = [
+    ("server", false),
+    ("key", false),
+    ("listen", true),
+    ("control", false),
+    ("dns", false),
+    ("route", true),
+    ("limits", false),
+    ("delivery", false),
+    ("queue", false),
+    ("log", false),
+    ("counters", false),
+];
+
+impl Config {
+    /// Reads a whole file. `file_name` is used in errors, and its directory for relative paths.
+    ///
+    /// # Errors
+    /// Every fault found, in the order of the file; never an empty list.
+    pub fn parse(file_name: &str, text: &str) -> Result<Self, Vec<ConfigError>> {
+        let mut sink = Sink {
+            file: file_name,
+            text,
+            errors: Vec::new(),
+            keys: Vec::new(),
+        };
+        let (root, syntax) = DeTable::parse_recoverable(text);
+        for fault in syntax {
+            let message = fault.message().trim().replace('\n', "; ");
+            sink.error(fault.span().unwrap_or(0..0), message, None);
+        }
+        if !sink.errors.is_empty() {
+            // What a half-read file seems to lack or to hold too much of would only mislead.
+            return Err(in_file_order(sink.errors));
+        }
+        let config = Self::read(&mut sink, root.get_ref());
+        match config {
+            Some(config) if sink.errors.is_empty() => Ok(config),
+            _ => Err(in_file_order(sink.errors)),
+        }
+    }
+
+    /// Every key there is, for the documentation.
+    pub fn keys() -> Vec<KeyDoc> {
+        let mut sink = Sink {
+            file: "",
+            text: "",
+            errors: Vec::new(),
+            keys: Vec::new(),
+        };
+        Self::read(&mut sink, &DeTable::new());
+        // The repeatable tables are absent from an empty file, so they are read once for their keys.
+        sections::listen(&mut Reader::new(&mut sink, "[[listen]]", None, 0..0));
+        sections::route(&mut Reader::new(&mut sink, "[[route]]", None, 0..0));
+        let order = |key: &KeyDoc| {
+            let name = key.table.trim_matches(['[', ']']);
+            TABLES.iter().position(|(table, _)| *table == name)
+        };
+        sink.keys.sort_by_key(order);
+        sink.keys
+    }
+
+    /// The route for `domain` (A-labels, lower case), or none if its MX hosts are to be looked up.
+    pub fn route_for(&self, domain: &str) -> Option<&Route> {
+        self.routes
+            .iter()
+            .find(|route| route.domain.matches(domain))
+    }
+
+    /// What `new` changes that takes effect only after a restart, as `table.key`; empty if a reload does.
+    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        let mut keys = Vec::new();
+        let mut differs = |changed: bool, key| {
+            if changed {
+                keys.push(key);
+            }
+        };
+        differs(
+            self.server.data_dir != new.server.data_dir,
+            "server.data_dir",
+        );
+        differs(self.server.shards != new.server.shards, "server.shards");
+        differs(self.key != new.key, "key");
+        differs(self.control.socket != new.control.socket, "control.socket");
+        differs(self.queue != new.queue, "queue");
+        differs(self.counters != new.counters, "counters");
+        keys
+    }
+
+    /// What is set but has no effect in this version, as sentences for the operator.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Some(https) = self.control.https {
+            warnings.push(format!(
+                "control.https = \"{https}\" is not served by this version; the Unix socket {} is",
+                self.control.socket.display()
+            ));
+        }
+        for listen in self
+            .listen
+            .iter()
+            .filter(|listen| listen.relay_from.is_empty())
+        {
+            warnings.push(format!(
+                "the listener {} has no relay_from, so it refuses every recipient",
+                listen.address
+            ));
+        }
+        warnings
+    }
+
+    /// `None` only if a required value is absent or wrong, which then is among the errors.
+    fn read<'t>(sink: &mut Sink<'t>, root: &DeTable<'t>) -> Option<Self> {
+        for (key, value) in root {
+            let name: &str = key.get_ref();
+            let Some((_, repeated)) = TABLES.iter().find(|(table, _)| *table == name) else {
+                let hint = match error::nearest(name, TABLES.iter().map(|t| t.0)) {
+                    Some(right) => format!("did you mean {}?", heading(right)),
+                    None => "see docs/configuration.md for the tables there are".to_owned(),
+                };
+                sink.error(key.span(), format!("unknown table `{name}`"), Some(hint));
+                continue;
+            };
+            let form_is_right = match value.get_ref() {
+                DeValue::Table(_) => !repeated,
+                DeValue::Array(items) => {
+                    *repeated && items.iter().all(|item| item.get_ref().is_table())
+                }
+                _ => false,
+            };
+            if !form_is_right {
+                let message = format!("`{name}` must be written as {}", heading(name));
+                sink.error(key.span(), message, None);
+            }
+        }
+        let server = one(sink, root, "server", sections::server);
+        let key = one(sink, root, "key", sections::key);
+        let listen = many(sink, root, "listen", LISTENERS_MAX, sections::listen);
+        let control = one(sink, root, "control", sections::control);
+        let dns = one(sink, root, "dns", sections::dns);
+        let routes = many(sink, root, "route", ROUTES_MAX, sections::route);
+        let limits = one(sink, root, "limits", sections::limits);
+        let delivery = one(sink, root, "delivery", sections::delivery);
+        let queue = one(sink, root, "queue", sections::queue);
+        let log = one(sink, root, "log", sections::log);
+        let counters = one(sink, root, "counters", sections::counters);
+        if !root.contains_key("listen") {
+            sink.error(
+                0..0,
+                "no [[listen]] table: nothing could be accepted",
+                Some("add one with `address = \"127.0.0.1:25\"`".into()),
+            );
+        }
+        check_listeners(sink, root, &listen);
+        check_sizes(sink, root, &limits, &queue);
+        Some(Self {
+            server: server?,
+            key: key?,
+            listen,
+            control,
+            dns,
+            routes,
+            limits,
+            delivery,
+            queue,
+            log,
+            counters,
+        })
+    }
+}
+
+fn heading(table: &str) -> String {
+    match TABLES.iter().find(|(name, _)| *name == table) {
+        Some((_, true)) => format!("[[{table}]]"),
+        _ => format!("[{table}]"),
+    }
+}
+
+fn in_file_order(mut errors: Vec<ConfigError>) -> Vec<ConfigError> {
+    errors.sort_by_key(|error| (error.line, error.column));
+    errors
+}
+
+fn one<'t, T>(
+    sink: &mut Sink<'t>,
+    root: &DeTable<'t>,
+    name: &'static str,
+    read: impl Fn(&mut Reader<'_, '_>) -> T,
+) -> T {
+    let value = root.get(name);
+    let span = value.map_or(0..0, Spanned::span);
+    let table = value.and_then(|value| value.get_ref().as_table());
+    let mut reader = Reader::new(sink, format!("[{name}]"), table, span);
+    let section = read(&mut reader);
+    reader.finish();
+    section
+}
+
+fn many<'t, T>(
+    sink: &mut Sink<'t>,
+    root: &DeTable<'t>,
+    name: &'static str,
+    tables_max: usize,
+    read: impl Fn(&mut Reader<'_, '_>) -> Option<T>,
+) -> Vec<T> {
+    let mut out = Vec::new();
+    let Some(items) = root.get(name).and_then(|value| value.get_ref().as_array()) else {
+        return out;
+    };
+    for (index, item) in items.iter().enumerate() {
+        if index == tables_max {
+            let message = format!("more than {tables_max} [[{name}]] tables");
+            sink.error(item.span(), message, None);
+            break;
+        }
+        let Some(table) = item.get_ref().as_table() else {
+            continue;
+        };
+        let mut reader = Reader::new(sink, format!("[[{name}]]"), Some(table), item.span());
+        out.extend(read(&mut reader));
+        reader.finish();
+    }
+    out
+}
+
+fn check_listeners(sink: &mut Sink<'_>, root: &DeTable<'_>, listen: &[Listen]) {
+    for (index, one) in listen.iter().enumerate() {
+        if listen[..index]
+            .iter()
+            .any(|other| other.address == one.address)
+        {
+            let span = root.get("listen").map_or(0..0, Spanned::span);
+            let message = format!("two [[listen]] tables have the address {}", one.address);
+            sink.error(span, message, Some("remove one of them".into()));
+        }
+    }
+}
+
+/// A message with its envelope must fit one segment.
+fn check_sizes(sink: &mut Sink<'_>, root: &DeTable<'_>, limits: &Limits, queue: &Queue) {
+    let per_recipient = ENVELOPE_BYTES_MAX / u64::from(RECIPIENTS_MAX) + 1;
+    let envelope = u64::from(limits.recipients_max) * per_recipient + (64 << 10);
+    let needed = limits.message_bytes_max + envelope;
+    if needed > queue.segment_bytes {
+        let span_of = |table: &str, key: &str| {
+            let table = root.get(table)?.get_ref().as_table()?;
+            table.get(key).map(Spanned::span)
+        };
+        let span = span_of("limits", "message_bytes_max")
+            .or_else(|| span_of("queue", "segment_bytes"))
+            .or_else(|| span_of("limits", "recipients_max"));
+        sink.error(
+            span.unwrap_or(0..0),
+            format!(
+                "a message of limits.message_bytes_max ({}) does not fit a segment of \
+                 queue.segment_bytes ({})",
+                format_size_bytes(limits.message_bytes_max),
+                format_size_bytes(queue.segment_bytes)
+            ),
+            Some(format!(
+                "set segment_bytes to at least \"{}MiB\" or lower message_bytes_max",
+                needed.div_ceil(1 << 20)
+            )),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;

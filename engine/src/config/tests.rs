@@ -1,0 +1,235 @@
+use super::*;
+
+const SMALL: &str =
+    "[server]\nhostname = \"relay.example.jp\"\n[[listen]]\naddress = \"127.0.0.1:2525\"\n";
+
+fn faults(text: &str) -> Vec<String> {
+    match Config::parse("/etc/hikyaku/hikyaku.toml", text) {
+        Ok(_) => panic!("accepted:\n{text}"),
+        Err(errors) => errors.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn with(more: &str) -> String {
+    format!("{SMALL}{more}")
+}
+
+#[test]
+fn a_small_file_has_defaults_for_the_rest() {
+    let config = Config::parse("/etc/hikyaku/hikyaku.toml", SMALL).unwrap();
+    assert_eq!(config.server.hostname, "relay.example.jp");
+    assert_eq!(config.server.data_dir.to_str(), Some("/var/lib/hikyaku"));
+    assert_eq!(config.server.shards, None);
+    assert_eq!(config.key.source, KeySource::Prompt);
+    assert_eq!(
+        config.key.secret.to_str(),
+        Some("/etc/hikyaku/installation.secret")
+    );
+    assert_eq!(config.limits.message_bytes_max, 50 << 20);
+    assert_eq!(config.delivery.expire_after_ms, 5 * 86_400_000);
+    assert_eq!(config.delivery.retry_schedule_ms[..2], [60_000, 300_000]);
+    assert!(config.routes.is_empty() && config.dns.servers.is_empty());
+    assert!(!config.listen[0].may_relay("127.0.0.1".parse().unwrap()));
+    assert_eq!(
+        config.warnings().len(),
+        1,
+        "a listener without relay_from is worth a word"
+    );
+}
+
+#[test]
+fn the_published_example_is_read() {
+    let text = r#"
+[server]
+hostname = "Relay.Example.jp"
+data_dir = "/var/lib/hikyaku"
+shards   = 2                       # default: one per available core
+group_header = "X-Hikyaku-Group"   # emergency stop, counters
+tag_headers  = ["X-Hikyaku-Tag"]   # into the delivery log
+strip_headers = true               # of the two above, on delivery
+[key]
+source = "file"
+path   = "/run/hikyaku/key"
+[[listen]]
+address    = "127.0.0.1:2525"
+relay_from = ["127.0.0.0/8"]
+[control]
+socket = "/run/hikyaku/control.sock"
+https  = "127.0.0.1:8443"
+[dns]
+servers = ["127.0.0.1:53"]
+[[route]]
+domain = "*"
+to     = "127.0.0.1:2600"
+"#;
+    let config = Config::parse("hikyaku.toml", text).unwrap();
+    assert_eq!(config.server.shards, Some(2));
+    assert_eq!(config.server.hostname, "relay.example.jp");
+    assert_eq!(
+        config.key.source,
+        KeySource::File("/run/hikyaku/key".into())
+    );
+    assert!(config.listen[0].may_relay("127.9.9.9".parse().unwrap()));
+    assert!(!config.listen[0].may_relay("128.0.0.1".parse().unwrap()));
+    let route = config.route_for("example.com").unwrap();
+    assert_eq!(
+        route.to,
+        [NextHop::Address("127.0.0.1:2600".parse().unwrap())]
+    );
+}
+
+#[test]
+fn an_unknown_key_is_told_with_place_and_nearest_name() {
+    assert_eq!(
+        faults("[server]\nhostnmae = \"a.example\"\n[[listen]]\naddress = \"127.0.0.1:25\"\n"),
+        [
+            "/etc/hikyaku/hikyaku.toml:1:1: [server] has no `hostname`; add `hostname = \"…\"` (host name)",
+            "/etc/hikyaku/hikyaku.toml:2:1: unknown key `hostnmae` in [server]; did you mean `hostname`?",
+        ]
+    );
+    assert_eq!(
+        faults(&with("relay-from = []\n[delivry]\nport = 25\n")),
+        [
+            "/etc/hikyaku/hikyaku.toml:5:1: unknown key `relay-from` in [[listen]]; did you mean `relay_from`?",
+            "/etc/hikyaku/hikyaku.toml:6:2: unknown table `delivry`; did you mean [delivery]?",
+        ]
+    );
+}
+
+#[test]
+fn wrong_values_say_what_is_right() {
+    for (more, place, part) in [
+        ("[limits]\nrecipients_max = 5\n", "6:18", "100 to 50000"),
+        (
+            "[limits]\nrecipients_max = \"many\"\n",
+            "6:18",
+            "whole number",
+        ),
+        ("[limits]\nidle_timeout = 300\n", "6:16", "\"5m\""),
+        ("[limits]\nmessage_bytes_max = \"10M\"\n", "6:21", "10MiB"),
+        ("[delivery]\ndsn = \"yes\"\n", "6:7", "true or false"),
+        ("[delivery]\nip_family = \"ipv5\"\n", "6:13", "\"ipv4\""),
+        (
+            "[delivery]\nretry_schedule = [\"5m\", \"soon\"]\n",
+            "6:25",
+            "soon",
+        ),
+        (
+            "[delivery]\nretry_schedule = []\n",
+            "6:18",
+            "no valid entry",
+        ),
+        ("relay_from = [\"10.1.2.3/8\"]\n", "5:15", "10.0.0.0/8"),
+        ("[[route]]\ndomain = \"*\"\n", "5:1", "has no `to`"),
+        (
+            "[[route]]\ndomain = \"*\"\nto = \"host:0\"\n",
+            "7:6",
+            "1 to 65535",
+        ),
+        (
+            "[route]\ndomain = \"*\"\nto = \"host\"\n",
+            "5:2",
+            "[[route]]",
+        ),
+        ("[key]\nsource = \"file\"\n", "6:10", "needs `path`"),
+        ("[key]\npath = \"/run/key\"\n", "6:8", "source = \"file\""),
+        ("[key]\nsource = \"command\"\n", "6:10", "needs `command`"),
+        (
+            "[[listen]]\naddress = \"127.0.0.1:2525\"\n",
+            "3:1",
+            "two [[listen]]",
+        ),
+        (
+            "[dns]\nservers = [\"localhost\"]\n",
+            "6:12",
+            "not an address",
+        ),
+        (
+            "[queue]\nsegment_bytes = \"8MiB\"\n",
+            "6:17",
+            "does not fit a segment",
+        ),
+        (
+            "[limits]\nmemory_bytes_max = \"16MiB\"\ncontent_cache_bytes_max = 0\n",
+            "5:1",
+            "memory_bytes_max",
+        ),
+    ] {
+        let found = faults(&with(more));
+        assert!(
+            found
+                .iter()
+                .any(|f| f.contains(&format!(":{place}: ")) && f.contains(part)),
+            "{more} at {place} with {part}: {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn syntax_faults_have_a_place() {
+    let found = faults("[server]\nhostname = relay\n");
+    assert!(found[0].contains(":2:12: "), "{found:?}");
+    assert_eq!(faults("").len(), 2, "no hostname, no listener");
+}
+
+#[test]
+fn units_may_be_left_out_only_where_the_name_has_them() {
+    let config =
+        Config::parse("h.toml", &with("[limits]\nmessage_bytes_max = 1_048_576\n")).unwrap();
+    assert_eq!(config.limits.message_bytes_max, 1 << 20);
+}
+
+#[test]
+fn relative_paths_start_beside_the_file() {
+    let text = "[server]\nhostname = \"a.example\"\ndata_dir = \"data\"\n[[listen]]\naddress = \"127.0.0.1:25\"\n[key]\nsource = \"file\"\npath = \"fd:3\"\n";
+    let config = Config::parse("/srv/h/hikyaku.toml", text).unwrap();
+    assert_eq!(config.server.data_dir.to_str(), Some("/srv/h/data"));
+    assert_eq!(config.key.source, KeySource::Fd(3));
+}
+
+#[test]
+fn a_reload_names_what_needs_a_restart() {
+    let old = Config::parse("h.toml", SMALL).unwrap();
+    let new = Config::parse("h.toml", &SMALL.replace("[[", "shards = 3\n[[")).unwrap();
+    assert_eq!(old.needs_restart(&new), ["server.shards"]);
+    let routed = with("[[route]]\ndomain = \"*\"\nto = \"127.0.0.1\"\n");
+    assert!(
+        old.needs_restart(&Config::parse("h.toml", &routed).unwrap())
+            .is_empty()
+    );
+}
+
+#[test]
+fn every_key_is_documented() {
+    let docs = include_str!("../../../docs/configuration.md");
+    let mut missing = Vec::new();
+    for key in Config::keys() {
+        let heading = format!("## `{}`", key.table);
+        let section = docs
+            .split("\n")
+            .skip_while(|line| !line.starts_with(&heading))
+            .skip(1);
+        let row = format!(
+            "| `{}` | {} | {} | {} |",
+            key.key, key.unit, key.default, key.bounds
+        );
+        if !section
+            .take_while(|line| !line.starts_with("## "))
+            .any(|line| line.starts_with(&row))
+        {
+            missing.push(format!("under {heading}: {row}"));
+        }
+    }
+    assert!(
+        missing.is_empty(),
+        "docs/configuration.md lacks\n{}",
+        missing.join("\n")
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic(text in "(\\[\\[?(server|listen|route|key)\\]\\]?|[a-z_]{1,12} = |\"[^\"]{0,9}\"|[0-9\\-+.]{1,9}|\\n|.){0,40}") {
+        let _ = Config::parse("h.toml", &text);
+    }
+}

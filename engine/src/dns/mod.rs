@@ -1,0 +1,393 @@
+//! From a recipient domain to the addresses of its MX hosts (RFC 5321 §5, RFC 7505).
+//!
+//! [`plan`] is a pure function over the shard's [`Cache`]: either everything needed is cached and the
+//! targets come out in the order in which to try them, or it says which questions to ask. Asking is
+//! `shards`' part; when an answer has come, put it into the cache and plan again.
+
+mod cache;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+pub use cache::Cache;
+
+use crate::address::Domain;
+use crate::clock::Mono;
+use crate::random::Random;
+use crate::route::RouteTarget;
+
+/// MX hosts of one domain that are looked at; the least preferred beyond are left out.
+pub const MX_HOSTS_MAX: usize = 16;
+/// Addresses of one MX host that are looked at.
+pub const ADDRESSES_PER_HOST_MAX: usize = 16;
+
+/// What to ask of the resolver.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Question {
+    /// The MX records of a domain.
+    Mx(Domain),
+    /// The A and AAAA records of a host, CNAMEs followed.
+    Addresses(Box<str>),
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mx(domain) => write!(f, "MX {}", domain.as_str()),
+            Self::Addresses(host) => write!(f, "A/AAAA {host}"),
+        }
+    }
+}
+
+/// One MX record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MxRecord {
+    /// Lower is tried first.
+    pub preference: u16,
+    /// The exchange, lower case, no trailing dot; empty for `.` (RFC 7505).
+    pub host: Box<str>,
+}
+
+/// Why there is no answer yet: asking again later may help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsTrouble {
+    /// SERVFAIL or another rcode that is not about the name.
+    ServFail,
+    /// No server answered in time.
+    Timeout,
+    /// The resolver was too busy to be asked.
+    Busy,
+}
+
+impl DnsTrouble {
+    /// The word in log and status.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ServFail => "SERVFAIL",
+            Self::Timeout => "timeout",
+            Self::Busy => "resolver busy",
+        }
+    }
+}
+
+/// What the resolver says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// MX records in any order; empty if the name exists and has none.
+    Mx(Vec<MxRecord>),
+    /// Addresses in any order; empty if the name exists and has none.
+    Addresses(Vec<IpAddr>),
+    /// The name does not exist.
+    NxDomain,
+    /// No answer.
+    Trouble(DnsTrouble),
+}
+
+/// One address to try, and the name it was found under.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// MX host, or the domain or route itself.
+    pub host: Rc<str>,
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// MX preference; 0 without MX records.
+    pub preference: u16,
+}
+
+/// Where a domain's mail may go, most preferred first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Targets {
+    /// Domains with the same key are one receiving site.
+    pub site: Rc<str>,
+    /// In the order in which to try them; not empty.
+    pub list: Vec<Target>,
+    /// The answer used, for the delivery log: MX list, addresses, from cache or not.
+    pub text: Rc<str>,
+    /// When the answers this was made from must be asked again.
+    pub expires: Mono,
+}
+
+/// A domain that can take no mail, for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsFailure {
+    /// NXDOMAIN.
+    NoSuchDomain,
+    /// `MX 0 .`: the domain accepts no mail (RFC 7505).
+    NullMx,
+    /// Neither the MX hosts nor the domain have an address.
+    NoAddress,
+    /// We are the most preferred MX host ourselves (RFC 5321 §5.1).
+    LoopsToSelf,
+}
+
+impl DnsFailure {
+    /// Enhanced status code: RFC 3463, for the null MX RFC 7505 §4.2.
+    pub const fn status(self) -> crate::status::EnhancedStatus {
+        use crate::status::EnhancedStatus;
+        match self {
+            Self::NoSuchDomain => EnhancedStatus::new(5, 1, 2),
+            Self::NullMx => EnhancedStatus::new(5, 1, 10),
+            Self::NoAddress => EnhancedStatus::new(5, 4, 4),
+            Self::LoopsToSelf => EnhancedStatus::new(5, 4, 6),
+        }
+    }
+
+    /// One line for log and DSN.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoSuchDomain => "domain does not exist (NXDOMAIN)",
+            Self::NullMx => "domain accepts no mail (null MX)",
+            Self::NoAddress => "no MX host of the domain has an address",
+            Self::LoopsToSelf => "mail for the domain loops back to this host",
+        }
+    }
+}
+
+/// What [`plan`] makes of the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Try these.
+    Targets(Targets),
+    /// Ask these first.
+    Ask(Vec<Question>),
+    /// Try again later.
+    Trouble(DnsTrouble),
+    /// Fail the mail.
+    Failure(DnsFailure),
+}
+
+/// Ourselves, as an MX record would name us.
+#[derive(Clone, Debug, Default)]
+pub struct OwnNames {
+    /// `[server] hostname`, lower case.
+    pub hostname: Box<str>,
+    /// Addresses and ports we listen on, wildcards expanded.
+    pub listening: Vec<SocketAddr>,
+}
+
+impl OwnNames {
+    fn is_host(&self, host: &str) -> bool {
+        !self.hostname.is_empty() && *host == *self.hostname
+    }
+}
+
+/// Where to deliver mail for `domain` (or to `route`, which overrides its MX lookup).
+///
+/// MX hosts in order of preference, equal ones shuffled, each with its addresses shuffled; without MX
+/// records the domain's own addresses (implicit MX). Hosts at our own preference or beyond are left
+/// out, so mail never comes back to us. A host without an answer is passed over as long as another
+/// has one.
+pub fn plan(
+    cache: &mut Cache,
+    domain: &Domain,
+    route: Option<&RouteTarget>,
+    mx_port: u16,
+    own: &OwnNames,
+    random: &mut Random,
+    now: Mono,
+) -> Plan {
+    if let Some(route) = route {
+        return to_route(cache, route, own, random, now);
+    }
+    if let Some(address) = address_literal(domain) {
+        return to_hosts(Lookup::of_address(domain, address, mx_port), own, random);
+    }
+    let question = Question::Mx(domain.clone());
+    let Some((answer, expires)) = cache.get(&question, now) else {
+        return Plan::Ask(vec![question]);
+    };
+    let mut records = match &*answer {
+        Answer::Mx(records) => records.clone(),
+        Answer::NxDomain => return Plan::Failure(DnsFailure::NoSuchDomain),
+        Answer::Trouble(trouble) => return Plan::Trouble(*trouble),
+        Answer::Addresses(_) => return Plan::Trouble(DnsTrouble::ServFail),
+    };
+    let implicit = records.is_empty();
+    if implicit {
+        records.push(MxRecord { preference: 0, host: domain.as_str().into() });
+    }
+    if records.iter().all(|record| record.host.is_empty()) {
+        return Plan::Failure(DnsFailure::NullMx);
+    }
+    records.retain(|record| !record.host.is_empty());
+    records.sort_by(|a, b| (a.preference, &a.host).cmp(&(b.preference, &b.host)));
+    records.truncate(MX_HOSTS_MAX);
+    match Lookup::of_hosts(cache, records, implicit, mx_port, expires, now) {
+        Ok(lookup) => to_hosts(lookup, own, random),
+        Err(questions) => Plan::Ask(questions),
+    }
+}
+
+fn address_literal(domain: &Domain) -> Option<IpAddr> {
+    let inner = domain.as_str().strip_prefix('[')?.strip_suffix(']')?;
+    match inner.get(..5) {
+        Some(tag) if tag.eq_ignore_ascii_case("ipv6:") => inner[5..].parse().ok().map(IpAddr::V6),
+        _ => inner.parse().ok().map(IpAddr::V4),
+    }
+}
+
+fn to_route(
+    cache: &mut Cache,
+    route: &RouteTarget,
+    own: &OwnNames,
+    random: &mut Random,
+    now: Mono,
+) -> Plan {
+    let bare = route.host.trim_start_matches('[').trim_end_matches(']');
+    let records = vec![MxRecord { preference: 0, host: bare.to_ascii_lowercase().into() }];
+    let lookup = match bare.parse::<IpAddr>() {
+        Ok(address) => Ok(Lookup {
+            hosts: vec![Host { record: records[0].clone(), found: Found::Addresses(vec![address]) }],
+            port: route.port,
+            label: "route",
+            expires: Mono(u64::MAX),
+        }),
+        Err(_) => Lookup::of_hosts(cache, records, false, route.port, Mono(u64::MAX), now)
+            .map(|lookup| Lookup { label: "route", ..lookup }),
+    };
+    match lookup {
+        // The operator said to go there, so a port of ours is reached on purpose; only an exact
+        // listener of ours would loop.
+        Ok(lookup) => to_hosts(lookup, &OwnNames { hostname: "".into(), ..own.clone() }, random),
+        Err(questions) => Plan::Ask(questions),
+    }
+}
+
+enum Found {
+    Addresses(Vec<IpAddr>),
+    Nothing,
+    Trouble(DnsTrouble),
+}
+
+struct Host {
+    record: MxRecord,
+    found: Found,
+}
+
+/// All that is known of a domain's hosts once every question is answered.
+struct Lookup {
+    /// Sorted by preference.
+    hosts: Vec<Host>,
+    port: u16,
+    label: &'static str,
+    expires: Mono,
+}
+
+impl Lookup {
+    fn of_address(domain: &Domain, address: IpAddr, port: u16) -> Self {
+        let record = MxRecord { preference: 0, host: domain.as_str().into() };
+        let found = Found::Addresses(vec![address]);
+        Self { hosts: vec![Host { record, found }], port, label: "literal", expires: Mono(u64::MAX) }
+    }
+
+    fn of_hosts(
+        cache: &mut Cache,
+        records: Vec<MxRecord>,
+        implicit: bool,
+        port: u16,
+        mut expires: Mono,
+        now: Mono,
+    ) -> Result<Self, Vec<Question>> {
+        let mut missing = Vec::new();
+        let mut hosts = Vec::with_capacity(records.len());
+        for record in records {
+            let question = Question::Addresses(record.host.clone());
+            let Some((answer, until)) = cache.get(&question, now) else {
+                missing.push(question);
+                continue;
+            };
+            expires = expires.min(until);
+            let found = match &*answer {
+                Answer::Addresses(list) if !list.is_empty() => {
+                    Found::Addresses(list.iter().copied().take(ADDRESSES_PER_HOST_MAX).collect())
+                }
+                Answer::Trouble(trouble) => Found::Trouble(*trouble),
+                _ => Found::Nothing,
+            };
+            hosts.push(Host { record, found });
+        }
+        if missing.is_empty() {
+            let label = if implicit { "implicit mx" } else { "mx" };
+            Ok(Self { hosts, port, label, expires })
+        } else {
+            Err(missing)
+        }
+    }
+
+    /// The lowest preference at which a host is ourselves.
+    fn own_preference(&self, own: &OwnNames) -> Option<u16> {
+        self.hosts
+            .iter()
+            .filter(|host| own.is_host(&host.record.host) || self.listens(host, own))
+            .map(|host| host.record.preference)
+            .min()
+    }
+
+    fn listens(&self, host: &Host, own: &OwnNames) -> bool {
+        let Found::Addresses(list) = &host.found else { return false };
+        list.iter().any(|ip| own.listening.contains(&SocketAddr::new(*ip, self.port)))
+    }
+
+    fn text(&self) -> String {
+        use fmt::Write;
+        let mut text = String::from(self.label);
+        for host in &self.hosts {
+            // Writing to a String cannot fail.
+            let _ = write!(text, " {} {}", host.record.preference, host.record.host);
+            match &host.found {
+                Found::Addresses(list) => {
+                    let list: Vec<_> = list.iter().map(ToString::to_string).collect();
+                    let _ = write!(text, " [{}];", list.join(" "));
+                }
+                Found::Nothing => text.push_str(" [no address];"),
+                Found::Trouble(trouble) => {
+                    let _ = write!(text, " [{}];", trouble.as_str());
+                }
+            }
+        }
+        text.pop();
+        text
+    }
+}
+
+fn to_hosts(lookup: Lookup, own: &OwnNames, random: &mut Random) -> Plan {
+    let text = lookup.text();
+    let own_preference = lookup.own_preference(own);
+    let usable: Vec<&Host> = lookup
+        .hosts
+        .iter()
+        .filter(|host| own_preference.is_none_or(|own| host.record.preference < own))
+        .collect();
+    if usable.is_empty() {
+        return Plan::Failure(DnsFailure::LoopsToSelf);
+    }
+    let mut list = Vec::new();
+    for group in usable.chunk_by(|a, b| a.record.preference == b.record.preference) {
+        let mut hosts: Vec<&&Host> = group.iter().collect();
+        random.shuffle(&mut hosts);
+        for host in hosts {
+            let Found::Addresses(addresses) = &host.found else { continue };
+            let (name, mut addresses) = (Rc::<str>::from(&*host.record.host), addresses.clone());
+            random.shuffle(&mut addresses);
+            list.extend(addresses.into_iter().map(|ip| Target {
+                host: Rc::clone(&name),
+                address: SocketAddr::new(ip, lookup.port),
+                preference: host.record.preference,
+            }));
+        }
+    }
+    if list.is_empty() {
+        let trouble = usable.iter().find_map(|host| match host.found {
+            Found::Trouble(trouble) => Some(trouble),
+            _ => None,
+        });
+        return trouble.map_or(Plan::Failure(DnsFailure::NoAddress), Plan::Trouble);
+    }
+    let names: Vec<&str> = lookup.hosts.iter().map(|host| &*host.record.host).collect();
+    let site = format!("{}:{}", names.join(","), lookup.port);
+    Plan::Targets(Targets { site: site.into(), list, text: text.into(), expires: lookup.expires })
+}
+
+#[cfg(test)]
+mod tests;

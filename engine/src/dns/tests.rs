@@ -1,0 +1,157 @@
+use super::*;
+
+struct World {
+    cache: Cache,
+    own: OwnNames,
+    random: Random,
+    now: Mono,
+}
+
+impl World {
+    fn new() -> Self {
+        let own = OwnNames {
+            hostname: "relay.example".into(),
+            listening: vec!["192.0.2.99:25".parse().unwrap()],
+        };
+        Self { cache: Cache::new(1000), own, random: Random::new(5), now: Mono(0) }
+    }
+
+    fn mx(&mut self, domain: &str, records: &[(u16, &str)]) {
+        let records = records
+            .iter()
+            .map(|(preference, host)| MxRecord { preference: *preference, host: (*host).into() })
+            .collect();
+        let question = Question::Mx(Domain::from_stored(domain));
+        self.cache.put(question, Answer::Mx(records), 300, self.now);
+    }
+
+    fn addresses(&mut self, host: &str, addresses: &[&str]) {
+        let list = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        let question = Question::Addresses(host.into());
+        self.cache.put(question, Answer::Addresses(list), 300, self.now);
+    }
+
+    fn plan(&mut self, domain: &str) -> Plan {
+        let domain = Domain::from_stored(domain);
+        plan(&mut self.cache, &domain, None, 25, &self.own, &mut self.random, self.now)
+    }
+
+    fn targets(&mut self, domain: &str) -> Vec<String> {
+        match self.plan(domain) {
+            Plan::Targets(targets) => targets.list.iter().map(|t| t.address.to_string()).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn questions_are_asked_until_all_is_known() {
+    let mut world = World::new();
+    let domain = Domain::from_stored("a.example");
+    assert_eq!(world.plan("a.example"), Plan::Ask(vec![Question::Mx(domain)]));
+    world.mx("a.example", &[(20, "mx2.a.example"), (10, "mx1.a.example")]);
+    let hosts = ["mx1.a.example", "mx2.a.example"].map(|host| Question::Addresses(host.into()));
+    assert_eq!(world.plan("a.example"), Plan::Ask(hosts.to_vec()));
+    world.addresses("mx1.a.example", &["192.0.2.1"]);
+    world.addresses("mx2.a.example", &["192.0.2.2", "2001:db8::2"]);
+    let targets = world.targets("a.example");
+    assert_eq!(targets[0], "192.0.2.1:25");
+    assert_eq!(targets.len(), 3);
+}
+
+#[test]
+fn equal_preferences_are_shuffled_and_unequal_ones_are_not() {
+    let mut world = World::new();
+    world.mx("a.example", &[(10, "m1"), (10, "m2"), (5, "m0")]);
+    for (host, address) in [("m0", "192.0.2.10"), ("m1", "192.0.2.11"), ("m2", "192.0.2.12")] {
+        world.addresses(host, &[address]);
+    }
+    let mut second = std::collections::HashSet::new();
+    for _ in 0..100 {
+        let targets = world.targets("a.example");
+        assert_eq!(targets[0], "192.0.2.10:25");
+        second.insert(targets[1].clone());
+    }
+    assert_eq!(second.len(), 2);
+}
+
+#[test]
+fn domain_without_mx_gets_its_own_addresses() {
+    let mut world = World::new();
+    world.mx("a.example", &[]);
+    world.addresses("a.example", &["192.0.2.7"]);
+    assert_eq!(world.targets("a.example"), ["192.0.2.7:25"]);
+}
+
+#[test]
+fn null_mx_nxdomain_and_no_address_are_permanent_and_trouble_is_not() {
+    let mut world = World::new();
+    world.mx("null.example", &[(0, "")]);
+    assert_eq!(world.plan("null.example"), Plan::Failure(DnsFailure::NullMx));
+    let question = Question::Mx(Domain::from_stored("gone.example"));
+    world.cache.put(question, Answer::NxDomain, 60, world.now);
+    assert_eq!(world.plan("gone.example"), Plan::Failure(DnsFailure::NoSuchDomain));
+    world.mx("empty.example", &[(10, "m")]);
+    world.addresses("m", &[]);
+    assert_eq!(world.plan("empty.example"), Plan::Failure(DnsFailure::NoAddress));
+    world.mx("half.example", &[(10, "m"), (20, "n")]);
+    let trouble = Answer::Trouble(DnsTrouble::Timeout);
+    world.cache.put(Question::Addresses("n".into()), trouble, 60, world.now);
+    assert_eq!(world.plan("half.example"), Plan::Trouble(DnsTrouble::Timeout));
+}
+
+#[test]
+fn hosts_at_our_own_preference_or_beyond_are_left_out() {
+    let mut world = World::new();
+    for host in ["m5", "m10", "m20"] {
+        world.addresses(host, &["192.0.2.1"]);
+    }
+    world.addresses("relay.example", &["192.0.2.50"]);
+    world.mx("backup.example", &[(5, "m5"), (10, "relay.example"), (10, "m10"), (20, "m20")]);
+    assert_eq!(world.targets("backup.example").len(), 1);
+    world.mx("own.example", &[(10, "relay.example"), (20, "m20")]);
+    assert_eq!(world.plan("own.example"), Plan::Failure(DnsFailure::LoopsToSelf));
+    world.mx("byip.example", &[(10, "alias"), (20, "m20")]);
+    world.addresses("alias", &["192.0.2.99"]);
+    assert_eq!(world.plan("byip.example"), Plan::Failure(DnsFailure::LoopsToSelf));
+}
+
+#[test]
+fn answers_expire_with_their_ttl() {
+    let mut world = World::new();
+    world.mx("a.example", &[(10, "m")]);
+    world.addresses("m", &["192.0.2.1"]);
+    let Plan::Targets(targets) = world.plan("a.example") else { panic!() };
+    assert_eq!(targets.expires, Mono(300_000_000));
+    world.now = targets.expires;
+    assert!(matches!(world.plan("a.example"), Plan::Ask(_)));
+}
+
+#[test]
+fn cache_stays_within_its_bound_and_keeps_what_is_asked_for() {
+    let mut cache = Cache::new(100);
+    let hot = Question::Addresses("hot".into());
+    cache.put(hot.clone(), Answer::NxDomain, 300, Mono(0));
+    for n in 0..10_000 {
+        cache.put(Question::Addresses(format!("h{n}").into()), Answer::NxDomain, 300, Mono(0));
+        assert!(cache.len() <= 100);
+        if n % 20 == 0 {
+            assert!(cache.get(&hot, Mono(1)).is_some(), "after {n}");
+        }
+    }
+}
+
+#[test]
+fn address_literals_and_routes_need_no_mx() {
+    let mut world = World::new();
+    assert_eq!(world.targets("[192.0.2.8]"), ["192.0.2.8:25"]);
+    assert_eq!(world.targets("[IPv6:2001:db8::8]"), ["[2001:db8::8]:25"]);
+    let domain = Domain::from_stored("a.example");
+    let mut to = |host: &str| {
+        let route = RouteTarget { host: host.into(), port: 2600 };
+        plan(&mut world.cache, &domain, Some(&route), 25, &world.own, &mut world.random, world.now)
+    };
+    let Plan::Targets(targets) = to("127.0.0.1") else { panic!() };
+    assert_eq!(targets.list[0].address.to_string(), "127.0.0.1:2600");
+    assert_eq!(to("smart.example"), Plan::Ask(vec![Question::Addresses("smart.example".into())]));
+}

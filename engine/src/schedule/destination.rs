@@ -1,0 +1,78 @@
+//! A recipient domain with mail in the queue, and what its mail waits for.
+
+use std::rc::Rc;
+
+use super::index::List;
+use crate::address::Domain;
+use crate::clock::Mono;
+use crate::dns::{DnsFailure, DnsTrouble, Targets};
+
+/// Index into a shard's destinations.
+pub type DestinationId = u32;
+
+/// How far a destination is with finding its receiving site.
+#[derive(Clone, Debug)]
+pub enum Lookup {
+    /// Nobody has asked yet, or the answer has expired.
+    Unknown,
+    /// Questions are with the resolver.
+    Asking,
+    /// Resolved: mail is handed to this site.
+    Site {
+        /// Index into the shard's sites.
+        site: u32,
+        /// The answer it came from, for the delivery log.
+        targets: Rc<Targets>,
+    },
+    /// No answer; asked again at `until`.
+    Trouble {
+        /// What went wrong.
+        trouble: DnsTrouble,
+        /// When to ask again.
+        until: Mono,
+    },
+    /// The domain takes no mail; what is ready is being failed, and the question asked anew for later mail.
+    Failed(DnsFailure),
+}
+
+/// A recipient domain.
+#[derive(Debug)]
+pub struct Destination {
+    /// The domain.
+    pub domain: Domain,
+    /// Entries that could be sent now.
+    pub ready: List,
+    /// How many entries are in `ready`.
+    pub ready_len: u32,
+    /// Entries in the retry wheel.
+    pub deferred_len: u32,
+    /// Entries being stored, read back or with a connection.
+    pub busy_len: u32,
+    /// Where its mail goes.
+    pub lookup: Lookup,
+    /// DNS failures in a row.
+    pub dns_failures: u16,
+    /// Whether it stands in its site's round.
+    pub in_round: bool,
+}
+
+impl Destination {
+    /// A domain nobody has written to yet.
+    pub fn new(domain: Domain) -> Self {
+        Self {
+            domain,
+            ready: List::default(),
+            ready_len: 0,
+            deferred_len: 0,
+            busy_len: 0,
+            lookup: Lookup::Unknown,
+            dns_failures: 0,
+            in_round: false,
+        }
+    }
+
+    /// Entries of any state.
+    pub const fn queued(&self) -> u32 {
+        self.ready_len + self.deferred_len + self.busy_len
+    }
+}

@@ -1,0 +1,654 @@
+//! Destinations to sites, sites to connections, connections to transactions.
+//!
+//! A connection that would take a transaction pulls one ([`ShardCore::assign`]): the site's
+//! destinations with ready mail take turns. Mail that comes while no connection is free calls for
+//! another ([`ShardCore::pump`]) within the limits. A failure to connect defers one message, which is
+//! logged, and sets the site's back-off; the rest stays ready and bound to it, so that a dead site
+//! costs a connection now and then and not one attempt for each of a million messages.
+
+use std::rc::Rc;
+
+use super::settle::Synthetic;
+use super::{
+    Action, Delivery, DiskError, ENTRIES_PER_TICK_MAX, Message, QUESTIONS_MAX, READS_MAX, ReadId,
+    ShardCore,
+};
+use crate::clock::{Mono, Now};
+use crate::dns::{self, Answer, DnsTrouble, Plan, Question, Targets};
+use crate::phase::Phase;
+use crate::queue::Placement;
+use crate::pool::{Conn, ConnId, OPENING_MAX, PeerInfo, Site, SiteId};
+use crate::schedule::destination::{DestinationId, Lookup};
+use crate::schedule::index::{EntryId, State};
+use crate::smtp::client::{OutboundTransaction, RecipientResult};
+
+/// A connection is opened beside busy ones only if this many messages wait for each of them, or if
+/// they have waited for a tick.
+const READY_PER_SESSION: u64 = 2;
+/// Transactions on one connection at a time: one whose content is sent, and the next behind it.
+const IN_FLIGHT_MAX: u8 = 2;
+/// First wait after a DNS failure; doubles up to [`DNS_RETRY_S_MAX`].
+const DNS_RETRY_S_MIN: u32 = 15;
+/// Longest wait between questions.
+const DNS_RETRY_S_MAX: u32 = 600;
+
+/// Why a record is being read back.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// To send it over this connection.
+    Send(ConnId),
+    /// To settle all its open recipients without a connection.
+    Settle(Synthetic),
+    /// To give it to the shard that owns it now.
+    Transfer,
+}
+
+/// A record being read back.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) entry: EntryId,
+    pub(super) purpose: Purpose,
+    pub(super) placement: Placement,
+}
+
+impl ShardCore {
+    /// The entry, in no list, may be sent from now on.
+    pub(super) fn make_ready(&mut self, id: EntryId, now: Now) {
+        let entry = self.index.get_mut(id);
+        entry.state = State::Ready;
+        let destination_id = entry.destination;
+        let destination = &mut self.destinations[destination_id as usize];
+        destination.ready.push(&mut self.index, id);
+        destination.ready_len += 1;
+        if destination.in_round
+            && let Lookup::Site { site, .. } = destination.lookup
+        {
+            self.sites[site as usize].ready_len += 1;
+        }
+        self.activate(destination_id, now);
+    }
+
+    /// Brings a destination with ready mail on its way: to its site, or to the resolver first.
+    pub(super) fn activate(&mut self, id: DestinationId, now: Now) {
+        let destination = &self.destinations[id as usize];
+        if destination.ready_len == 0 {
+            return;
+        }
+        match &destination.lookup {
+            Lookup::Site { site, targets } if targets.expires > now.mono => {
+                self.enrol(id, *site, now);
+            }
+            Lookup::Asking | Lookup::Failed(_) => {}
+            Lookup::Trouble { until, .. } if *until > now.mono => {}
+            Lookup::Site { .. } if destination.in_round => {}
+            _ => self.look_up(id, now),
+        }
+    }
+
+    fn enrol(&mut self, id: DestinationId, site_id: SiteId, now: Now) {
+        let destination = &mut self.destinations[id as usize];
+        if !destination.in_round {
+            destination.in_round = true;
+            let site = &mut self.sites[site_id as usize];
+            site.round.push_back(id);
+            site.ready_len += u64::from(destination.ready_len);
+        }
+        self.pump(site_id, false, now);
+    }
+
+    fn look_up(&mut self, id: DestinationId, now: Now) {
+        let destination = &self.destinations[id as usize];
+        let settings = Rc::clone(&self.settings);
+        let plan = dns::plan(
+            &mut self.dns,
+            &destination.domain,
+            settings.routes.find(&destination.domain),
+            settings.mx_port,
+            &settings.own,
+            &mut self.random,
+            now.mono,
+        );
+        match plan {
+            Plan::Targets(targets) => self.resolved(id, targets, now),
+            Plan::Ask(questions) => {
+                self.destinations[id as usize].lookup = Lookup::Asking;
+                for question in questions {
+                    self.ask(question, id);
+                }
+            }
+            Plan::Trouble(trouble) => self.dns_trouble(id, trouble, now),
+            Plan::Failure(failure) => {
+                self.destinations[id as usize].lookup = Lookup::Failed(failure);
+                self.failing.push_back(id);
+                self.fail_ready(now);
+            }
+        }
+    }
+
+    fn ask(&mut self, question: Question, id: DestinationId) {
+        if let Some(waiting) = self.asked.get_mut(&question) {
+            if !waiting.contains(&id) {
+                waiting.push(id);
+            }
+            return;
+        }
+        if self.asked.len() >= QUESTIONS_MAX {
+            // Asked again from `retry_dns`, like a destination whose answer failed.
+            let until = Mono(0);
+            let trouble = DnsTrouble::Busy;
+            self.destinations[id as usize].lookup = Lookup::Trouble { trouble, until };
+            self.dns_waiting.push(id);
+            return;
+        }
+        self.actions.push(Action::Resolve { question: question.clone() });
+        self.asked.insert(question, vec![id]);
+    }
+
+    pub(super) fn answered(&mut self, question: Question, answer: Answer, ttl_s: u32, now: Now) {
+        let waiting = self.asked.remove(&question).unwrap_or_default();
+        self.dns.put(question, answer, ttl_s, now.mono);
+        for id in waiting {
+            let destination = &mut self.destinations[id as usize];
+            if matches!(destination.lookup, Lookup::Asking) {
+                // Planned anew from the cache: it finds what is still to be asked, if anything.
+                destination.lookup = Lookup::Unknown;
+                self.activate(id, now);
+            }
+        }
+    }
+
+    fn resolved(&mut self, id: DestinationId, targets: Targets, now: Now) {
+        let targets = Rc::new(targets);
+        let site_id = match self.site_by_key.get(&targets.site) {
+            Some(site_id) => {
+                self.sites[*site_id as usize].targets.clone_from(&targets.list);
+                *site_id
+            }
+            None => {
+                let site_id = self.sites.len() as SiteId;
+                self.sites.push(Site::new(&targets));
+                self.site_by_key.insert(Rc::clone(&targets.site), site_id);
+                site_id
+            }
+        };
+        let destination = &mut self.destinations[id as usize];
+        destination.dns_failures = 0;
+        destination.lookup = Lookup::Site { site: site_id, targets };
+        self.enrol(id, site_id, now);
+    }
+
+    fn dns_trouble(&mut self, id: DestinationId, trouble: DnsTrouble, now: Now) {
+        let destination = &mut self.destinations[id as usize];
+        let exponent = u32::from(destination.dns_failures.min(10));
+        destination.dns_failures = destination.dns_failures.saturating_add(1);
+        let wait_s = (DNS_RETRY_S_MIN << exponent).min(DNS_RETRY_S_MAX);
+        let until = now.mono.plus_ms(u64::from(wait_s) * 1000);
+        destination.lookup = Lookup::Trouble { trouble, until };
+        self.dns_waiting.push(id);
+        if let Some(entry) = self.pop_ready(id, now) {
+            self.settle_without_connection(entry, Synthetic::DnsTrouble(trouble), now);
+        }
+    }
+
+    pub(super) fn retry_dns(&mut self, now: Now) {
+        let due: Vec<DestinationId> = {
+            let destinations = &self.destinations;
+            self.dns_waiting
+                .extract_if(.., |id| match destinations[*id as usize].lookup {
+                    Lookup::Trouble { until, .. } => until <= now.mono,
+                    _ => true,
+                })
+                .collect()
+        };
+        for id in due {
+            if self.destinations[id as usize].ready_len == 0 {
+                self.destinations[id as usize].lookup = Lookup::Unknown;
+            }
+            self.activate(id, now);
+        }
+    }
+
+    /// Fails ready mail of destinations that have no host, a bounded number at a time.
+    pub(super) fn fail_ready(&mut self, now: Now) {
+        for _ in 0..ENTRIES_PER_TICK_MAX {
+            let Some(id) = self.failing.front().copied() else { return };
+            if self.reads.len() >= READS_MAX || self.is_stalled() {
+                return;
+            }
+            let Lookup::Failed(failure) = self.destinations[id as usize].lookup else {
+                self.failing.pop_front();
+                continue;
+            };
+            match self.pop_ready(id, now) {
+                Some(entry) => {
+                    self.settle_without_connection(entry, Synthetic::DnsFailure(failure), now);
+                }
+                None => {
+                    self.failing.pop_front();
+                    self.destinations[id as usize].lookup = Lookup::Unknown;
+                }
+            }
+        }
+    }
+
+    /// Whether nothing may be started: outcomes could not be noted, or we are about to stop.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.draining || self.storage.is_failing()
+    }
+
+    /// Finds connections for a site's ready mail. `eager`: open another even if the mail is little.
+    pub(super) fn pump(&mut self, site_id: SiteId, eager: bool, now: Now) {
+        if self.is_stalled() {
+            return;
+        }
+        loop {
+            let site = &mut self.sites[site_id as usize];
+            if site.round.is_empty() || site.backoff_until.is_some_and(|until| until > now.mono) {
+                return;
+            }
+            let Some(id) = site.idle.pop() else { break };
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.is_idle = false;
+            }
+            if !self.assign(id, now) {
+                return;
+            }
+        }
+        let site = &mut self.sites[site_id as usize];
+        let conns = u64::from(site.conns);
+        let enough = !eager && conns > 0 && site.ready_len < READY_PER_SESSION * conns;
+        let full = site.conns >= self.settings.sessions_per_site_max;
+        if enough || full || site.opening as usize >= OPENING_MAX {
+            return;
+        }
+        self.next_turn = self.next_turn.wrapping_add(1);
+        let Some(target) = site.choose(self.next_turn, now.mono) else { return };
+        site.conns += 1;
+        site.opening += 1;
+        let conn = self.conns.insert(Conn {
+            site: site_id,
+            target: target.clone(),
+            peer: None,
+            in_flight: 0,
+            started: 0,
+            answered: 0,
+            loading: false,
+            can_start: false,
+            quitting: false,
+            is_idle: false,
+            idle_since: now.mono,
+        });
+        let source = self.settings.source_ip;
+        self.actions.push(Action::Connect { conn, target, source });
+    }
+
+    pub(super) fn connected(&mut self, id: ConnId, peer: Rc<PeerInfo>, now: Now) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.peer = Some(peer);
+        let site = &mut self.sites[conn.site as usize];
+        site.opening -= 1;
+        site.backoff_until = None;
+        self.can_start(id, now);
+    }
+
+    pub(super) fn can_start(&mut self, id: ConnId, now: Now) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.can_start = true;
+        self.assign(id, now);
+    }
+
+    /// Gives a connection its next transaction, if it would take one and there is one; else puts it
+    /// among the idle if it has nothing to do. Returns whether it got one.
+    fn assign(&mut self, id: ConnId, now: Now) -> bool {
+        let settings = Rc::clone(&self.settings);
+        let Some(conn) = self.conns.get_mut(id) else { return false };
+        if conn.quitting || conn.loading || conn.is_idle || !conn.can_start || conn.in_flight >= IN_FLIGHT_MAX {
+            return false;
+        }
+        let site_id = conn.site;
+        if conn.started >= settings.messages_per_session_max || self.draining {
+            if conn.in_flight == 0 {
+                conn.quitting = true;
+                self.actions.push(Action::Quit { conn: id });
+            }
+            return false;
+        }
+        if !self.is_stalled()
+            && let Some(entry) = self.next_entry(site_id, now)
+        {
+            self.begin(id, entry, now);
+            return true;
+        }
+        if let Some(conn) = self.conns.get_mut(id)
+            && conn.in_flight == 0
+            && !conn.is_idle
+        {
+            conn.is_idle = true;
+            conn.idle_since = now.mono;
+            self.sites[site_id as usize].idle.push(id);
+        }
+        false
+    }
+
+    /// The next entry of a site's destinations, which take turns.
+    fn next_entry(&mut self, site_id: SiteId, now: Now) -> Option<EntryId> {
+        loop {
+            let id = *self.sites[site_id as usize].round.front()?;
+            let expired = match &self.destinations[id as usize].lookup {
+                Lookup::Site { targets, .. } => targets.expires <= now.mono,
+                _ => true,
+            };
+            if expired {
+                self.leave_round(site_id, id);
+                self.look_up(id, now);
+                // Looking up may have put it back into a round, of this site or another.
+                continue;
+            }
+            let entry = self.pop_ready(id, now);
+            let destination = &mut self.destinations[id as usize];
+            let site = &mut self.sites[site_id as usize];
+            if destination.ready_len == 0 {
+                site.round.pop_front();
+                destination.in_round = false;
+            } else if site.round.len() > 1 {
+                site.round.rotate_left(1);
+            }
+            if entry.is_some() {
+                return entry;
+            }
+        }
+    }
+
+    fn leave_round(&mut self, site_id: SiteId, id: DestinationId) {
+        let destination = &mut self.destinations[id as usize];
+        let site = &mut self.sites[site_id as usize];
+        destination.in_round = false;
+        destination.lookup = Lookup::Unknown;
+        site.round.retain(|other| *other != id);
+        site.ready_len -= u64::from(destination.ready_len);
+    }
+
+    /// Takes the next live entry out of a destination's ready list, as in flight. Entries that have
+    /// expired are settled on the way.
+    fn pop_ready(&mut self, id: DestinationId, now: Now) -> Option<EntryId> {
+        loop {
+            let destination = &mut self.destinations[id as usize];
+            let entry_id = destination.ready.pop(&mut self.index)?;
+            destination.ready_len -= 1;
+            if destination.in_round
+                && let Lookup::Site { site, .. } = destination.lookup
+            {
+                self.sites[site as usize].ready_len -= 1;
+            }
+            if self.index.get(entry_id).state == State::Gone {
+                self.index.remove(entry_id);
+                continue;
+            }
+            destination.busy_len += 1;
+            self.index.get_mut(entry_id).state = State::InFlight;
+            if self.is_expired(entry_id, now) {
+                self.settle_without_connection(entry_id, Synthetic::Expired, now);
+                continue;
+            }
+            return Some(entry_id);
+        }
+    }
+
+    pub(super) fn is_expired(&self, id: EntryId, now: Now) -> bool {
+        let age_ms = now.unix.0.saturating_sub(self.index.get(id).queue_id.accepted_ms());
+        age_ms >= u64::from(self.settings.retry.expire_after_s) * 1000
+    }
+
+    fn begin(&mut self, conn_id: ConnId, entry: EntryId, now: Now) {
+        if let Some(message) = self.memory.get(&entry) {
+            let message = Rc::clone(message);
+            self.start(conn_id, entry, message, now);
+        } else {
+            if let Some(conn) = self.conns.get_mut(conn_id) {
+                conn.loading = true;
+            }
+            self.read_record(entry, Purpose::Send(conn_id));
+        }
+    }
+
+    pub(super) fn read_record(&mut self, id: EntryId, purpose: Purpose) {
+        self.next_token += 1;
+        let read = ReadId(self.next_token);
+        let entry = self.index.get(entry);
+        // A copy that is not durable cannot be read back yet; its original can.
+        let placement = self.moving.get(&entry.queue_id).copied().unwrap_or(entry.placement);
+        self.actions.push(Action::Read { read, placement });
+        self.reads.insert(read, Reading { entry: id, purpose, placement });
+    }
+
+    pub(super) fn record_read(
+        &mut self,
+        read: ReadId,
+        result: Result<Vec<u8>, DiskError>,
+        now: Now,
+    ) {
+        let Some(Reading { entry, purpose, placement }) = self.reads.remove(&read) else { return };
+        if let Purpose::Send(conn) = purpose
+            && let Some(conn) = self.conns.get_mut(conn)
+        {
+            conn.loading = false;
+        }
+        let message = match result {
+            Ok(bytes) => self.storage.decode_message(placement, bytes),
+            Err(DiskError::Full) => Err("no space".to_owned()),
+            Err(DiskError::Io(why)) => Err(why),
+        };
+        match (message, purpose) {
+            (Ok(message), Purpose::Settle(synthetic)) => {
+                self.settle_synthetic(entry, &Rc::new(message), synthetic, now);
+            }
+            (Ok(message), Purpose::Send(conn)) if self.conns.get_mut(conn).is_some() => {
+                self.start(conn, entry, Rc::new(message), now);
+            }
+            (Ok(_), Purpose::Send(_)) => self.put_back(entry, now),
+            (Ok(message), Purpose::Transfer) => self.transfer_message(entry, &message, now),
+            (Err(why), purpose) => {
+                self.quarantine(entry, &why);
+                if let Purpose::Send(conn) = purpose {
+                    self.assign(conn, now);
+                }
+            }
+        }
+    }
+
+    /// An entry that was taken for a connection but never tried is ready again.
+    pub(super) fn put_back(&mut self, entry: EntryId, now: Now) {
+        let destination = self.index.get(entry).destination;
+        self.destinations[destination as usize].busy_len -= 1;
+        self.make_ready(entry, now);
+    }
+
+    fn start(&mut self, conn_id: ConnId, entry_id: EntryId, message: Rc<Message>, now: Now) {
+        let entry = self.index.get(entry_id);
+        let (first, count) = (usize::from(entry.recipient_first), entry.recipient_count);
+        let destination = entry.destination;
+        let done = self.done.get(&entry_id).copied().unwrap_or(0);
+        let recipients: Vec<u8> = (0..count).filter(|n| done >> n & 1 == 0).collect();
+        let Some(conn) = self.conns.get_mut(conn_id) else {
+            return self.put_back(entry_id, now);
+        };
+        conn.in_flight += 1;
+        conn.started += 1;
+        conn.can_start = false;
+        self.next_token += 1;
+        let token = self.next_token;
+        let transaction = OutboundTransaction {
+            token,
+            reverse_path: message.reverse_path.clone(),
+            recipients: recipients
+                .iter()
+                .map(|n| message.recipients[first + usize::from(*n)].as_str().into())
+                .collect(),
+            content: Rc::clone(&message.content),
+            body: message.body,
+            smtputf8: message.smtputf8,
+        };
+        let ready_since = message.accepted;
+        let started = now;
+        let delivery = Delivery { entry: entry_id, recipients, message, destination, started, ready_since };
+        self.deliveries.insert(token, delivery);
+        self.actions.push(Action::Start { conn: conn_id, transaction });
+    }
+
+    pub(super) fn finished(
+        &mut self,
+        id: ConnId,
+        token: u64,
+        results: Vec<RecipientResult>,
+        now: Now,
+    ) {
+        let Some(delivery) = self.deliveries.remove(&token) else { return };
+        let mut context = super::settle::Context::default();
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.in_flight -= 1;
+            if results.iter().any(|result| !result.is_connection_loss()) {
+                conn.answered += 1;
+            }
+            context.peer = conn.peer.clone();
+            context.target = Some(conn.target.clone());
+            if conn.answered == 1 {
+                let site = &mut self.sites[conn.site as usize];
+                site.failures = 0;
+            }
+        }
+        self.settle(delivery, &results, context, now);
+        self.assign(id, now);
+    }
+
+    pub(super) fn closed(&mut self, id: ConnId, phase: Phase, cause: Box<str>, now: Now) {
+        let Some(conn) = self.conns.remove(id) else { return };
+        let site_id = conn.site;
+        let site = &mut self.sites[site_id as usize];
+        site.conns -= 1;
+        site.idle.retain(|idle| *idle != id);
+        if conn.peer.is_none() {
+            site.opening -= 1;
+            self.counts.connect_fail += 1;
+        }
+        if conn.answered == 0 && !conn.quitting {
+            site.cool(conn.target.address, now.mono);
+            site.last_failure = format!(
+                "{} [{}] {phase}: {cause}",
+                conn.target.host, conn.target.address
+            )
+            .into();
+            if site.all_cooling(now.mono) && site.conns == 0 {
+                self.site_failed(site_id, phase, now);
+                return;
+            }
+        }
+        self.pump(site_id, false, now);
+    }
+
+    /// No target would have us: leave the site alone for a while, and say so on one message.
+    fn site_failed(&mut self, site_id: SiteId, phase: Phase, now: Now) {
+        let (min_s, max_s) = self.settings.site_backoff_s;
+        let site = &mut self.sites[site_id as usize];
+        let exponent = u32::from(site.failures.min(16));
+        site.failures = site.failures.saturating_add(1);
+        let base_s = (u64::from(min_s.max(1)) << exponent).min(u64::from(max_s));
+        let jitter_ms = self.random.below(base_s * 200 + 1);
+        site.backoff_until = Some(now.mono.plus_ms(base_s * 1000 + jitter_ms));
+        site.cooling.clear();
+        let cause = site.last_failure.clone();
+        let connecting = phase <= Phase::Ehlo;
+        if let Some(entry) = self.next_entry(site_id, now) {
+            let synthetic = Synthetic::NoConnection { phase, cause, connecting };
+            self.settle_without_connection(entry, synthetic, now);
+        }
+    }
+
+    pub(super) fn tend_sites(&mut self, now: Now) {
+        for site_id in 0..self.sites.len() as SiteId {
+            let site = &mut self.sites[site_id as usize];
+            if site.backoff_until.is_some_and(|until| until <= now.mono) {
+                site.backoff_until = None;
+            }
+            if !site.idle.is_empty() {
+                self.close_idle(site_id, now);
+            }
+            if !self.sites[site_id as usize].round.is_empty() {
+                self.pump(site_id, true, now);
+            }
+        }
+    }
+
+    fn close_idle(&mut self, site_id: SiteId, now: Now) {
+        let idle_ms_max = self.settings.connection_idle_ms_max;
+        let draining = self.draining;
+        let site = &mut self.sites[site_id as usize];
+        let conns = &mut self.conns;
+        let actions = &mut self.actions;
+        site.idle.retain(|id| {
+            let Some(conn) = conns.get_mut(*id) else { return false };
+            let keep = !draining && now.mono.ms_since(conn.idle_since) < idle_ms_max;
+            if !keep {
+                conn.quitting = true;
+                actions.push(Action::Quit { conn: *id });
+            }
+            keep
+        });
+    }
+
+    /// Deferred entries whose time has come are ready.
+    pub(super) fn wake_deferred(&mut self, now: Now) {
+        let mut due = Vec::new();
+        let now_s = now.unix.seconds();
+        self.wheel.advance(&mut self.index, now_s, ENTRIES_PER_TICK_MAX, |_, id| due.push(id));
+        for id in due {
+            let entry = self.index.get(id);
+            let destination = &mut self.destinations[entry.destination as usize];
+            destination.deferred_len -= 1;
+            if entry.state == State::Gone {
+                self.index.remove(id);
+            } else if entry.retry_at_s > now_s {
+                // Farther ahead than the wheel reaches.
+                destination.deferred_len += 1;
+                self.wheel.insert(&mut self.index, id);
+            } else {
+                self.make_ready(id, now);
+            }
+        }
+    }
+
+    /// Looks for expired mail that waits behind a site's back-off, a bounded part of the index at a
+    /// time.
+    pub(super) fn sweep(&mut self, now: Now) {
+        if self.reads.len() >= READS_MAX || self.is_stalled() {
+            return;
+        }
+        let (live, next) = self.index.sweep(self.sweep_from, ENTRIES_PER_TICK_MAX);
+        self.sweep_from = next.unwrap_or(0);
+        let mut seen = Vec::new();
+        for id in live {
+            let entry = self.index.get(id);
+            if entry.state == State::Ready
+                && self.is_expired(id, now)
+                && !seen.contains(&entry.destination)
+            {
+                seen.push(entry.destination);
+            }
+        }
+        for destination in seen {
+            self.expire_ready(destination, now);
+        }
+    }
+
+    /// Settles the expired entries at the head of a ready list.
+    fn expire_ready(&mut self, id: DestinationId, now: Now) {
+        while self.reads.len() < READS_MAX {
+            let Some(first) = self.destinations[id as usize].ready.first() else { return };
+            if self.index.get(first).state != State::Gone && !self.is_expired(first, now) {
+                return;
+            }
+            if let Some(live) = self.pop_ready(id, now) {
+                return self.put_back(live, now);
+            }
+        }
+    }
+}

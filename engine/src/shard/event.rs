@@ -1,0 +1,236 @@
+//! What comes into a [`ShardCore`](super::ShardCore) and what it asks to be done.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use super::message::Submission;
+use crate::dns::{Answer, Question, Target};
+use crate::ids::{QueueId, SegmentId, ShardId};
+use crate::phase::Phase;
+use crate::pool::{ConnId, PeerInfo};
+use crate::queue::{Placement, Stream};
+use crate::smtp::client::{OutboundTransaction, RecipientResult};
+
+/// Names an SMTP session's transaction until it is answered; the runtime's to choose.
+pub type Ticket = u64;
+
+/// Names one write until it is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BatchId(pub u64);
+
+/// Names one read of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ReadId(pub u64);
+
+/// Something happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A session has a whole transaction; it is answered with [`Action::Answer`].
+    Accepted {
+        /// The session's.
+        ticket: Ticket,
+        /// Envelope and content.
+        submission: Box<Submission>,
+    },
+    /// The write and its fdatasync are done, or failed.
+    Written {
+        /// The batch of [`Action::Write`].
+        batch: BatchId,
+        /// The disk's answer.
+        result: Result<(), DiskError>,
+    },
+    /// A record was read back.
+    Read {
+        /// The read of [`Action::Read`].
+        read: ReadId,
+        /// Its bytes as they lie on disk.
+        result: Result<Vec<u8>, DiskError>,
+    },
+    /// The resolver has answered.
+    Answered {
+        /// What was asked.
+        question: Question,
+        /// What came.
+        answer: Answer,
+        /// For how long it holds, seconds.
+        ttl_s: u32,
+    },
+    /// A connection is through EHLO.
+    Connected {
+        /// Which.
+        conn: ConnId,
+        /// What it told.
+        peer: Rc<PeerInfo>,
+    },
+    /// A connection would take a transaction.
+    CanStart {
+        /// Which.
+        conn: ConnId,
+    },
+    /// A transaction is through, one result a recipient.
+    Finished {
+        /// Which connection.
+        conn: ConnId,
+        /// The transaction's.
+        token: u64,
+        /// In the order of its recipients.
+        results: Vec<RecipientResult>,
+    },
+    /// A connection is gone; every transaction it had was reported before.
+    Closed {
+        /// Which.
+        conn: ConnId,
+        /// Where it stood.
+        phase: Phase,
+        /// Why, in words or the peer's reply.
+        cause: Box<str>,
+    },
+    /// Another shard says something.
+    FromShard {
+        /// Who.
+        from: ShardId,
+        /// What.
+        message: ShardMessage,
+    },
+    /// Free space of the data directory's file system, bytes.
+    DiskSpace {
+        /// What statvfs says is available to us.
+        free_bytes: u64,
+    },
+    /// Time passed; sent at least every [`TICK_MS`](super::TICK_MS).
+    Tick,
+}
+
+/// Why a disk operation failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskError {
+    /// ENOSPC or EDQUOT.
+    Full,
+    /// Anything else, in the system's words.
+    Io(String),
+}
+
+/// What a session is told of its transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// Durable at every owner: 250.
+    Durable,
+    /// Not stored; nothing of it will be delivered: 451.
+    Failed,
+    /// No room: 452.
+    NoSpace,
+}
+
+/// What shards tell each other.
+#[derive(Debug)]
+pub enum ShardMessage {
+    /// Store these recipients of a transaction; answered with `Stored`.
+    Store {
+        /// The sender's number for it.
+        key: u64,
+        /// The part of the transaction that the receiver owns.
+        submission: Box<Submission>,
+        /// Other shards own recipients too: hold it until `Confirm` or `Cancel`.
+        pending: bool,
+    },
+    /// The answer.
+    Stored {
+        /// As in `Store`.
+        key: u64,
+        /// Whether it is durable.
+        result: Stored,
+    },
+    /// Every owner has it: deliver.
+    Confirm {
+        /// The message.
+        queue_id: QueueId,
+    },
+    /// An owner failed: forget it.
+    Cancel {
+        /// The message.
+        queue_id: QueueId,
+    },
+}
+
+/// Something to be done.
+#[derive(Debug)]
+pub enum Action {
+    /// Tell the session; its message is durable or not accepted.
+    Answer {
+        /// Of [`Event::Accepted`].
+        ticket: Ticket,
+        /// What to say.
+        result: Stored,
+    },
+    /// Write at `offset` of the segment's file and fdatasync; answered with [`Event::Written`].
+    Write {
+        /// To be named in the answer.
+        batch: BatchId,
+        /// Queue or delivery log.
+        stream: Stream,
+        /// The file; made when the offset is 0, out of a recycled one if there is one.
+        segment: SegmentId,
+        /// Byte offset, a multiple of 4096.
+        offset: u64,
+        /// A multiple of 4096 bytes.
+        bytes: Vec<u8>,
+    },
+    /// Read a record; answered with [`Event::Read`].
+    Read {
+        /// To be named in the answer.
+        read: ReadId,
+        /// Where it lies.
+        placement: Placement,
+    },
+    /// The segment's file is not needed any more: keep it for reuse or delete it.
+    Retire {
+        /// Queue or delivery log.
+        stream: Stream,
+        /// Which.
+        segment: SegmentId,
+    },
+    /// Read the segment through and give its live records back by
+    /// [`ShardCore::compact`](super::ShardCore::compact).
+    Compact {
+        /// Which.
+        segment: SegmentId,
+    },
+    /// Ask the resolver; answered with [`Event::Answered`].
+    Resolve {
+        /// What.
+        question: Question,
+    },
+    /// Connect; answered with [`Event::Connected`] or [`Event::Closed`].
+    Connect {
+        /// To be named from now on.
+        conn: ConnId,
+        /// Where to.
+        target: Target,
+        /// Our address for it.
+        source: Option<IpAddr>,
+    },
+    /// Send a transaction; answered with [`Event::Finished`].
+    Start {
+        /// Over which connection.
+        conn: ConnId,
+        /// What.
+        transaction: OutboundTransaction,
+    },
+    /// Send QUIT and close; answered with [`Event::Closed`].
+    Quit {
+        /// Which.
+        conn: ConnId,
+    },
+    /// Tell another shard.
+    Tell {
+        /// Whom.
+        to: ShardId,
+        /// What.
+        message: ShardMessage,
+    },
+    /// Say this on the daemon's standard error: an operator must know.
+    Report {
+        /// One line.
+        line: String,
+    },
+}

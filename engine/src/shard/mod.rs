@@ -1,0 +1,320 @@
+//! One shard: everything between an accepted transaction and its last outcome.
+//!
+//! [`ShardCore::handle`] takes an [`Event`] and the time; [`ShardCore::take_actions`] gives what is to
+//! be done about it. The daemon carries actions out on real disks and sockets, the simulation on fake
+//! ones; neither decides anything.
+//!
+//! A message's way through the files here:
+//! - `accept`: recipients to their owner shards, and one answer when all have stored theirs;
+//! - `storage`: records into batches, batches onto the disk, acknowledged when durable;
+//! - `deliver`: destinations to sites, sites to connections, connections to transactions;
+//! - `settle`: each recipient's outcome into the queue log, the delivery log and the counters, and the
+//!   notification to the sender;
+//! - `replay`: the index after a restart, and compaction;
+//! - `view`: what an operator may ask.
+
+mod accept;
+mod deliver;
+mod event;
+mod message;
+mod replay;
+mod settle;
+mod storage;
+mod view;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::rc::Rc;
+
+pub use event::{Action, BatchId, DiskError, Event, ReadId, ShardMessage, Stored, Ticket};
+pub use message::{Message, Submission};
+pub use view::{DestinationView, ShardStatus, Why};
+
+use crate::address::Domain;
+use crate::clock::{Now, UnixMs};
+use crate::dns::{Cache, OwnNames, Question};
+use crate::ids::{QueueId, QueueIds, ShardId};
+use crate::pool::{Conns, Site, SiteId};
+use crate::queue::Placement;
+use crate::random::Random;
+use crate::route::RouteTable;
+use crate::schedule::destination::{Destination, DestinationId};
+use crate::schedule::index::{EntryId, Index};
+use crate::schedule::retry::RetrySchedule;
+use crate::schedule::wheel::Wheel;
+use crate::smtp::server::Overload;
+
+/// [`Event::Tick`] comes at least this often.
+pub const TICK_MS: u64 = 100;
+/// Recipients of one index entry, hence of one transaction; its done ones are bits of a `u128`.
+pub const RECIPIENTS_PER_ENTRY_MAX: usize = 100;
+/// Questions that are with the resolver at a time.
+pub const QUESTIONS_MAX: usize = 1024;
+/// Destinations kept although they have no mail, for their lookups.
+pub const IDLE_DESTINATIONS_MAX: usize = 65_536;
+/// Entries taken out of the retry wheel, swept or failed in one tick.
+pub const ENTRIES_PER_TICK_MAX: usize = 4096;
+/// Reads of records on behalf of no connection (expiry, DNS failure) at a time.
+pub const READS_MAX: usize = 64;
+
+/// What a shard is told by the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `[server] hostname`.
+    pub hostname: Box<str>,
+    /// How MX records would name us.
+    pub own: OwnNames,
+    /// `[[route]]`.
+    pub routes: RouteTable,
+    /// Retry delays and expiry.
+    pub retry: RetrySchedule,
+    /// Port of MX hosts.
+    pub mx_port: u16,
+    /// Connections to one receiving site.
+    pub sessions_per_site_max: u32,
+    /// Transactions over one connection.
+    pub messages_per_session_max: u32,
+    /// Recipients of one transaction, at most [`RECIPIENTS_PER_ENTRY_MAX`].
+    pub recipients_per_message_max: usize,
+    /// How long a connection is kept without mail, milliseconds.
+    pub connection_idle_ms_max: u64,
+    /// Shortest and longest time a site is left alone after no target would have us, seconds.
+    pub site_backoff_s: (u32, u32),
+    /// Our address for outgoing connections.
+    pub source_ip: Option<IpAddr>,
+    /// Whether senders are told of failures.
+    pub dsn: bool,
+    /// Messages kept in memory for their first delivery, bytes.
+    pub memory_bytes_max: usize,
+    /// Entries in the queue at which no more mail is accepted.
+    pub queued_entries_max: usize,
+    /// Free space below which no more mail is accepted, bytes.
+    pub disk_reserve_bytes: u64,
+    /// Longest time an outcome waits for its sync, milliseconds.
+    pub outcome_sync_ms_max: u64,
+    /// DNS answers kept.
+    pub dns_entries_max: usize,
+    /// Segment size, bytes.
+    pub segment_bytes: u32,
+    /// Delivery log file size, bytes.
+    pub log_segment_bytes: u32,
+}
+
+/// A delivery that is on its way: with a connection, or waiting for its record.
+#[derive(Debug)]
+struct Delivery {
+    entry: EntryId,
+    /// Offsets of the recipients tried, within the entry.
+    recipients: Vec<u8>,
+    message: Rc<Message>,
+    destination: DestinationId,
+    started: Now,
+    ready_since: UnixMs,
+}
+
+/// One shard.
+#[derive(Debug)]
+pub struct ShardCore {
+    me: ShardId,
+    shards: u16,
+    settings: Rc<Settings>,
+    actions: Vec<Action>,
+    random: Random,
+    ids: QueueIds,
+
+    transactions: HashMap<u64, accept::Transaction>,
+    next_key: u64,
+
+    storage: storage::Storage,
+    log: storage::LogStream,
+    disk_low: bool,
+
+    index: Index,
+    wheel: Wheel,
+    /// Bits of the recipients that are done, for entries with some done and some not.
+    done: HashMap<EntryId, u128>,
+    memory: HashMap<EntryId, Rc<Message>>,
+    memory_bytes: usize,
+    sweep_from: usize,
+
+    destinations: Vec<Destination>,
+    by_domain: HashMap<Domain, DestinationId>,
+    /// Destinations whose ready mail is being failed for want of a host.
+    failing: VecDeque<DestinationId>,
+    /// Destinations with `Lookup::Trouble`, to be asked again.
+    dns_waiting: Vec<DestinationId>,
+    dns: Cache,
+    asked: HashMap<Question, Vec<DestinationId>>,
+
+    sites: Vec<Site>,
+    site_by_key: HashMap<Rc<str>, SiteId>,
+    conns: Conns,
+    next_turn: usize,
+
+    deliveries: HashMap<u64, Delivery>,
+    reads: HashMap<ReadId, deliver::Reading>,
+    next_token: u64,
+    notices: HashMap<u64, settle::Notice>,
+
+    /// Originals of messages whose copies are not durable yet.
+    moving: HashMap<QueueId, Placement>,
+    /// Entries of domains that another shard owns now.
+    transfers: VecDeque<EntryId>,
+    /// Next index slot to schedule after replay.
+    replay_from: Option<usize>,
+    replaying: bool,
+    draining: bool,
+    counts: view::Counts,
+}
+
+impl ShardCore {
+    /// A shard with an empty queue.
+    ///
+    /// `shards`: how many there are. `keys`: for new segments. `nonce`: 16 fresh random bytes at each
+    /// call. `seed`: for jitter and shuffling.
+    pub fn new(
+        me: ShardId,
+        shards: u16,
+        settings: Rc<Settings>,
+        storage: storage::StorageSetup,
+        seed: u64,
+        now: Now,
+    ) -> Self {
+        let (storage, log) = storage::open(me, &settings, storage);
+        Self {
+            me,
+            shards: shards.max(1),
+            actions: Vec::new(),
+            random: Random::new(seed),
+            ids: QueueIds::new(me),
+            transactions: HashMap::new(),
+            next_key: 0,
+            storage,
+            log,
+            disk_low: false,
+            index: Index::default(),
+            wheel: Wheel::new(now.unix.seconds()),
+            done: HashMap::new(),
+            memory: HashMap::new(),
+            memory_bytes: 0,
+            sweep_from: 0,
+            destinations: Vec::new(),
+            by_domain: HashMap::new(),
+            failing: VecDeque::new(),
+            dns_waiting: Vec::new(),
+            dns: Cache::new(settings.dns_entries_max),
+            asked: HashMap::new(),
+            sites: Vec::new(),
+            site_by_key: HashMap::new(),
+            conns: Conns::default(),
+            next_turn: 0,
+            deliveries: HashMap::new(),
+            reads: HashMap::new(),
+            next_token: 0,
+            notices: HashMap::new(),
+            moving: HashMap::new(),
+            transfers: VecDeque::new(),
+            replay_from: None,
+            replaying: true,
+            draining: false,
+            counts: view::Counts::default(),
+            settings,
+        }
+    }
+
+    /// Takes in what happened. Ask [`Self::take_actions`] afterwards; several events may come first.
+    pub fn handle(&mut self, event: Event, now: Now) {
+        match event {
+            Event::Accepted { ticket, submission } => {
+                self.route(accept::Origin::Session(ticket), *submission, now);
+            }
+            Event::Written { batch, result } => self.written(batch, result, now),
+            Event::Read { read, result } => self.record_read(read, result, now),
+            Event::Answered { question, answer, ttl_s } => {
+                self.answered(question, answer, ttl_s, now);
+            }
+            Event::Connected { conn, peer } => self.connected(conn, peer, now),
+            Event::CanStart { conn } => self.can_start(conn, now),
+            Event::Finished { conn, token, results } => self.finished(conn, token, results, now),
+            Event::Closed { conn, phase, cause } => self.closed(conn, phase, cause, now),
+            Event::FromShard { from, message } => self.from_shard(from, message, now),
+            Event::DiskSpace { free_bytes } => {
+                self.disk_low = free_bytes < self.settings.disk_reserve_bytes;
+            }
+            Event::Tick => self.tick(now),
+        }
+    }
+
+    /// What is to be done, in order. Batches are closed here, so call it when the events at hand are
+    /// handled, not after each.
+    pub fn take_actions(&mut self, into: &mut Vec<Action>, now: Now) {
+        self.flush(now);
+        into.append(&mut self.actions);
+    }
+
+    /// The next queue id for a message accepted here.
+    pub fn next_queue_id(&mut self, now: Now) -> QueueId {
+        self.ids.next(now.unix.0)
+    }
+
+    /// Why no new mail can be taken now, if so.
+    pub fn overload(&self) -> Option<Overload> {
+        if self.disk_low || self.storage.is_full() {
+            Some(Overload::Disk)
+        } else if self.index.len() >= self.settings.queued_entries_max {
+            Some(Overload::Queue)
+        } else if self.storage.waiting_bytes() > storage::WAITING_BYTES_MAX {
+            Some(Overload::Memory)
+        } else {
+            None
+        }
+    }
+
+    /// New settings from the configuration; lookups are made anew where routes changed.
+    pub fn reload(&mut self, settings: Rc<Settings>) {
+        self.settings = settings;
+        for destination in &mut self.destinations {
+            if matches!(destination.lookup, crate::schedule::destination::Lookup::Site { .. })
+                && !destination.in_round
+            {
+                destination.lookup = crate::schedule::destination::Lookup::Unknown;
+            }
+        }
+    }
+
+    /// Start no more deliveries; outcomes are synced at once from now on.
+    pub const fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Whether, after [`Self::drain`], everything is on disk and no transaction is in flight.
+    pub fn is_drained(&self) -> bool {
+        self.deliveries.is_empty()
+            && self.transactions.is_empty()
+            && self.storage.is_idle()
+            && self.log.is_idle()
+    }
+
+    fn tick(&mut self, now: Now) {
+        self.retry_write(now);
+        self.schedule_replayed(now);
+        self.transfer_some();
+        self.wake_deferred(now);
+        self.fail_ready(now);
+        self.sweep(now);
+        self.retry_dns(now);
+        self.tend_sites(now);
+        self.clean_segments();
+        self.flush_log(now);
+    }
+
+    fn destination_of(&mut self, domain: &Domain) -> DestinationId {
+        if let Some(id) = self.by_domain.get(domain) {
+            return *id;
+        }
+        let id = self.destinations.len() as DestinationId;
+        self.destinations.push(Destination::new(domain.clone()));
+        self.by_domain.insert(domain.clone(), id);
+        id
+    }
+}

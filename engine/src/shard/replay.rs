@@ -1,0 +1,363 @@
+//! The index after a restart, and compaction: records read back from segments.
+//!
+//! Replay reads each segment once, front to back and oldest first, and gives the records to
+//! [`ShardCore::replay`]. New mail is accepted and delivered meanwhile: it is in segments that are not
+//! replayed. What replay found is delivered when all of it is read, since the outcome of a message may
+//! stand in any later segment.
+
+use std::collections::HashMap;
+
+use super::storage::Waiter;
+use super::{Action, ENTRIES_PER_TICK_MAX, ShardCore, Submission};
+use crate::clock::{Now, UnixMs};
+use crate::ids::{QueueId, SegmentId};
+use crate::queue::Placement;
+use crate::queue::record::{
+    About, Message as MessageRecord, Moved, Outcome, OutcomeKind, OutcomeState, OutcomeStates,
+    Record,
+};
+use crate::queue::replay::Summary;
+use crate::queue::segment::SegmentHeader;
+use crate::route::owner;
+use crate::schedule::index::{Entry, EntryId, State};
+
+impl ShardCore {
+    /// A segment of an earlier run is about to be replayed.
+    pub fn replay_segment(&mut self, header: &SegmentHeader, file_bytes: u64) {
+        self.storage.learn(header);
+        self.storage.set.found(header.name.segment, file_bytes);
+    }
+
+    /// One record of an earlier run, in the order of the disk.
+    pub fn replay(&mut self, placement: Placement, record: &Record<'_>) {
+        match record {
+            Record::Message(message) => {
+                self.replay_message(placement, message);
+            }
+            Record::Outcome(outcome) => {
+                self.storage.set.note_appended(outcome.about.segment, placement);
+                self.replay_state(outcome.about.queue_id, &outcome.state);
+            }
+            Record::Commit(about) => self.storage.set.note_appended(about.segment, placement),
+            Record::Cancel(about) => {
+                self.storage.set.note_appended(about.segment, placement);
+                self.forget_replayed(about.queue_id);
+            }
+            Record::Moved(moved) => {
+                self.forget_replayed(moved.message.queue_id);
+                self.replay_message(placement, &moved.message);
+                for state in moved.states.iter() {
+                    self.replay_state(moved.message.queue_id, &state);
+                }
+            }
+            Record::Blob { .. } | Record::Seal(_) => {}
+        }
+    }
+
+    /// The segment is read through; damage in it is reported and its file kept.
+    pub fn replay_segment_done(&mut self, segment: SegmentId, summary: &Summary) {
+        for damage in &summary.damage {
+            self.report(format!(
+                "queue segment {:08}: bytes {} to {} are damaged ({}); the file is kept, see \
+                 `hikyaku shard verify`",
+                segment.0, damage.offset.0, damage.resync.0, damage.reason
+            ));
+        }
+        self.storage.set.replayed(segment, !summary.damage.is_empty());
+    }
+
+    /// Everything there was is read: what is live is scheduled from the next tick on.
+    pub fn replay_done(&mut self) {
+        self.replaying = false;
+        self.replay_from = Some(0);
+    }
+
+    fn replay_message(&mut self, placement: Placement, message: &MessageRecord<'_>) {
+        self.ids.saw(message.queue_id);
+        self.storage.set.message_appended(placement);
+        for domain in message.recipients.domains() {
+            let name = crate::address::Domain::from_stored(domain.domain);
+            let destination = self.destination_of(&name);
+            let per_entry = self.settings.recipients_per_message_max as u16;
+            let mut first = domain.first;
+            while first < domain.first + domain.count {
+                let count = (domain.first + domain.count - first).min(per_entry);
+                let entry = Entry {
+                    placement,
+                    destination,
+                    recipient_first: first,
+                    recipient_count: count as u8,
+                    state: State::Replayed,
+                    ..Entry::new(message.queue_id)
+                };
+                self.index.insert(entry);
+                self.destinations[destination as usize].busy_len += 1;
+                first += count;
+            }
+        }
+    }
+
+    fn forget_replayed(&mut self, queue_id: QueueId) {
+        while let Some(id) = self.index.find(queue_id) {
+            self.finish_entry(id);
+        }
+    }
+
+    fn replay_state(&mut self, queue_id: QueueId, state: &OutcomeState) {
+        let Some(first) = self.index.find(queue_id) else { return };
+        if self.index.is_only(first) {
+            return self.replay_entry_state(first, state);
+        }
+        let entries: Vec<EntryId> = self.index.siblings(queue_id).collect();
+        for id in entries {
+            self.replay_entry_state(id, state);
+        }
+    }
+
+    fn replay_entry_state(&mut self, id: EntryId, state: &OutcomeState) {
+        let entry = self.index.get_mut(id);
+        let count = u16::from(entry.recipient_count);
+        let from = state.first.max(entry.recipient_first);
+        let to = (state.first.saturating_add(state.count)).min(entry.recipient_first + count);
+        if from >= to {
+            return;
+        }
+        if !state.kind.is_final() {
+            entry.attempts = entry.attempts.max(state.attempts);
+            entry.retry_at_s = state.next_retry_s;
+            return;
+        }
+        let mut done = self.done.get(&id).copied().unwrap_or(0);
+        for recipient in from..to {
+            done |= 1 << (recipient - entry.recipient_first);
+        }
+        if done == u128::MAX >> (128 - u32::from(count)) {
+            self.finish_entry(id);
+        } else {
+            self.done.insert(id, done);
+        }
+    }
+
+    /// Schedules what replay found, a bounded number of entries a tick.
+    pub(super) fn schedule_replayed(&mut self, now: Now) {
+        let Some(from) = self.replay_from else { return };
+        let (live, next) = self.index.sweep(from, 16 * ENTRIES_PER_TICK_MAX);
+        for id in live {
+            if self.index.get(id).state == State::Replayed {
+                self.schedule_entry(id, now);
+            }
+        }
+        self.replay_from = next;
+    }
+
+    fn schedule_entry(&mut self, id: EntryId, now: Now) {
+        let entry = self.index.get_mut(id);
+        let destination = &mut self.destinations[entry.destination as usize];
+        if owner(&destination.domain, self.shards) != self.me {
+            entry.state = State::InFlight;
+            return self.transfer(id);
+        }
+        destination.busy_len -= 1;
+        if entry.retry_at_s > now.unix.seconds() {
+            entry.state = State::Deferred;
+            destination.deferred_len += 1;
+            self.wheel.insert(&mut self.index, id);
+        } else {
+            self.make_ready(id, now);
+        }
+    }
+
+    /// Gives an entry that another shard owns now to it: the number of shards has changed.
+    fn transfer(&mut self, id: EntryId) {
+        self.transfers.push_back(id);
+    }
+
+    /// Reads the next entries to be given away, a bounded number at a time.
+    pub(super) fn transfer_some(&mut self) {
+        while self.reads.len() < super::READS_MAX && !self.is_stalled() {
+            let Some(id) = self.transfers.pop_front() else { return };
+            self.read_record(id, super::deliver::Purpose::Transfer);
+        }
+    }
+
+    pub(super) fn transfer_message(&mut self, id: EntryId, message: &super::Message, now: Now) {
+        let entry = self.index.get(id);
+        let done = self.done.get(&id).copied().unwrap_or(0);
+        let first = usize::from(entry.recipient_first);
+        let recipients = (0..usize::from(entry.recipient_count))
+            .filter(|n| done >> n & 1 == 0)
+            .map(|n| message.recipients[first + n].clone())
+            .collect();
+        let submission = Submission {
+            queue_id: message.queue_id,
+            accepted: message.accepted,
+            reverse_path: message
+                .reverse_path
+                .as_deref()
+                .map(crate::address::Address::from_stored),
+            recipients,
+            body: message.body,
+            smtputf8: message.smtputf8,
+            content: message.content.to_vec(),
+            group: message.group.clone(),
+            tags: message.tags.clone(),
+            message_id: message.message_id.clone(),
+            peer: None,
+        };
+        self.route(super::accept::Origin::Transfer(id), submission, now);
+    }
+
+    pub(super) fn transferred(&mut self, id: EntryId, result: super::Stored, now: Now) {
+        if result != super::Stored::Durable {
+            self.transfers.push_back(id);
+            return;
+        }
+        let entry = self.index.get(id);
+        let state = OutcomeState {
+            first: entry.recipient_first,
+            count: u16::from(entry.recipient_count),
+            kind: OutcomeKind::Cancelled,
+            attempts: entry.attempts,
+            next_retry_s: 0,
+        };
+        let (queue_id, segment) = (entry.queue_id, entry.placement.segment);
+        self.append_outcome(queue_id, segment, state, now);
+        self.finish_entry(id);
+    }
+
+    /// Asks for the next segment to be compacted, and lets go of those that hold nothing.
+    pub(super) fn clean_segments(&mut self) {
+        if self.replaying || self.replay_from.is_some() || self.storage.is_failing() {
+            return;
+        }
+        for segment in self.storage.set.take_retired() {
+            self.storage.forget(segment);
+            let stream = crate::queue::Stream::Queue;
+            self.actions.push(Action::Retire { stream, segment });
+        }
+        if let Some(segment) = self.storage.set.start_compaction() {
+            self.actions.push(Action::Compact { segment });
+        }
+    }
+
+    /// One record of a segment that is being compacted. Returns how many bytes wait to be written:
+    /// read on when they are below [`super::storage::BATCH_BYTES_FULL`].
+    pub fn compact(&mut self, placement: Placement, record: &Record<'_>, now: Now) -> usize {
+        let message = match record {
+            Record::Message(message) => message,
+            Record::Moved(moved) => &moved.message,
+            _ => return self.storage.waiting_bytes(),
+        };
+        let queue_id = message.queue_id;
+        let live: Vec<EntryId> = self
+            .index
+            .siblings(queue_id)
+            .filter(|id| self.index.get(*id).placement == placement)
+            .collect();
+        let storing = live.iter().any(|id| self.index.get(*id).state == State::Storing);
+        if !live.is_empty() && !storing && !self.moving.contains_key(&queue_id) {
+            let states = self.states_of(message.recipients.len(), &live);
+            let moved = Moved {
+                from: placement.segment,
+                states: OutcomeStates::new(&states),
+                message: MessageRecord { pending: false, ..*message },
+            };
+            match self.storage.append(&Record::Moved(moved), now) {
+                Ok(to) => {
+                    self.storage.set.message_appended(to);
+                    for id in live {
+                        self.index.get_mut(id).placement = to;
+                    }
+                    self.moving.insert(queue_id, placement);
+                    self.storage.note_moved(queue_id, to, placement);
+                }
+                Err(error) => self.report(format!("{queue_id} cannot be moved: {error}")),
+            }
+        }
+        self.storage.waiting_bytes()
+    }
+
+    fn states_of(&self, recipients: usize, live: &[EntryId]) -> Vec<OutcomeState> {
+        // Recipients of entries that are gone are done, whatever their outcome was.
+        let gone = OutcomeState {
+            first: 0,
+            count: 1,
+            kind: OutcomeKind::Delivered,
+            attempts: 0,
+            next_retry_s: 0,
+        };
+        let mut each = vec![gone; recipients];
+        for id in live {
+            let entry = self.index.get(*id);
+            let done = self.done.get(id).copied().unwrap_or(0);
+            for n in 0..usize::from(entry.recipient_count) {
+                if done >> n & 1 == 0
+                    && let Some(state) = each.get_mut(usize::from(entry.recipient_first) + n)
+                {
+                    state.kind = OutcomeKind::Deferred;
+                    state.attempts = entry.attempts;
+                    state.next_retry_s = entry.retry_at_s;
+                }
+            }
+        }
+        let mut runs: Vec<OutcomeState> = Vec::new();
+        for (n, state) in each.into_iter().enumerate() {
+            match runs.last_mut() {
+                Some(last)
+                    if (last.kind, last.attempts, last.next_retry_s)
+                        == (state.kind, state.attempts, state.next_retry_s) =>
+                {
+                    last.count += 1;
+                }
+                _ => runs.push(OutcomeState { first: n as u16, ..state }),
+            }
+        }
+        // Nothing to say of recipients that were never tried.
+        runs.retain(|run| run.kind.is_final() || run.attempts > 0);
+        runs
+    }
+
+    /// The segment is read through.
+    pub fn compact_done(&mut self, segment: SegmentId) {
+        self.storage.set.compaction_read(segment);
+    }
+
+    pub(super) fn moved_durable(&mut self, queue_id: QueueId, from: Placement) {
+        self.moving.remove(&queue_id);
+        self.storage.set.message_done(from);
+    }
+
+    /// The copy was not written: entries point at the original again, and notes about the copy too.
+    pub(super) fn moves_failed(
+        &mut self,
+        failed: &[(QueueId, Placement, Placement)],
+        outcomes: &mut [Outcome],
+    ) {
+        let mut origins: HashMap<QueueId, SegmentId> = HashMap::new();
+        for (queue_id, from, to) in failed {
+            self.moving.remove(queue_id);
+            origins.insert(*queue_id, from.segment);
+            let entries: Vec<EntryId> = self.index.siblings(*queue_id).collect();
+            let gone = entries.is_empty();
+            for id in entries {
+                let entry = self.index.get_mut(id);
+                if entry.placement == *to {
+                    entry.placement = *from;
+                }
+            }
+            // A message that was finished meanwhile has let go of the copy already.
+            self.storage.set.message_done(if gone { *from } else { *to });
+        }
+        for Outcome { about: About { queue_id, segment }, .. } in outcomes {
+            if let Some(origin) = origins.get(queue_id) {
+                *segment = *origin;
+            }
+        }
+    }
+
+    /// How old the oldest queued message is, for the operator.
+    pub fn oldest_accepted(&self) -> Option<UnixMs> {
+        let (live, _) = self.index.sweep(0, ENTRIES_PER_TICK_MAX);
+        live.iter().map(|id| UnixMs(self.index.get(*id).queue_id.accepted_ms())).min()
+    }
+}

@@ -1,0 +1,426 @@
+//! Each recipient's outcome: into the queue log, the delivery log and the counters, and to the sender
+//! if it failed.
+//!
+//! A failure is recorded only when the notification that tells the sender of it is durable; until
+//! then a restart would try the recipient again rather than forget the sender.
+
+use std::fmt::Write;
+use std::rc::Rc;
+
+use super::accept::Origin;
+use super::deliver::Purpose;
+use super::{Delivery, Message, ShardCore, Stored, Submission};
+use crate::clock::{Now, UnixMs};
+use crate::delivery_log::{self, LogRecord};
+use crate::dns::{DnsFailure, DnsTrouble, Target};
+use crate::dsn;
+use crate::envelope::BodyType;
+use crate::phase::Phase;
+use crate::pool::PeerInfo;
+use crate::queue::record::{OutcomeKind, OutcomeState};
+use crate::schedule::destination::{DestinationId, Lookup};
+use crate::schedule::index::{EntryId, State};
+use crate::smtp::client::{RecipientOutcome, RecipientResult};
+use crate::smtp::reply::Reply;
+use crate::status::EnhancedStatus;
+
+/// How long a message whose failure notification could not be stored waits, seconds.
+const NOTICE_RETRY_S: u32 = 60;
+
+/// What becomes of mail without a connection.
+#[derive(Clone, Debug)]
+pub(super) enum Synthetic {
+    /// Too old.
+    Expired,
+    /// DNS gave no answer.
+    DnsTrouble(DnsTrouble),
+    /// DNS says there is no host.
+    DnsFailure(DnsFailure),
+    /// No target would have us.
+    NoConnection { phase: Phase, cause: Box<str>, connecting: bool },
+}
+
+impl Synthetic {
+    fn outcome(&self) -> OutcomeKind {
+        match self {
+            Self::Expired => OutcomeKind::Expired,
+            Self::DnsFailure(_) => OutcomeKind::Failed,
+            Self::DnsTrouble(_) | Self::NoConnection { .. } => OutcomeKind::Deferred,
+        }
+    }
+
+    fn phase(&self) -> Option<Phase> {
+        match self {
+            Self::Expired => None,
+            Self::DnsTrouble(_) | Self::DnsFailure(_) => Some(Phase::Dns),
+            Self::NoConnection { phase, .. } => Some(*phase),
+        }
+    }
+}
+
+/// The connection an outcome came over.
+#[derive(Debug, Default)]
+pub(super) struct Context {
+    pub(super) peer: Option<Rc<PeerInfo>>,
+    pub(super) target: Option<Target>,
+}
+
+/// One recipient's outcome.
+struct Settled {
+    /// Offset within the entry.
+    recipient: u8,
+    kind: OutcomeKind,
+    phase: Option<Phase>,
+    reply: Reply,
+}
+
+/// Failures that are recorded once the sender's notification is durable.
+#[derive(Debug)]
+pub(super) struct Notice {
+    entry: EntryId,
+    outcomes: Vec<(u8, OutcomeKind)>,
+}
+
+impl ShardCore {
+    /// A transaction is through.
+    pub(super) fn settle(
+        &mut self,
+        delivery: Delivery,
+        results: &[RecipientResult],
+        context: Context,
+        now: Now,
+    ) {
+        let settled: Vec<Settled> = delivery
+            .recipients
+            .iter()
+            .zip(results)
+            .map(|(recipient, result)| Settled {
+                recipient: *recipient,
+                kind: match result.outcome {
+                    RecipientOutcome::Delivered => OutcomeKind::Delivered,
+                    RecipientOutcome::Deferred => OutcomeKind::Deferred,
+                    RecipientOutcome::Failed => OutcomeKind::Failed,
+                },
+                phase: Some(result.phase),
+                reply: result.reply.clone(),
+            })
+            .collect();
+        self.index.get_mut(delivery.entry).attempts =
+            self.index.get(delivery.entry).attempts.saturating_add(1);
+        self.log_outcomes(&delivery, &settled, &context, now);
+        self.conclude(delivery.entry, &delivery.message, settled, now);
+    }
+
+    /// Settles all open recipients of an entry in flight that no connection was found for.
+    pub(super) fn settle_without_connection(&mut self, id: EntryId, synthetic: Synthetic, now: Now) {
+        match self.memory.get(&id) {
+            Some(message) => {
+                let message = Rc::clone(message);
+                self.settle_synthetic(id, &message, synthetic, now);
+            }
+            None => self.read_record(id, Purpose::Settle(synthetic)),
+        }
+    }
+
+    pub(super) fn settle_synthetic(
+        &mut self,
+        id: EntryId,
+        message: &Rc<Message>,
+        synthetic: Synthetic,
+        now: Now,
+    ) {
+        let entry = self.index.get_mut(id);
+        if !matches!(synthetic, Synthetic::Expired) {
+            entry.attempts = entry.attempts.saturating_add(1);
+        }
+        let (count, destination) = (entry.recipient_count, entry.destination);
+        let reply = self.synthetic_reply(destination, &synthetic);
+        match synthetic {
+            Synthetic::DnsTrouble(_) => self.counts.dns_tempfail += 1,
+            Synthetic::DnsFailure(_) => self.counts.dns_fail += 1,
+            _ => {}
+        }
+        let done = self.done.get(&id).copied().unwrap_or(0);
+        let recipients: Vec<u8> = (0..count).filter(|n| done >> n & 1 == 0).collect();
+        let settled = recipients
+            .iter()
+            .map(|recipient| Settled {
+                recipient: *recipient,
+                kind: synthetic.outcome(),
+                phase: synthetic.phase(),
+                reply: reply.clone(),
+            })
+            .collect::<Vec<_>>();
+        let delivery = Delivery {
+            entry: id,
+            recipients,
+            message: Rc::clone(message),
+            destination,
+            started: now,
+            ready_since: message.accepted,
+        };
+        self.log_outcomes(&delivery, &settled, &Context::default(), now);
+        self.conclude(id, message, settled, now);
+    }
+
+    fn synthetic_reply(&self, destination: DestinationId, synthetic: &Synthetic) -> Reply {
+        match synthetic {
+            Synthetic::Expired => {
+                let last = match &self.destinations[destination as usize].lookup {
+                    Lookup::Site { site, .. } => &*self.sites[*site as usize].last_failure,
+                    _ => "",
+                };
+                let text = if last.is_empty() {
+                    "message expired: not delivered in time".to_owned()
+                } else {
+                    format!("message expired: not delivered in time; last failure: {last}")
+                };
+                Reply::synthetic(450, EnhancedStatus::new(4, 4, 7), &text)
+            }
+            Synthetic::DnsTrouble(trouble) => {
+                let text = format!("no DNS answer: {}", trouble.as_str());
+                Reply::synthetic(450, EnhancedStatus::new(4, 4, 3), &text)
+            }
+            Synthetic::DnsFailure(failure) => {
+                Reply::synthetic(550, failure.status(), failure.as_str())
+            }
+            Synthetic::NoConnection { cause, connecting, .. } => {
+                let status = if *connecting { (4, 4, 1) } else { (4, 4, 2) };
+                Reply::synthetic(450, EnhancedStatus::new(status.0, status.1, status.2), cause)
+            }
+        }
+    }
+
+    /// Tells the sender of failures first, if there are any it wants to know of; else records at once.
+    fn conclude(&mut self, id: EntryId, message: &Rc<Message>, settled: Vec<Settled>, now: Now) {
+        let outcomes: Vec<(u8, OutcomeKind)> =
+            settled.iter().map(|one| (one.recipient, one.kind)).collect();
+        let failed: Vec<&Settled> = settled
+            .iter()
+            .filter(|one| matches!(one.kind, OutcomeKind::Failed | OutcomeKind::Expired))
+            .collect();
+        let notice = if failed.is_empty() || !self.settings.dsn {
+            None
+        } else {
+            self.notification(id, message, &failed, now)
+        };
+        match notice {
+            Some(submission) => {
+                self.next_key += 1;
+                let key = self.next_key;
+                self.notices.insert(key, Notice { entry: id, outcomes });
+                self.route(Origin::Notice(key), submission, now);
+            }
+            None => self.record(id, &outcomes, now),
+        }
+    }
+
+    /// The delivery status notification for `failed`, unless the reverse-path is null (RFC 5321
+    /// §4.5.5: never a notification of a notification).
+    fn notification(
+        &mut self,
+        id: EntryId,
+        message: &Message,
+        failed: &[&Settled],
+        now: Now,
+    ) -> Option<Submission> {
+        let to = crate::address::Address::from_stored(message.reverse_path.as_deref()?);
+        let first = usize::from(self.index.get(id).recipient_first);
+        let recipients = failed
+            .iter()
+            .map(|one| dsn::Recipient {
+                final_recipient: &message.recipients[first + usize::from(one.recipient)],
+                action: dsn::Action::Failed,
+                status: failure_status(one),
+                diagnostic: Some(&one.reply),
+                remote_mta: None,
+            })
+            .collect();
+        let queue_id = self.ids.next(now.unix.0);
+        let content = dsn::build(&dsn::Request {
+            reporting_mta: &self.settings.hostname,
+            queue_id: message.queue_id,
+            notification_id: queue_id,
+            arrival: message.accepted,
+            recipients,
+            header_section: message.header_section(),
+            to: &to,
+            now: now.unix,
+        });
+        let eight_bit = content.iter().any(|byte| *byte >= 0x80);
+        Some(Submission {
+            queue_id,
+            accepted: now.unix,
+            reverse_path: None,
+            smtputf8: !to.as_str().is_ascii(),
+            recipients: vec![to],
+            body: if eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit },
+            content,
+            group: message.group.clone(),
+            tags: Vec::new(),
+            message_id: None,
+            peer: None,
+        })
+    }
+
+    /// The notification is stored, or could not be.
+    pub(super) fn notice_stored(&mut self, key: u64, result: Stored, now: Now) {
+        let Some(notice) = self.notices.remove(&key) else { return };
+        if result == Stored::Durable {
+            self.record(notice.entry, &notice.outcomes, now);
+            return;
+        }
+        // Delivered ones are done all the same; the failed are tried again, and so is the notice.
+        let outcomes: Vec<_> = notice
+            .outcomes
+            .iter()
+            .map(|(recipient, kind)| match kind {
+                OutcomeKind::Failed | OutcomeKind::Expired => (*recipient, OutcomeKind::Deferred),
+                kind => (*recipient, *kind),
+            })
+            .collect();
+        self.record(notice.entry, &outcomes, now);
+    }
+
+    /// Writes outcomes to the queue log and moves the entry on: out of the queue, or to its retry.
+    fn record(&mut self, id: EntryId, outcomes: &[(u8, OutcomeKind)], now: Now) {
+        let entry = self.index.get(id);
+        let (queue_id, segment) = (entry.queue_id, entry.placement.segment);
+        let (first, count, attempts) =
+            (entry.recipient_first, entry.recipient_count, entry.attempts);
+        let all = u128::MAX >> (128 - u32::from(count.max(1)));
+        let mut done = self.done.get(&id).copied().unwrap_or(0);
+        for (recipient, kind) in outcomes {
+            if kind.is_final() {
+                done |= 1 << recipient;
+            }
+        }
+        let retry_at_s = if attempts == 0 {
+            now.unix.seconds() + NOTICE_RETRY_S
+        } else {
+            now.unix.seconds() + self.settings.retry.delay_s(attempts, &mut self.random)
+        };
+        for run in outcomes.chunk_by(|a, b| a.1 == b.1 && a.0 + 1 == b.0) {
+            let kind = run[0].1;
+            let state = OutcomeState {
+                first: first + u16::from(run[0].0),
+                count: run.len() as u16,
+                kind,
+                attempts,
+                next_retry_s: if kind.is_final() { 0 } else { retry_at_s },
+            };
+            self.append_outcome(queue_id, segment, state, now);
+        }
+        self.memory_drop(id);
+        if done == all {
+            self.finish_entry(id);
+            return;
+        }
+        if done != 0 {
+            self.done.insert(id, done);
+        }
+        let entry = self.index.get_mut(id);
+        entry.state = State::Deferred;
+        entry.retry_at_s = retry_at_s;
+        let destination = &mut self.destinations[entry.destination as usize];
+        destination.busy_len -= 1;
+        destination.deferred_len += 1;
+        self.wheel.insert(&mut self.index, id);
+    }
+
+    /// Takes an entry that is in no list out of the queue.
+    pub(super) fn finish_entry(&mut self, id: EntryId) {
+        let entry = self.index.get(id);
+        let (queue_id, placement) = (entry.queue_id, entry.placement);
+        self.destinations[entry.destination as usize].busy_len -= 1;
+        self.done.remove(&id);
+        self.memory_drop(id);
+        if self.index.remove(id) {
+            self.storage.message_done(queue_id, placement);
+        }
+    }
+
+    pub(super) fn memory_drop(&mut self, id: EntryId) {
+        if let Some(message) = self.memory.remove(&id) {
+            self.memory_bytes = self.memory_bytes.saturating_sub(message.memory_bytes());
+        }
+    }
+
+    fn log_outcomes(&mut self, delivery: &Delivery, settled: &[Settled], context: &Context, now: Now) {
+        let entry = self.index.get(delivery.entry);
+        let message = &*delivery.message;
+        let first = usize::from(entry.recipient_first);
+        let destination = &self.destinations[delivery.destination as usize];
+        let (site, dns) = match &destination.lookup {
+            Lookup::Site { targets, .. } => (&*targets.list[0].host, &*targets.text),
+            Lookup::Trouble { trouble, .. } => ("", trouble.as_str()),
+            Lookup::Failed(failure) => ("", failure.as_str()),
+            Lookup::Unknown | Lookup::Asking => ("", ""),
+        };
+        let mut tags = String::new();
+        for (name, value) in &message.tags {
+            // Writing to a String cannot fail.
+            let _ = write!(tags, "{name}={value};");
+        }
+        let peer = context.peer.as_deref();
+        for one in settled {
+            let recipient = &message.recipients[first + usize::from(one.recipient)];
+            self.counts.outcome(one.kind);
+            let verdict = match one.kind {
+                OutcomeKind::Delivered => "",
+                _ => self.settings.classify(&one.reply, one.phase),
+            };
+            self.log.push(&LogRecord {
+                message_id: message.message_id.as_deref().unwrap_or("").as_bytes(),
+                group: message.group.as_deref().unwrap_or("").as_bytes(),
+                tags: tags.as_bytes(),
+                reverse_path: message.reverse_path.as_deref().unwrap_or("").as_bytes(),
+                forward_path: recipient.as_str().as_bytes(),
+                domain: destination.domain.as_str().as_bytes(),
+                site: site.as_bytes(),
+                attempt: u32::from(entry.attempts),
+                class: verdict.as_bytes(),
+                phase: one.phase,
+                code: Some(one.reply.code),
+                enhanced: one.reply.enhanced,
+                reply: one.reply.text.as_bytes(),
+                dns: dns.as_bytes(),
+                source_ip: peer.and_then(|peer| peer.source_ip),
+                dest_ip: context.target.as_ref().map(|target| target.address.ip()),
+                dest_host: context.target.as_ref().map_or(b"", |target| target.host.as_bytes()),
+                greeting: peer.map_or(b"", |peer| peer.greeting.as_bytes()),
+                tls: peer.map_or(b"", |peer| peer.tls.as_bytes()),
+                delay_queue_ms: ms_between(delivery.ready_since, delivery.started.unix),
+                delay_connect_ms: peer.map(|peer| u64::from(peer.connect_ms)),
+                delay_send_ms: peer.map(|_| now.mono.ms_since(delivery.started.mono)),
+                size: message.content.len() as u64,
+                ..LogRecord::new(now.unix, message.queue_id, log_outcome(one.kind), self.me)
+            });
+        }
+    }
+}
+
+fn ms_between(from: UnixMs, to: UnixMs) -> u64 {
+    to.0.saturating_sub(from.0)
+}
+
+/// The status of a failure for the notification: the peer's, if it is a permanent one.
+fn failure_status(one: &Settled) -> EnhancedStatus {
+    match (one.kind, one.reply.enhanced) {
+        (OutcomeKind::Expired, _) => EnhancedStatus::new(4, 4, 7),
+        (_, Some(status)) if status.class == 5 => status,
+        _ => EnhancedStatus::new(5, 0, 0),
+    }
+}
+
+const fn log_outcome(kind: OutcomeKind) -> delivery_log::Outcome {
+    match kind {
+        OutcomeKind::Deferred => delivery_log::Outcome::Deferred,
+        OutcomeKind::Suspended => delivery_log::Outcome::Suspended,
+        OutcomeKind::Delivered => delivery_log::Outcome::Delivered,
+        OutcomeKind::Failed => delivery_log::Outcome::Failed,
+        OutcomeKind::Expired => delivery_log::Outcome::Expired,
+        OutcomeKind::Cancelled => delivery_log::Outcome::Cancelled,
+        OutcomeKind::Suppressed => delivery_log::Outcome::Suppressed,
+    }
+}

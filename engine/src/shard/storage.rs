@@ -1,0 +1,799 @@
+//! Records into batches, batches onto the disk, acknowledged when durable.
+//!
+//! One batch is on its way at a time; what comes meanwhile gathers in the next. So the batch grows
+//! with the load and the disk is asked once for all that wait (group commit). A batch that holds a
+//! message leaves at once; outcomes alone wait up to `outcome_sync_ms_max` for company.
+//!
+//! When a write fails, its segment is left for good: whether those bytes are on disk is unknown, and
+//! its keystream must not be used twice. Messages of the batch are answered as not stored, and
+//! cancelled in the next segment; outcomes are written again there, and no delivery is started until
+//! they are.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+
+use super::accept::Origin;
+use super::{Action, BatchId, DiskError, Message, Settings, ShardCore, Stored, Submission};
+use crate::address::Address;
+use crate::clock::{Mono, Now, UnixMs};
+use crate::delivery_log::{LogBatch, LogRecord};
+use crate::ids::{QueueId, SegmentId, ShardId};
+use crate::keys::KeyRing;
+use crate::queue::cipher::{Nonce, SegmentCipher, SegmentName};
+use crate::queue::record::{
+    About, Message as MessageRecord, Outcome, OutcomeState, Record, RecipientsBuf,
+};
+use crate::queue::replay::read_one;
+use crate::queue::segment::{AppendError, Batch, SegmentHeader, SegmentWriter};
+use crate::queue::{Placement, Stream};
+use crate::schedule::index::{Entry, EntryId, State};
+
+/// Bytes of records not yet durable at which no further mail is taken.
+pub const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A batch of this size is closed, and the next begun; bounds one write.
+pub const BATCH_BYTES_FULL: usize = 2 * 1024 * 1024;
+/// How long writing rests after a failure, milliseconds.
+pub const WRITE_RETRY_MS: u64 = 1000;
+/// Blob kind of a delivery log batch.
+pub const BLOB_LOG_BATCH: u16 = 1;
+/// Bytes of delivery log kept while the disk does not take them; beyond, lines are dropped and counted.
+pub const LOG_WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// 16 random bytes from the system at each call.
+pub type NonceSource = Box<dyn FnMut() -> Nonce>;
+
+/// What a shard's storage starts from.
+pub struct StorageSetup {
+    /// Keys of this installation.
+    pub keys: KeyRing,
+    /// For new segments.
+    pub nonces: NonceSource,
+    /// Number of the first new queue segment: above all there are and have been.
+    pub next_segment: SegmentId,
+    /// Number of the first new delivery log segment.
+    pub next_log_segment: SegmentId,
+}
+
+impl fmt::Debug for StorageSetup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StorageSetup").field("next_segment", &self.next_segment).finish_non_exhaustive()
+    }
+}
+
+/// Who waits for a message to be durable.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Waiter {
+    /// The whole transaction is ours.
+    Origin(Origin),
+    /// Our part of a transaction of this shard.
+    Part(u64),
+    /// A part that another shard asked us to store.
+    Shard { shard: ShardId, key: u64 },
+    /// A message copied forward from a segment that is being compacted.
+    Compaction { from: Placement },
+}
+
+#[derive(Debug)]
+struct Note {
+    queue_id: QueueId,
+    placement: Placement,
+    pending: bool,
+    waiter: Waiter,
+}
+
+/// What a batch makes durable, kept in case it does not.
+#[derive(Debug, Default)]
+struct Pending {
+    notes: Vec<Note>,
+    outcomes: Vec<Outcome>,
+    commits: Vec<About>,
+    cancels: Vec<About>,
+    bytes: usize,
+    since: Option<Mono>,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.notes.is_empty()
+            && self.outcomes.is_empty()
+            && self.commits.is_empty()
+            && self.cancels.is_empty()
+    }
+}
+
+/// What new segments are made of.
+struct Maker {
+    shard: ShardId,
+    keys: KeyRing,
+    nonces: NonceSource,
+}
+
+impl fmt::Debug for Maker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Maker").field("shard", &self.shard).finish_non_exhaustive()
+    }
+}
+
+impl Maker {
+    fn header(&mut self, stream: Stream, segment: SegmentId, bytes: u32, now: UnixMs) -> SegmentHeader {
+        SegmentHeader {
+            name: SegmentName { stream, shard: self.shard, segment },
+            segment_bytes: bytes,
+            created_ms: now.0,
+            key_id: self.keys.current_id(),
+            nonce: (self.nonces)(),
+        }
+    }
+}
+
+/// One stream's segment being written, and the numbers of those to come.
+#[derive(Debug)]
+struct Tail {
+    stream: Stream,
+    segment_bytes: u32,
+    next: SegmentId,
+    writer: Option<SegmentWriter>,
+    /// Header block of the writer's segment, until its first batch takes it along.
+    header: Vec<u8>,
+}
+
+impl Tail {
+    fn writer(&mut self, maker: &mut Maker, now: UnixMs) -> &mut SegmentWriter {
+        if self.writer.is_none() {
+            let segment = self.next;
+            self.next = SegmentId(segment.0 + 1);
+            let header = maker.header(self.stream, segment, self.segment_bytes, now);
+            self.header = header.encode(maker.keys.current());
+            self.writer = Some(SegmentWriter::new(maker.keys.current(), header));
+        }
+        self.writer.as_mut().expect("made just above")
+    }
+
+    /// The open batch; the first of a segment begins with the header block.
+    fn take_batch(&mut self) -> Option<Batch> {
+        let batch = self.writer.as_mut()?.take_batch()?;
+        Some(self.with_header(batch))
+    }
+
+    fn with_header(&mut self, batch: Batch) -> Batch {
+        if self.header.is_empty() {
+            return batch;
+        }
+        let mut bytes = std::mem::take(&mut self.header);
+        bytes.extend_from_slice(&batch.bytes);
+        Batch { file_offset: 0, bytes, ..batch }
+    }
+}
+
+/// The queue's segments as this shard writes and reads them.
+#[derive(Debug)]
+pub(super) struct Storage {
+    maker: Maker,
+    tail: Tail,
+    filling: Pending,
+    closed: VecDeque<(Batch, Pending)>,
+    in_flight: Option<(BatchId, u64, SegmentId, Pending)>,
+    /// A full segment whose last batch is on its way; sealed when that is durable.
+    rolled: VecDeque<SegmentWriter>,
+    next_batch: u64,
+    ciphers: HashMap<SegmentId, SegmentCipher>,
+    failing_until: Option<Mono>,
+    full: bool,
+    recipients: RecipientsBuf,
+    pub(super) set: crate::queue::set::SegmentSet,
+}
+
+/// The delivery log as this shard writes it.
+#[derive(Debug)]
+pub(super) struct LogStream {
+    tail: Tail,
+    batch: LogBatch,
+    waiting: VecDeque<Vec<u8>>,
+    waiting_bytes: usize,
+    in_flight: Option<(BatchId, Vec<u8>)>,
+    retry_at: Option<Mono>,
+    dropped_lines: u64,
+}
+
+pub(super) fn open(me: ShardId, settings: &Settings, setup: StorageSetup) -> (Storage, LogStream) {
+    let tail = |stream, segment_bytes, next| Tail {
+        stream,
+        segment_bytes,
+        next,
+        writer: None,
+        header: Vec::new(),
+    };
+    let storage = Storage {
+        maker: Maker { shard: me, keys: setup.keys, nonces: setup.nonces },
+        tail: tail(Stream::Queue, settings.segment_bytes, setup.next_segment),
+        filling: Pending::default(),
+        closed: VecDeque::new(),
+        in_flight: None,
+        rolled: VecDeque::new(),
+        next_batch: 0,
+        ciphers: HashMap::new(),
+        failing_until: None,
+        full: false,
+        recipients: RecipientsBuf::new(),
+        set: crate::queue::set::SegmentSet::new(settings.segment_bytes),
+    };
+    let log = LogStream {
+        tail: tail(Stream::DeliveryLog, settings.log_segment_bytes, setup.next_log_segment),
+        batch: LogBatch::new(),
+        waiting: VecDeque::new(),
+        waiting_bytes: 0,
+        in_flight: None,
+        retry_at: None,
+        dropped_lines: 0,
+    };
+    (storage, log)
+}
+
+impl Storage {
+    /// Whether the last write failed and outcomes wait to be written again.
+    pub(super) const fn is_failing(&self) -> bool {
+        self.failing_until.is_some()
+    }
+
+    /// Whether the disk said that it is full, at the last write.
+    pub(super) const fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Bytes of records that are not durable.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        let flying = self.in_flight.as_ref().map_or(0, |(_, _, _, pending)| pending.bytes);
+        self.filling.bytes + flying + self.closed.iter().map(|(_, p)| p.bytes).sum::<usize>()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.filling.is_empty() && self.closed.is_empty() && self.in_flight.is_none()
+    }
+
+    /// The key ring, for reading segments back.
+    pub(super) const fn keys(&self) -> &KeyRing {
+        &self.maker.keys
+    }
+
+    pub(super) const fn keys_mut(&mut self) -> &mut KeyRing {
+        &mut self.maker.keys
+    }
+
+    /// New segments from now on: used after the key changed.
+    pub(super) fn roll(&mut self) {
+        let Some(mut writer) = self.tail.writer.take() else { return };
+        if let Some(batch) = writer.take_batch() {
+            self.tail.writer = Some(writer);
+            let batch = self.tail.with_header(batch);
+            let pending = std::mem::take(&mut self.filling);
+            self.closed.push_back((batch, pending));
+            self.rolled.extend(self.tail.writer.take());
+        } else if self.tail.header.is_empty() {
+            self.rolled.push_back(writer);
+        }
+        self.tail.header.clear();
+    }
+
+    pub(super) fn append(&mut self, record: &Record<'_>, now: Now) -> Result<Placement, AppendError> {
+        let placement = match self.tail.writer(&mut self.maker, now.unix).append(record) {
+            Err(AppendError::Full { .. }) => {
+                self.roll();
+                self.tail.writer(&mut self.maker, now.unix).append(record)?
+            }
+            other => other?,
+        };
+        self.filling.since.get_or_insert(now.mono);
+        self.filling.bytes += placement.bytes as usize;
+        Ok(placement)
+    }
+
+    /// A message's copy was appended: its original is let go of when the copy is durable.
+    pub(super) fn note_moved(&mut self, queue_id: QueueId, placement: Placement, from: Placement) {
+        let waiter = Waiter::Compaction { from };
+        self.filling.notes.push(Note { queue_id, placement, pending: false, waiter });
+        self.close_full_batch();
+    }
+
+    /// Closes the open batch if it has grown to its bound; to be called once what was appended is noted.
+    fn close_full_batch(&mut self) {
+        if self.filling.bytes >= BATCH_BYTES_FULL
+            && let Some(batch) = self.tail.take_batch()
+        {
+            self.closed.push_back((batch, std::mem::take(&mut self.filling)));
+        }
+    }
+
+    fn cipher(&mut self, segment: SegmentId) -> Option<&mut SegmentCipher> {
+        if !self.ciphers.contains_key(&segment) {
+            let writers = self.tail.writer.iter().chain(&self.rolled);
+            let header = *writers.map(SegmentWriter::header).find(|h| h.name.segment == segment)?;
+            self.learn(&header);
+        }
+        self.ciphers.get_mut(&segment)
+    }
+
+    /// Remembers how to read a segment.
+    pub(super) fn learn(&mut self, header: &SegmentHeader) {
+        if let Some(key) = self.maker.keys.find(header.key_id) {
+            let cipher = SegmentCipher::new(key, header.name, &header.nonce);
+            self.ciphers.insert(header.name.segment, cipher);
+        }
+    }
+
+    pub(super) fn forget(&mut self, segment: SegmentId) {
+        self.ciphers.remove(&segment);
+    }
+
+    /// A message read back; `bytes` are its record's as they lie on disk.
+    pub(super) fn decode_message(
+        &mut self,
+        placement: Placement,
+        mut bytes: Vec<u8>,
+    ) -> Result<Message, String> {
+        let cipher =
+            self.cipher(placement.segment).ok_or_else(|| "its segment is unknown".to_owned())?;
+        let record = read_one(cipher, placement, &mut bytes).map_err(|error| error.to_string())?;
+        match record {
+            Record::Message(message) => Ok(message_of(&message)),
+            Record::Moved(moved) => Ok(message_of(&moved.message)),
+            other => Err(format!("a {} record where a message was written", other.kind())),
+        }
+    }
+
+    /// No entry of the message is left.
+    pub(super) fn message_done(&mut self, queue_id: QueueId, placement: Placement) {
+        let _ = queue_id;
+        self.set.message_done(placement);
+    }
+}
+
+fn message_of(record: &MessageRecord<'_>) -> Message {
+    Message {
+        queue_id: record.queue_id,
+        accepted: UnixMs(record.accepted_ms),
+        reverse_path: record.reverse_path.map(Into::into),
+        recipients: record.recipients.iter().map(|r| Address::from_stored(r.address)).collect(),
+        body: record.body,
+        smtputf8: record.smtputf8,
+        content: std::rc::Rc::new(record.content.to_vec()),
+        group: record.group.map(Into::into),
+        tags: tags_of(record.tags),
+        message_id: record.message_id.map(Into::into),
+    }
+}
+
+/// Tags as the record has them: `name=value` lines joined by LF.
+fn tags_of(text: &str) -> Vec<(Box<str>, Box<str>)> {
+    text.split('\n').filter_map(|tag| tag.split_once('=')).map(|(n, v)| (n.into(), v.into())).collect()
+}
+
+fn tags_text(tags: &[(Box<str>, Box<str>)]) -> String {
+    let lines: Vec<String> = tags.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    lines.join("\n")
+}
+
+impl ShardCore {
+    /// Appends a message that we own; `waiter` is told when it is durable.
+    pub(super) fn store(
+        &mut self,
+        mut submission: Submission,
+        waiter: Waiter,
+        pending: bool,
+        now: Now,
+    ) {
+        submission.group_by_domain();
+        let placement = match self.append_message(&submission, pending, now) {
+            Ok(placement) => placement,
+            Err(why) => {
+                let line = format!("message {} cannot be stored: {why}", submission.queue_id);
+                self.actions.push(Action::Report { line });
+                return self.tell_waiter(waiter, Stored::Failed, now);
+            }
+        };
+        let queue_id = submission.queue_id;
+        self.storage.filling.notes.push(Note { queue_id, placement, pending, waiter });
+        self.storage.set.message_appended(placement);
+        self.storage.close_full_batch();
+        let message = std::rc::Rc::new(Message::from_submission(submission));
+        let keep = self.memory_bytes + message.memory_bytes() <= self.settings.memory_bytes_max;
+        let mut first = 0;
+        for run in message.recipients.chunk_by(|a, b| a.domain() == b.domain()) {
+            let destination = self.destination_of(run[0].domain());
+            for part in run.chunks(self.settings.recipients_per_message_max) {
+                let entry = Entry {
+                    placement,
+                    destination,
+                    recipient_first: first,
+                    recipient_count: part.len() as u8,
+                    ..Entry::new(queue_id)
+                };
+                first += part.len() as u16;
+                let id = self.index.insert(entry);
+                self.destinations[destination as usize].busy_len += 1;
+                if keep {
+                    self.memory_bytes += message.memory_bytes();
+                    self.memory.insert(id, std::rc::Rc::clone(&message));
+                }
+            }
+        }
+    }
+
+    fn append_message(
+        &mut self,
+        submission: &Submission,
+        pending: bool,
+        now: Now,
+    ) -> Result<Placement, String> {
+        let mut recipients = std::mem::take(&mut self.storage.recipients);
+        recipients.clear();
+        let mut fault = Ok(());
+        for run in submission.recipients.chunk_by(|a, b| a.domain() == b.domain()) {
+            let (first, rest) = (&run[0], &run[1..]);
+            fault = fault.and_then(|()| recipients.domain(first.domain().as_str(), first.as_str()));
+            for address in rest {
+                fault = fault.and_then(|()| recipients.recipient(address.as_str()));
+            }
+        }
+        let tags = tags_text(&submission.tags);
+        let record = Record::Message(MessageRecord {
+            queue_id: submission.queue_id,
+            accepted_ms: submission.accepted.0,
+            body: submission.body,
+            smtputf8: submission.smtputf8,
+            pending,
+            reverse_path: submission.reverse_path.as_ref().map(Address::as_str),
+            recipients: recipients.recipients(),
+            group: submission.group.as_deref(),
+            tags: &tags,
+            message_id: submission.message_id.as_deref(),
+            peer: submission.peer,
+            content: &submission.content,
+            content_bytes: submission.content.len() as u32,
+        });
+        let result = match fault {
+            Ok(()) => self.storage.append(&record, now).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        self.storage.recipients = recipients;
+        result
+    }
+
+    pub(super) fn append_outcome(
+        &mut self,
+        queue_id: QueueId,
+        segment: SegmentId,
+        state: OutcomeState,
+        now: Now,
+    ) {
+        let outcome = Outcome { about: About { queue_id, segment }, state };
+        if self.storage.is_failing() {
+            self.storage.filling.outcomes.push(outcome);
+            return;
+        }
+        match self.storage.append(&Record::Outcome(outcome), now) {
+            Ok(_) => {
+                self.storage.filling.outcomes.push(outcome);
+                self.storage.close_full_batch();
+            }
+            Err(error) => self.report(format!("outcome of {queue_id} cannot be written: {error}")),
+        }
+    }
+
+    pub(super) fn report(&mut self, line: String) {
+        self.actions.push(Action::Report { line });
+    }
+
+    /// Every owner has stored the message: note so, and deliver it.
+    pub(super) fn confirm(&mut self, queue_id: QueueId, now: Now) {
+        let Some(id) = self.index.find(queue_id) else { return };
+        let about = About { queue_id, segment: self.index.get(id).placement.segment };
+        self.storage.filling.commits.push(about);
+        if !self.storage.is_failing()
+            && let Err(error) = self.storage.append(&Record::Commit(about), now)
+        {
+            self.report(format!("confirmation of {queue_id} cannot be written: {error}"));
+        }
+        self.stored_ready(queue_id, now);
+    }
+
+    /// Another owner failed: the message was never accepted.
+    pub(super) fn cancel_stored(&mut self, queue_id: QueueId, now: Now) {
+        let Some(id) = self.index.find(queue_id) else { return };
+        let about = About { queue_id, segment: self.index.get(id).placement.segment };
+        self.forget_message(queue_id);
+        self.storage.filling.cancels.push(about);
+        if !self.storage.is_failing()
+            && let Err(error) = self.storage.append(&Record::Cancel(about), now)
+        {
+            self.report(format!("cancellation of {queue_id} cannot be written: {error}"));
+        }
+    }
+
+    fn forget_message(&mut self, queue_id: QueueId) {
+        let entries: Vec<EntryId> = self.index.siblings(queue_id).collect();
+        for id in entries {
+            if self.index.get(id).state == State::Storing {
+                self.finish_entry(id);
+            }
+        }
+    }
+
+    fn stored_ready(&mut self, queue_id: QueueId, now: Now) {
+        // One entry is by far the most common; siblings would need a list.
+        let Some(first) = self.index.find(queue_id) else { return };
+        if self.index.is_only(first) {
+            return self.stored_entry_ready(first, now);
+        }
+        let entries: Vec<EntryId> = self.index.siblings(queue_id).collect();
+        for id in entries {
+            self.stored_entry_ready(id, now);
+        }
+    }
+
+    fn stored_entry_ready(&mut self, id: EntryId, now: Now) {
+        let entry = self.index.get(id);
+        if entry.state == State::Storing {
+            self.destinations[entry.destination as usize].busy_len -= 1;
+            self.make_ready(id, now);
+        }
+    }
+
+    fn tell_waiter(&mut self, waiter: Waiter, result: Stored, now: Now) {
+        match waiter {
+            Waiter::Origin(origin) => self.answer(origin, result, now),
+            Waiter::Part(key) => self.part_stored(key, result, now),
+            Waiter::Shard { shard, key } => {
+                self.tell(shard, super::ShardMessage::Stored { key, result });
+            }
+            Waiter::Compaction { .. } => {}
+        }
+    }
+
+    /// Sends the next batch on its way if none is and there is reason to.
+    pub(super) fn flush(&mut self, now: Now) {
+        if self.storage.in_flight.is_some() || self.storage.is_failing() {
+            return;
+        }
+        if self.storage.closed.is_empty() {
+            let filling = &self.storage.filling;
+            let age_ms = filling.since.map_or(0, |since| now.mono.ms_since(since));
+            let urgent = !filling.notes.is_empty() || self.draining;
+            if filling.is_empty() || !(urgent || age_ms >= self.settings.outcome_sync_ms_max) {
+                return;
+            }
+        }
+        let next = self.storage.closed.pop_front().or_else(|| {
+            let batch = self.storage.tail.take_batch()?;
+            Some((batch, std::mem::take(&mut self.storage.filling)))
+        });
+        let Some((batch, pending)) = next else { return };
+        self.storage.next_batch += 1;
+        let id = BatchId(self.storage.next_batch << 1);
+        self.storage.in_flight = Some((id, batch.end(), batch.segment, pending));
+        self.actions.push(Action::Write {
+            batch: id,
+            stream: Stream::Queue,
+            segment: batch.segment,
+            offset: batch.file_offset,
+            bytes: batch.bytes,
+        });
+    }
+
+    pub(super) fn written(&mut self, batch: BatchId, result: Result<(), DiskError>, now: Now) {
+        if batch.0 & 1 == 1 {
+            return self.log_written(batch, result, now);
+        }
+        let Some((id, end, segment, pending)) = self.storage.in_flight.take() else { return };
+        debug_assert_eq!(id, batch, "one batch is on its way at a time");
+        match result {
+            Ok(()) => {
+                self.storage.full = false;
+                self.batch_durable(segment, end);
+                for note in pending.notes {
+                    self.note_durable(&note, now);
+                }
+            }
+            Err(error) => self.write_failed(pending, &error, now),
+        }
+    }
+
+    fn batch_durable(&mut self, segment: SegmentId, end: u64) {
+        let storage = &mut self.storage;
+        storage.set.written(segment, end);
+        if let Some(writer) = &mut storage.tail.writer
+            && writer.segment() == segment
+        {
+            writer.durable(end);
+            return;
+        }
+        let more = storage.closed.iter().any(|(batch, _)| batch.segment == segment);
+        if more {
+            return;
+        }
+        if let Some(at) = storage.rolled.iter().position(|writer| writer.segment() == segment)
+            && let Some(mut writer) = storage.rolled.remove(at)
+        {
+            storage.learn(&{ *writer.header() });
+            writer.durable(end);
+            if let Some(batch) = writer.seal() {
+                storage.closed.push_front((batch, Pending::default()));
+            }
+            storage.set.sealed(segment);
+        }
+    }
+
+    fn note_durable(&mut self, note: &Note, now: Now) {
+        if let Waiter::Compaction { from } = note.waiter {
+            return self.moved_durable(note.queue_id, from);
+        }
+        if !note.pending {
+            self.stored_ready(note.queue_id, now);
+        }
+        self.tell_waiter(note.waiter, Stored::Durable, now);
+    }
+
+    fn write_failed(&mut self, failed: Pending, error: &DiskError, now: Now) {
+        let why = match error {
+            DiskError::Full => "no space left on device",
+            DiskError::Io(text) => text.as_str(),
+        };
+        self.report(format!(
+            "queue write failed ({why}): its mail is answered as not accepted, delivery rests until \
+             outcomes can be written; free space or mend the disk under server.data_dir"
+        ));
+        let storage = &mut self.storage;
+        storage.full = *error == DiskError::Full;
+        storage.failing_until = Some(now.mono.plus_ms(WRITE_RETRY_MS));
+        storage.tail.writer = None;
+        storage.tail.header.clear();
+        storage.rolled.clear();
+        let mut all = vec![failed];
+        all.extend(storage.closed.drain(..).map(|(_, pending)| pending));
+        all.push(std::mem::take(&mut storage.filling));
+        let mut again = Pending::default();
+        let mut notes = Vec::new();
+        for pending in all {
+            again.outcomes.extend(pending.outcomes);
+            again.commits.extend(pending.commits);
+            again.cancels.extend(pending.cancels);
+            notes.extend(pending.notes);
+        }
+        for note in &notes {
+            if !matches!(note.waiter, Waiter::Compaction { .. }) {
+                let about = About { queue_id: note.queue_id, segment: note.placement.segment };
+                again.cancels.push(about);
+            }
+        }
+        let moves: Vec<_> = notes
+            .iter()
+            .filter_map(|note| match note.waiter {
+                Waiter::Compaction { from } => Some((note.queue_id, from, note.placement)),
+                _ => None,
+            })
+            .collect();
+        self.moves_failed(&moves, &mut again.outcomes);
+        self.storage.filling = again;
+        let result = if self.storage.full { Stored::NoSpace } else { Stored::Failed };
+        for note in notes {
+            if !matches!(note.waiter, Waiter::Compaction { .. }) {
+                self.forget_message(note.queue_id);
+                self.tell_waiter(note.waiter, result, now);
+            }
+        }
+    }
+
+    /// After a failed write: writes the notes that must not be lost into a new segment.
+    pub(super) fn retry_write(&mut self, now: Now) {
+        if self.storage.failing_until.is_none_or(|until| until > now.mono) {
+            return;
+        }
+        self.storage.failing_until = None;
+        if self.disk_low && self.storage.full {
+            // Writing would fail again: wait for room.
+            self.storage.failing_until = Some(now.mono.plus_ms(WRITE_RETRY_MS));
+            return;
+        }
+        self.storage.full = false;
+        let again = std::mem::take(&mut self.storage.filling);
+        let records = again
+            .outcomes
+            .iter()
+            .map(|outcome| Record::Outcome(*outcome))
+            .chain(again.commits.iter().map(|about| Record::Commit(*about)))
+            .chain(again.cancels.iter().map(|about| Record::Cancel(*about)));
+        for record in records {
+            if let Err(error) = self.storage.append(&record, now) {
+                self.actions.push(Action::Report { line: format!("note cannot be written: {error}") });
+            }
+        }
+        let filling = &mut self.storage.filling;
+        filling.outcomes = again.outcomes;
+        filling.commits = again.commits;
+        filling.cancels = again.cancels;
+        self.resume(now);
+    }
+
+    /// Deliveries go on.
+    fn resume(&mut self, now: Now) {
+        for site in 0..self.sites.len() as u32 {
+            self.pump(site, true, now);
+        }
+    }
+}
+
+impl LogStream {
+    pub(super) fn push(&mut self, record: &LogRecord<'_>) {
+        self.batch.push(record);
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.batch.is_empty() && self.waiting.is_empty() && self.in_flight.is_none()
+    }
+
+    /// Lines lost because the disk did not take them.
+    pub(super) const fn dropped_lines(&self) -> u64 {
+        self.dropped_lines
+    }
+}
+
+impl ShardCore {
+    pub(super) fn flush_log(&mut self, now: Now) {
+        let log = &mut self.log;
+        if log.batch.is_due(now.unix) || (self.draining && !log.batch.is_empty()) {
+            let lines = log.batch.len();
+            let bytes = log.batch.take();
+            if log.waiting_bytes + bytes.len() > LOG_WAITING_BYTES_MAX {
+                log.dropped_lines += u64::from(lines);
+            } else {
+                log.waiting_bytes += bytes.len();
+                log.waiting.push_back(bytes);
+            }
+        }
+        if log.in_flight.is_some() || log.retry_at.is_some_and(|at| at > now.mono) {
+            return;
+        }
+        log.retry_at = None;
+        let Some(lines) = log.waiting.pop_front() else { return };
+        log.waiting_bytes -= lines.len();
+        let record = Record::Blob { kind: BLOB_LOG_BATCH, bytes: &lines };
+        let maker = &mut self.storage.maker;
+        let appended = match log.tail.writer(maker, now.unix).append(&record) {
+            Err(AppendError::Full { .. }) => {
+                log.tail.writer = None;
+                log.tail.writer(maker, now.unix).append(&record)
+            }
+            other => other,
+        };
+        let batch = appended.is_ok().then(|| log.tail.take_batch()).flatten();
+        let Some(batch) = batch else {
+            log.dropped_lines += 1;
+            return;
+        };
+        self.storage.next_batch += 1;
+        let id = BatchId(self.storage.next_batch << 1 | 1);
+        log.in_flight = Some((id, lines));
+        self.actions.push(Action::Write {
+            batch: id,
+            stream: Stream::DeliveryLog,
+            segment: batch.segment,
+            offset: batch.file_offset,
+            bytes: batch.bytes,
+        });
+    }
+
+    fn log_written(&mut self, batch: BatchId, result: Result<(), DiskError>, now: Now) {
+        let log = &mut self.log;
+        let Some((id, lines)) = log.in_flight.take() else { return };
+        debug_assert_eq!(id, batch, "one log batch is on its way at a time");
+        if result.is_err() {
+            // A new segment: whether these bytes are in the old one is unknown.
+            log.tail.writer = None;
+            log.tail.header.clear();
+            log.waiting_bytes += lines.len();
+            log.waiting.push_front(lines);
+            log.retry_at = Some(now.mono.plus_ms(WRITE_RETRY_MS));
+        } else {
+            log.batch.reuse(lines);
+        }
+    }
+}

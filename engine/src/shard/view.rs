@@ -1,0 +1,254 @@
+//! What an operator may ask of a shard: levels, destinations, and why mail waits.
+
+use std::rc::Rc;
+
+use super::{Settings, ShardCore};
+use crate::clock::Now;
+use crate::ids::{QueueId, ShardId};
+use crate::queue::record::OutcomeKind;
+use crate::schedule::Binding;
+use crate::schedule::destination::{Destination, Lookup};
+use crate::schedule::index::{EntryId, State};
+
+/// Counts since the start of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Recipients delivered to.
+    pub delivered: u64,
+    /// Recipients failed for good.
+    pub failed: u64,
+    /// Temporary failures met.
+    pub tempfail: u64,
+    /// DNS gave no answer.
+    pub dns_tempfail: u64,
+    /// No connection.
+    pub connect_fail: u64,
+    /// Connection broke, or the peer broke the protocol.
+    pub session_error: u64,
+    /// DNS said there is no host.
+    pub dns_fail: u64,
+    /// Recipients expired.
+    pub expired: u64,
+}
+
+impl Counts {
+    pub(super) const fn outcome(&mut self, kind: OutcomeKind) {
+        match kind {
+            OutcomeKind::Delivered => self.delivered += 1,
+            OutcomeKind::Failed => self.failed += 1,
+            OutcomeKind::Deferred => self.tempfail += 1,
+            OutcomeKind::Expired => self.expired += 1,
+            OutcomeKind::Suspended | OutcomeKind::Cancelled | OutcomeKind::Suppressed => {}
+        }
+    }
+}
+
+/// A shard at a glance.
+#[derive(Clone, Debug)]
+pub struct ShardStatus {
+    /// Which.
+    pub shard: ShardId,
+    /// Whether earlier mail is still being read from disk.
+    pub replaying: bool,
+    /// Entries: one a message and recipient domain.
+    pub queued: u64,
+    /// Of these, waiting for a retry.
+    pub deferred: u64,
+    /// With a connection.
+    pub delivering: u64,
+    /// Since the start.
+    pub counts: Counts,
+    /// Domains with mail or a lookup.
+    pub destinations: u64,
+    /// Connections, opening ones too.
+    pub connections: u64,
+    /// Messages held in memory, bytes.
+    pub memory_bytes: u64,
+    /// Records not yet durable, bytes.
+    pub waiting_bytes: u64,
+    /// Segment files in use.
+    pub segments: u64,
+    /// Delivery log lines lost to a failing disk.
+    pub log_dropped_lines: u64,
+    /// Why no mail is accepted, or empty.
+    pub overload: &'static str,
+}
+
+/// A destination and what it waits for.
+#[derive(Clone, Debug)]
+pub struct DestinationView {
+    /// Recipient domain.
+    pub domain: String,
+    /// Receiving site, or empty while unknown.
+    pub site: String,
+    /// Could be sent now.
+    pub ready: u64,
+    /// Waiting for a retry.
+    pub deferred: u64,
+    /// Being stored, read back or delivered.
+    pub busy: u64,
+    /// Connections of its site.
+    pub connections: u64,
+    /// What holds the ready mail back.
+    pub binding: Binding,
+}
+
+/// One message's part for one domain, and what it waits for.
+#[derive(Clone, Debug)]
+pub struct Why {
+    /// The message.
+    pub queue_id: QueueId,
+    /// Recipient domain.
+    pub domain: String,
+    /// Recipients, done ones included.
+    pub recipients: u64,
+    /// Attempts made.
+    pub attempts: u64,
+    /// What holds it back.
+    pub binding: Binding,
+}
+
+impl ShardCore {
+    /// The shard at a glance.
+    pub fn status(&self) -> ShardStatus {
+        ShardStatus {
+            shard: self.me,
+            replaying: self.replaying || self.replay_from.is_some(),
+            queued: self.index.len() as u64,
+            deferred: self.wheel.len(),
+            delivering: self.deliveries.len() as u64,
+            counts: self.counts,
+            destinations: self.destinations.len() as u64,
+            connections: self.sites.iter().map(|site| u64::from(site.conns)).sum(),
+            memory_bytes: self.memory_bytes as u64,
+            waiting_bytes: self.storage.waiting_bytes() as u64,
+            segments: self.storage.set.len() as u64,
+            log_dropped_lines: self.log.dropped_lines(),
+            overload: self.overload().map_or("", |overload| match overload {
+                crate::smtp::server::Overload::Disk => "disk",
+                crate::smtp::server::Overload::Queue => "queue",
+                crate::smtp::server::Overload::Memory => "memory",
+            }),
+        }
+    }
+
+    /// Destinations with mail, those with the most first, at most `max`.
+    pub fn destinations(&self, max: usize, now: Now) -> Vec<DestinationView> {
+        let mut list: Vec<&Destination> =
+            self.destinations.iter().filter(|destination| destination.queued() > 0).collect();
+        list.sort_by_key(|destination| std::cmp::Reverse(destination.queued()));
+        list.truncate(max);
+        list.into_iter().map(|destination| self.view(destination, now)).collect()
+    }
+
+    /// One domain, if it has mail or is known.
+    pub fn destination(&self, domain: &str, now: Now) -> Option<DestinationView> {
+        let domain = crate::address::Domain::from_stored(domain);
+        let id = self.by_domain.get(&domain)?;
+        Some(self.view(&self.destinations[*id as usize], now))
+    }
+
+    fn view(&self, destination: &Destination, now: Now) -> DestinationView {
+        let site = match &destination.lookup {
+            Lookup::Site { site, .. } => self.sites.get(*site as usize),
+            _ => None,
+        };
+        DestinationView {
+            domain: destination.domain.as_str().to_owned(),
+            site: site.map_or_else(String::new, |site| site.key.to_string()),
+            ready: u64::from(destination.ready_len),
+            deferred: u64::from(destination.deferred_len),
+            busy: u64::from(destination.busy_len),
+            connections: site.map_or(0, |site| u64::from(site.conns)),
+            binding: self.binding(destination, now),
+        }
+    }
+
+    fn binding(&self, destination: &Destination, now: Now) -> Binding {
+        let in_s = |until: crate::clock::Mono| until.ms_since(now.mono).div_ceil(1000);
+        if self.is_stalled() {
+            return Binding::DiskTrouble;
+        }
+        match &destination.lookup {
+            Lookup::Unknown => Binding::None,
+            Lookup::Asking => Binding::AwaitingDns,
+            Lookup::Trouble { trouble, until } => {
+                Binding::DnsTrouble { trouble: trouble.as_str(), retry_in_s: in_s(*until) }
+            }
+            Lookup::Failed(_) => Binding::None,
+            Lookup::Site { site, .. } => {
+                let site = &self.sites[*site as usize];
+                if let Some(until) = site.backoff_until.filter(|until| *until > now.mono) {
+                    let cause = site.last_failure.clone();
+                    return Binding::SiteBackoff { cause, retry_in_s: in_s(until) };
+                }
+                if destination.ready_len == 0 {
+                    Binding::None
+                } else if site.conns > 0 && site.conns == site.opening {
+                    Binding::Connecting
+                } else if site.conns >= self.settings.sessions_per_site_max {
+                    Binding::SessionsMax { sessions: site.conns }
+                } else {
+                    Binding::None
+                }
+            }
+        }
+    }
+
+    /// Every part of a message that is queued here.
+    pub fn why(&self, queue_id: QueueId, now: Now) -> Vec<Why> {
+        self.index.siblings(queue_id).map(|id| self.why_entry(id, now)).collect()
+    }
+
+    fn why_entry(&self, id: EntryId, now: Now) -> Why {
+        let entry = self.index.get(id);
+        let destination = &self.destinations[entry.destination as usize];
+        let binding = match entry.state {
+            State::Replayed => Binding::Replaying,
+            State::Storing => Binding::Storing,
+            State::InFlight => Binding::Delivering,
+            State::Deferred => Binding::Retry {
+                attempts: entry.attempts,
+                retry_in_s: u64::from(entry.retry_at_s.saturating_sub(now.unix.seconds())),
+            },
+            State::Ready | State::Gone => self.binding(destination, now),
+        };
+        Why {
+            queue_id: entry.queue_id,
+            domain: destination.domain.as_str().to_owned(),
+            recipients: u64::from(entry.recipient_count),
+            attempts: u64::from(entry.attempts),
+            binding,
+        }
+    }
+
+    /// Makes deferred mail ready at once: all of it, or that of one domain; and lifts back-offs.
+    pub fn retry_now(&mut self, domain: Option<&str>, now: Now) -> u64 {
+        let wanted = domain.map(crate::address::Domain::from_stored);
+        let now_s = now.unix.seconds();
+        let mut count = 0;
+        let (live, _) = self.index.sweep(0, usize::MAX / 2);
+        for id in live {
+            let entry = self.index.get_mut(id);
+            let of_domain = wanted
+                .as_ref()
+                .is_none_or(|d| self.destinations[entry.destination as usize].domain == *d);
+            if entry.state == State::Deferred && of_domain {
+                entry.retry_at_s = now_s;
+                count += 1;
+            }
+        }
+        self.wheel.rebuild(&mut self.index);
+        for site in &mut self.sites {
+            site.backoff_until = None;
+            site.cooling.clear();
+            site.failures = 0;
+        }
+        count
+    }
+
+    /// The settings in force.
+    pub const fn settings(&self) -> &Rc<Settings> {
+        &self.settings
+    }
+}
