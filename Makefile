@@ -27,9 +27,9 @@ check: ## Formatting, lints, licences and sources of dependencies
 	else echo "check: cargo-deny is not installed: licences and sources not checked"; fi
 
 test: build ## All tests: units, integration, and the built programs with real peers
-	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		$(CARGO) nextest run --release --locked --workspace --no-fail-fast $(ARGS); \
-	else $(CARGO) test --release --locked --workspace --no-fail-fast $(ARGS); fi
+	@export HIKYAKU_REQUIRE_PROGRAMS=1; if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(CARGO) nextest run --locked --workspace --no-fail-fast $(ARGS); \
+	else $(CARGO) test --locked --workspace --no-fail-fast $(ARGS); fi
 
 demo: build ## The whole relay on loopback for some seconds, and what happened
 	$(BENCH) demo $(ARGS)

@@ -82,12 +82,14 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// DNS server for MX lookups.
     pub dns: Option<SocketAddr>,
+    /// Port of MX hosts; default: the daemon's 25.
+    pub mx_port: Option<u16>,
     /// `(domain pattern, destination)` pairs that override MX lookups.
     pub routes: Vec<(String, String)>,
-    /// Lines put at the end of the configuration.
+    /// Lines put into `[delivery]`.
+    pub delivery: String,
+    /// Lines put at the end of the configuration: tables of their own.
     pub extra: String,
-    /// Lines put at the end of `[server]`.
-    pub extra_server: String,
 }
 
 impl Settings {
@@ -102,9 +104,10 @@ impl Settings {
             shards: None,
             listen: free_address()?,
             dns: None,
+            mx_port: None,
             routes: vec![],
+            delivery: String::new(),
             extra: String::new(),
-            extra_server: String::new(),
         })
     }
 
@@ -134,7 +137,6 @@ impl Settings {
         if let Some(shards) = self.shards {
             let _ = writeln!(out, "shards = {shards}");
         }
-        out.push_str(&self.extra_server);
         let _ = writeln!(
             out,
             "\n[key]\nsource = \"file\"\npath = {:?}",
@@ -146,6 +148,11 @@ impl Settings {
         if let Some(dns) = self.dns {
             let _ = writeln!(out, "\n[dns]\nservers = [\"{dns}\"]");
         }
+        out.push_str("\n[delivery]\n");
+        if let Some(port) = self.mx_port {
+            let _ = writeln!(out, "port = {port}");
+        }
+        let _ = writeln!(out, "{}", self.delivery);
         for (domain, to) in &self.routes {
             let _ = writeln!(out, "\n[[route]]\ndomain = \"{domain}\"\nto = \"{to}\"");
         }
@@ -153,18 +160,13 @@ impl Settings {
         out
     }
 
-    /// Writes configuration and key, makes the data directory.
+    /// Writes configuration and key.
     ///
     /// # Errors
     /// [`Failure::Io`] with the path that could not be written.
     pub fn write(&self) -> Result<(), Failure> {
         let dir = &self.dir;
         fs::create_dir_all(dir).context(|| format!("cannot make {}", dir.display()))?;
-        let data = self.data_dir();
-        if !data.exists() {
-            fs::create_dir_all(&data).context(|| format!("cannot make {}", data.display()))?;
-            private(&data, 0o700)?;
-        }
         let config = self.config_path();
         fs::write(&config, self.to_toml())
             .context(|| format!("cannot write {}", config.display()))?;
@@ -403,14 +405,12 @@ pub fn run_cli(programs: &Programs, settings: &Settings, args: &[&str]) -> Resul
         .context(|| format!("cannot run {}", programs.hikyaku.display()))
 }
 
-/// Runs `hikyaku init` for a data directory that is still empty.
+/// Runs `hikyaku init` unless it was run in this directory before.
 ///
 /// # Errors
 /// [`Failure::Setup`] with the CLI's words when it fails.
 pub fn initialise(settings: &Settings, programs: &Programs) -> Result<(), Failure> {
-    let data = settings.data_dir();
-    let empty = fs::read_dir(&data).is_ok_and(|mut entries| entries.next().is_none());
-    if !empty {
+    if settings.dir.join("installation.secret").exists() {
         return Ok(());
     }
     let output = run_cli(programs, settings, &["init"])?;

@@ -5,6 +5,7 @@
 //! fleet. At the goal's rate: messages come evenly, and latencies mean something.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::{Common, WorkDir, fresh_run, loopback_block, lost, print_machine, wait_until};
 use crate::daemon::{Daemon, Programs, Settings, free_address};
 use crate::dns::Dns;
-use crate::domains::DomainMix;
+use crate::domains::{DomainMix, Spread};
 use crate::failure::Failure;
 use crate::fleet::Fleet;
 use crate::fleet::tally::Tally;
@@ -63,37 +64,23 @@ pub(super) struct FarEnd {
 }
 
 impl FarEnd {
-    /// Eight hosts on port 25 with MX records where that port may be used; else one behind a route.
+    /// Eight hosts with MX records, or one behind a route.
     pub(super) fn new(domains: usize, route: bool, run: u32) -> Result<Self, Failure> {
         let tally = Arc::new(Tally::new(run));
         let names: Vec<String> = (0..domains.max(1))
             .map(|n| format!("d{n}.bench.test"))
             .collect();
-        let mix = DomainMix::spread(&names, crate::domains::Spread::Uniform)?;
-        if !route {
-            match Self::by_mx(&names, &tally) {
-                Ok((fleet, dns)) => {
-                    return Ok(Self {
-                        fleet,
-                        dns: Some(dns),
-                        routes: vec![],
-                        mix,
-                    });
-                }
-                Err(failure) => println!("note       {failure}; using a [[route]] instead of MX"),
-            }
+        let mix = DomainMix::spread(&names, Spread::Uniform)?;
+        if route {
+            let fleet = Fleet::start(&World::single(Ipv4Addr::LOCALHOST, 0), tally)?;
+            let routes = vec![("*".to_owned(), fleet.hosts[0].1.to_string())];
+            return Ok(Self {
+                fleet,
+                dns: None,
+                routes,
+                mix,
+            });
         }
-        let fleet = Fleet::start(&World::single(Ipv4Addr::LOCALHOST, 0), tally)?;
-        let routes = vec![("*".to_owned(), fleet.hosts[0].1.to_string())];
-        Ok(Self {
-            fleet,
-            dns: None,
-            routes,
-            mix,
-        })
-    }
-
-    fn by_mx(names: &[String], tally: &Arc<Tally>) -> Result<(Fleet, Dns), Failure> {
         let hosts = (0..8u8).map(|n| {
             Host::new(
                 &format!("mx{n}.bench.test"),
@@ -107,16 +94,35 @@ impl FarEnd {
                 ..Domain::new(name)
             }
         });
+        let port = free_address()?.port();
         let world = World {
-            port: 25,
+            port,
             seed: 1,
             host: hosts.collect(),
             domain: domain.collect(),
         };
         let world = world.moved_to_block(loopback_block());
-        let fleet = Fleet::start(&world, Arc::clone(tally))?;
+        let fleet = Fleet::start(&world, tally)?;
         let dns = Dns::start(&world, free_address()?)?;
-        Ok((fleet, dns))
+        Ok(Self {
+            fleet,
+            dns: Some(dns),
+            routes: vec![],
+            mix,
+        })
+    }
+
+    /// Settings of a daemon in `dir` that delivers to this far end.
+    pub(super) fn settings(&self, dir: &Path) -> Result<Settings, Failure> {
+        let mut settings = Settings::new(dir)?;
+        settings.dns = self.dns.as_ref().map(|dns| dns.address);
+        settings.mx_port = self
+            .fleet
+            .hosts
+            .first()
+            .map(|(_, address, _)| address.port());
+        settings.routes.clone_from(&self.routes);
+        Ok(settings)
     }
 
     pub(super) fn stop(self) {
@@ -136,10 +142,8 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let work = WorkDir::new(&args.common)?;
     let run_id = fresh_run();
     let far = FarEnd::new(args.domains, args.route, run_id)?;
-    let mut settings = Settings::new(work.path())?;
+    let mut settings = far.settings(work.path())?;
     settings.shards = args.common.shards;
-    settings.dns = far.dns.as_ref().map(|dns| dns.address);
-    settings.routes.clone_from(&far.routes);
     let daemon = Daemon::start(settings, &programs)?;
     print_machine(work.path());
     println!(

@@ -7,8 +7,6 @@
 mod picture;
 
 use std::io::{IsTerminal, Write};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -25,8 +23,6 @@ use crate::world::World;
 
 /// The demo's mail world: most of it well, the rest ill in every way.
 pub const WORLD: &str = include_str!("demo/world.toml");
-/// Set in the environment when we run in a network namespace of our own already.
-const IN_NAMESPACE: &str = "HIKYAKU_DEMO_IN_NAMESPACE";
 /// Nothing arriving for so long: what is left waits for a retry.
 const QUIET: Duration = Duration::from_secs(3);
 
@@ -52,16 +48,20 @@ pub struct DemoArgs {
 /// [`Failure::Broken`] when a message for a healthy domain did not arrive.
 pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     let programs = Programs::find()?;
-    ensure_port_25()?;
     let work = WorkDir::new(&args.common)?;
     let run_id = fresh_run();
     let tally = Arc::new(Tally::new(run_id));
-    let world = World::parse(WORLD, "demo/world.toml")?.moved_to_block(loopback_block());
+    let mut world = World::parse(WORLD, "demo/world.toml")?.moved_to_block(loopback_block());
+    world.port = free_address()?.port();
     let fleet = Fleet::start(&world, Arc::clone(&tally))?;
     let dns = Dns::start(&world, free_address()?)?;
     let mut settings = Settings::new(work.path())?;
     settings.shards = args.common.shards;
     settings.dns = Some(dns.address);
+    settings.mx_port = Some(world.port);
+    // So that a demo of some seconds shows second attempts as well.
+    settings.delivery =
+        "retry_schedule = [\"3s\", \"5s\", \"10s\", \"1m\"]\ngreeting_timeout = \"10s\"".to_owned();
     let daemon = Daemon::start(settings, &programs)?;
     print_machine(work.path());
     println!(
@@ -160,32 +160,6 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     }
     println!("\nreceived = accepted for every healthy domain, checked by id");
     Ok(())
-}
-
-/// MX hosts listen on port 25. Where we may not, runs ourselves again in a user and network namespace
-/// where we may, with a loopback of its own.
-fn ensure_port_25() -> Result<(), Failure> {
-    let probe = (std::net::Ipv4Addr::new(127, loopback_block(), 255, 1), 25);
-    let Err(error) = std::net::TcpListener::bind(probe) else {
-        return Ok(());
-    };
-    let again = std::env::var_os(IN_NAMESPACE).is_some();
-    if again || error.kind() != std::io::ErrorKind::PermissionDenied {
-        return Err(Failure::Io(
-            "the demo's MX hosts need port 25 on loopback".to_owned(),
-            error,
-        ));
-    }
-    let own = std::env::current_exe().map_err(|e| Failure::Io("own path".to_owned(), e))?;
-    let error = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--net", "sh", "-c"])
-        .arg("ip link set lo up && exec \"$0\" \"$@\"")
-        .arg(own)
-        .args(std::env::args_os().skip(1))
-        .env(IN_NAMESPACE, "1")
-        .exec();
-    let text = "port 25 on loopback needs root, and `unshare` (util-linux) is no way out";
-    Err(Failure::Io(text.to_owned(), error))
 }
 
 /// Redraws a block of lines in place on a terminal; elsewhere prints it every few seconds.

@@ -105,7 +105,8 @@ fn loopback_block() -> u8 {
 
 /// A run number that differs between runs, so that old mail is told from new.
 fn fresh_run() -> u32 {
-    crate::random::Random::new(crate::message::now_us() ^ u64::from(std::process::id())).bits() as u32
+    crate::random::Random::new(crate::message::now_us() ^ u64::from(std::process::id())).bits()
+        as u32
 }
 
 /// The accepted ids that never arrived.
