@@ -81,7 +81,7 @@ impl Relay {
         change(&mut settings);
         let daemon = Daemon::start(settings, &programs).unwrap();
         Some(Self {
-            dir,
+            _dir: dir,
             fleet,
             daemon,
             run,
