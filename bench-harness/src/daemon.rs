@@ -44,8 +44,16 @@ impl Programs {
             places.push(PathBuf::from(named));
         } else {
             if let Ok(own) = std::env::current_exe() {
-                // Tests run in target/PROFILE/deps.
-                places.extend(own.ancestors().skip(1).take(2).map(Path::to_owned));
+                // Tests run in target/PROFILE/deps and want the release build; the installed or
+                // built hikyaku-bench has the others beside it.
+                let in_deps = own.parent().is_some_and(|dir| dir.ends_with("deps"));
+                let up = if in_deps {
+                    own.ancestors().nth(3)
+                } else {
+                    own.parent()
+                };
+                let tail = if in_deps { "release" } else { "" };
+                places.extend(up.map(|dir| dir.join(tail)));
             }
             places.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"));
         }

@@ -61,15 +61,31 @@ pub struct PeersArgs {
     /// Message length, as smtp-source counts it.
     #[arg(long, short = 'l', default_value_t = 1024)]
     size: usize,
-    /// Leave Postfix out.
-    #[arg(long)]
-    no_postfix: bool,
+    /// Run only these.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "direct,hikyaku,postfix"
+    )]
+    only: Vec<Peer>,
     /// Leave out the last round, with one connection a message.
     #[arg(long)]
     no_reconnect_round: bool,
     /// Fail unless all bars are met.
     #[arg(long)]
     strict: bool,
+}
+
+/// Who takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Peer {
+    /// smtp-source straight into smtp-sink.
+    Direct,
+    /// The daemon.
+    Hikyaku,
+    /// A tuned Postfix.
+    Postfix,
 }
 
 /// One run's figures.
@@ -107,10 +123,8 @@ struct Load<'a> {
 /// # Errors
 /// When a program is missing or a run fails; with `--strict`, when a bar is missed.
 pub fn run(args: &PeersArgs) -> Result<(), Failure> {
-    let programs = Programs::find()?;
     let (source, sink) = (tool("smtp-source")?, tool("smtp-sink")?);
     let work = WorkDir::new(&args.common)?;
-    let with_postfix = !args.no_postfix && Postfix::is_possible();
     print_machine(work.path());
     println!(
         "load       smtp-source -s {} -l {} (with -d: many messages a connection), one domain, \
@@ -121,13 +135,13 @@ pub fn run(args: &PeersArgs) -> Result<(), Failure> {
     let mut keep = [Rounds::default(), Rounds::default(), Rounds::default()];
     for round in 0..args.rounds {
         println!("\nround {} (-d)", round + 1);
-        one_round(args, true, with_postfix, &programs, &work, &mut keep)?;
+        one_round(args, true, &work, &mut keep)?;
     }
     let met = print_ratios("-d, many messages a connection (headline)", &keep);
     if !args.no_reconnect_round {
         println!("\none round without -d");
         let mut anew = [Rounds::default(), Rounds::default(), Rounds::default()];
-        one_round(args, false, with_postfix, &programs, &work, &mut anew)?;
+        one_round(args, false, &work, &mut anew)?;
         print_ratios("without -d, one connection a message", &anew);
     }
     if args.strict && !met {
@@ -140,8 +154,6 @@ pub fn run(args: &PeersArgs) -> Result<(), Failure> {
 fn one_round(
     args: &PeersArgs,
     keep_connection: bool,
-    with_postfix: bool,
-    programs: &Programs,
     work: &WorkDir,
     rounds: &mut [Rounds; 3],
 ) -> Result<(), Failure> {
@@ -157,18 +169,22 @@ fn one_round(
         );
         figure
     };
-    rounds[0].0.push(say("direct", direct(load)?));
-    rounds[1]
-        .0
-        .push(say("Hikyaku", hikyaku(load, programs, work)?));
-    if with_postfix {
-        let load = Load {
-            messages: args.postfix_messages,
-            ..load
-        };
-        rounds[2].0.push(say("Postfix", run_postfix(load, work)?));
-    } else {
-        println!("  Postfix  left out (needs root and the package postfix)");
+    for peer in [Peer::Direct, Peer::Hikyaku, Peer::Postfix] {
+        if !args.only.contains(&peer) {
+            continue;
+        }
+        match peer {
+            Peer::Direct => rounds[0].0.push(say("direct", direct(load)?)),
+            Peer::Hikyaku => rounds[1].0.push(say("Hikyaku", hikyaku(load, work)?)),
+            Peer::Postfix if Postfix::is_possible() => {
+                let load = Load {
+                    messages: args.postfix_messages,
+                    ..load
+                };
+                rounds[2].0.push(say("Postfix", run_postfix(load, work)?));
+            }
+            Peer::Postfix => println!("  Postfix  left out (needs root and the package postfix)"),
+        }
     }
     Ok(())
 }
@@ -181,6 +197,10 @@ fn print_ratios(title: &str, [direct, hikyaku, postfix]: &[Rounds; 3]) -> bool {
         met
     };
     println!("\nmedians, {title}");
+    if direct.0.is_empty() || hikyaku.0.is_empty() {
+        println!("  no ratios without a direct and a Hikyaku run");
+        return false;
+    }
     let ratio = hikyaku.rate() / direct.rate();
     let bar = format!("≥ {DIRECT_RATIO_MIN}");
     let mut all = check("Hikyaku / direct", ratio, ratio >= DIRECT_RATIO_MIN, bar);
@@ -209,7 +229,7 @@ fn direct(load: Load<'_>) -> Result<Figure, Failure> {
     Ok(figure(load, elapsed, cpu))
 }
 
-fn hikyaku(load: Load<'_>, programs: &Programs, work: &WorkDir) -> Result<Figure, Failure> {
+fn hikyaku(load: Load<'_>, work: &WorkDir) -> Result<Figure, Failure> {
     let dir = work.path().join("hikyaku");
     let (mut sink, warm) = (Sink::start(Some(load.messages))?, WarmEnd::start()?);
     let mut settings = Settings::new(&dir)?;
@@ -218,7 +238,7 @@ fn hikyaku(load: Load<'_>, programs: &Programs, work: &WorkDir) -> Result<Figure
         (WARM_DOMAIN.to_owned(), warm.address().to_string()),
         ("*".to_owned(), sink.address.to_string()),
     ];
-    let daemon = Daemon::start(settings, programs)?;
+    let daemon = Daemon::start(settings, &Programs::find()?)?;
     warm.up(daemon.settings.listen, load.args.warm_up)?;
     let before = daemon.cpu_time();
     let started = Instant::now();
