@@ -340,6 +340,8 @@ impl Sink {
             .args(["-m", "1000", &address.to_string(), "1000"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            // It warns of each connection that is closed without QUIT.
+            .stderr(Stdio::null())
             .spawn()
             .context(|| "cannot run smtp-sink".to_owned())?;
         let sink = Self { address, child };
