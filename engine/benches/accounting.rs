@@ -5,9 +5,10 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use engine::clock::UnixMs;
 use engine::counters::{Counter, Counters};
-use engine::delivery_log::{LogBatch, LogRecord, Outcome};
+use engine::delivery_log::{LogBatch, LogRecord};
 use engine::ids::{QueueId, ShardId};
 use engine::phase::Phase;
+use engine::queue::record::OutcomeKind;
 use engine::status::{EnhancedStatus, ReplyCode};
 
 fn delivery_log(c: &mut Criterion) {
@@ -37,7 +38,12 @@ fn delivery_log(c: &mut Criterion) {
                 delay_queue_ms: 12,
                 delay_send_ms: Some(35),
                 size: 1024,
-                ..LogRecord::new(UnixMs(1_795_503_420_123), QueueId(id), Outcome::Delivered, ShardId(1))
+                ..LogRecord::new(
+                    UnixMs(1_795_503_420_123),
+                    QueueId(id),
+                    OutcomeKind::Delivered,
+                    ShardId(1),
+                )
             }));
             if batch.is_due(UnixMs(1_795_503_420_123)) {
                 let bytes = batch.take();
@@ -50,11 +56,17 @@ fn delivery_log(c: &mut Criterion) {
 fn counters(c: &mut Criterion) {
     let now = UnixMs(1_795_503_420_123);
     let mut counters = Counters::new(now, 20_000, 2_000);
-    let domains: Vec<_> =
-        (0..10_000).map(|n| counters.domain(&format!("domain-{n}.example.jp"))).collect();
-    let groups: Vec<_> = (0..100).map(|n| counters.group(&format!("group-{n}"))).collect();
+    let domains: Vec<_> = (0..10_000)
+        .map(|n| counters.domain(&format!("domain-{n}.example.jp")))
+        .collect();
+    let groups: Vec<_> = (0..100)
+        .map(|n| counters.group(&format!("group-{n}")))
+        .collect();
     let mut n: usize = 0;
-    for (name, spread) in [("one count, one domain", 1), ("one count, 10,000 domains", 10_000)] {
+    for (name, spread) in [
+        ("one count, one domain", 1),
+        ("one count, 10,000 domains", 10_000),
+    ] {
         c.bench_function(name, |bencher| {
             bencher.iter(|| {
                 n = n.wrapping_add(7919);

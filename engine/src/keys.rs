@@ -46,6 +46,11 @@ impl MasterKey {
         key
     }
 
+    /// The bytes themselves: to lock their pages in memory and to wrap the key under another.
+    pub const fn expose(&self) -> &[u8; KEY_BYTES] {
+        &self.0
+    }
+
     /// The public name of this key: tells keys apart, tells nothing about them.
     pub fn id(&self) -> KeyId {
         let mut id = [0; KeyId::BYTES];

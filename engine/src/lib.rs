@@ -11,6 +11,7 @@
 pub mod clock;
 pub mod config;
 pub mod ids;
+pub mod key_wrap;
 pub mod keys;
 pub mod limits;
 pub mod phase;
@@ -25,10 +26,13 @@ pub mod smtp;
 pub mod route;
 
 pub mod queue;
+
 pub mod dns;
 pub mod pool;
 pub mod schedule;
 pub mod shard;
+
+pub mod dsn;
 
 pub mod counters;
 pub mod delivery_log;

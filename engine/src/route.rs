@@ -4,6 +4,7 @@
 //! answer is `shard`'s part, the MX lookup `dns`'s.
 
 use crate::address::Domain;
+use crate::config::{DomainPattern, NextHop};
 use crate::ids::ShardId;
 
 /// The shard that queues mail for `domain` when there are `shards` of them (at least one).
@@ -36,52 +37,22 @@ fn jump(mut key: u64, buckets: u16) -> u16 {
     bucket as u16
 }
 
-/// Where mail for a domain goes instead of to its MX hosts.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct RouteTarget {
-    /// Host name or IP address.
-    pub host: Box<str>,
-    /// TCP port.
-    pub port: u16,
-}
-
 /// The `[[route]]` tables in order; the first match wins.
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
-    routes: Vec<(Pattern, RouteTarget)>,
-}
-
-#[derive(Clone, Debug)]
-enum Pattern {
-    Any,
-    /// `*.example.com`: any name below, not the name itself; kept with its leading dot.
-    Below(Box<str>),
-    Exact(Box<str>),
+    routes: Vec<(DomainPattern, Vec<NextHop>)>,
 }
 
 impl RouteTable {
-    /// Adds a route behind those already there. `pattern`: `*`, `*.domain` or a domain.
-    pub fn push(&mut self, pattern: &str, target: RouteTarget) {
-        let lower = pattern.to_ascii_lowercase();
-        let pattern = match lower.as_str() {
-            "*" => Pattern::Any,
-            below if below.starts_with("*.") => Pattern::Below(below[1..].into()),
-            exact => Pattern::Exact(exact.into()),
-        };
-        self.routes.push((pattern, target));
+    /// Adds a route behind those already there; `to`: next hops in the order in which to try them.
+    pub fn push(&mut self, domain: DomainPattern, to: Vec<NextHop>) {
+        self.routes.push((domain, to));
     }
 
-    /// The first route whose pattern covers `domain`.
-    pub fn find(&self, domain: &Domain) -> Option<&RouteTarget> {
-        let name = domain.as_str();
-        self.routes
-            .iter()
-            .find(|(pattern, _)| match pattern {
-                Pattern::Any => true,
-                Pattern::Below(suffix) => name.len() > suffix.len() && name.ends_with(&**suffix),
-                Pattern::Exact(exact) => name == &**exact,
-            })
-            .map(|(_, target)| target)
+    /// The next hops of the first route that covers `domain`.
+    pub fn find(&self, domain: &Domain) -> Option<&[NextHop]> {
+        let covers = |(pattern, _): &&(DomainPattern, _)| pattern.matches(domain.as_str());
+        self.routes.iter().find(covers).map(|(_, to)| to.as_slice())
     }
 }
 
@@ -123,15 +94,17 @@ mod tests {
 
     #[test]
     fn first_matching_route_wins() {
-        let target = |host: &str| RouteTarget { host: host.into(), port: 25 };
+        let to = |host: &str| vec![NextHop::Host(host.into(), 25)];
         let mut table = RouteTable::default();
-        table.push("special.example.com", target("one"));
-        table.push("*.Example.com", target("two"));
-        assert_eq!(table.find(&domain("special.example.com")), Some(&target("one")));
-        assert_eq!(table.find(&domain("other.example.com")), Some(&target("two")));
+        let mut push = |pattern: &str, host| {
+            table.push(DomainPattern::parse(pattern).unwrap(), to(host));
+        };
+        push("special.example.com", "one");
+        push("*.example.com", "two");
+        push("example.org", "three");
+        assert_eq!(table.find(&domain("special.example.com")), Some(&*to("one")));
+        assert_eq!(table.find(&domain("other.example.com")), Some(&*to("two")));
         assert_eq!(table.find(&domain("example.com")), None);
         assert_eq!(table.find(&domain("badexample.com")), None);
-        table.push("*", target("three"));
-        assert_eq!(table.find(&domain("example.com")), Some(&target("three")));
     }
 }

@@ -26,7 +26,9 @@ pub use units::{format_duration_ms, format_size_bytes, parse_duration_ms, parse_
 
 use reader::{Reader, Sink};
 
-use crate::limits::{ENVELOPE_BYTES_MAX, LISTENERS_MAX, RECIPIENTS_MAX, ROUTES_MAX};
+use crate::limits::{LISTENERS_MAX, ROUTES_MAX};
+use crate::queue::record::RECORD_BYTES_MAX;
+use crate::queue::record::message::{ADDRESS_BYTES_MAX, DOMAIN_BYTES_MAX};
 
 /// Everything one configuration file says, with defaults for what it leaves out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -296,9 +298,10 @@ fn check_listeners(sink: &mut Sink<'_>, root: &DeTable<'_>, listen: &[Listen]) {
 
 /// A message with its envelope must fit one segment.
 fn check_sizes(sink: &mut Sink<'_>, root: &DeTable<'_>, limits: &Limits, queue: &Queue) {
-    let per_recipient = ENVELOPE_BYTES_MAX / u64::from(RECIPIENTS_MAX) + 1;
-    let envelope = u64::from(limits.recipients_max) * per_recipient + (64 << 10);
-    let needed = limits.message_bytes_max + envelope;
+    // Each recipient with a domain of its own, the other texts of the envelope, and the frame around it all.
+    let per_recipient = (ADDRESS_BYTES_MAX + DOMAIN_BYTES_MAX + 8) as u64;
+    let around = (3 << 20).min(u64::from(limits.recipients_max) * per_recipient) + (64 << 10);
+    let needed = (limits.message_bytes_max + around).min(RECORD_BYTES_MAX as u64 + (64 << 10));
     if needed > queue.segment_bytes {
         let span_of = |table: &str, key: &str| {
             let table = root.get(table)?.get_ref().as_table()?;

@@ -404,7 +404,7 @@ pub struct Limits {
 
 pub(super) fn limits(r: &mut Reader<'_, '_>) -> Limits {
     let limits = Limits {
-        message_bytes_max: r.bytes("message_bytes_max", 50 * MIB, 64 * KIB..=MESSAGE_BYTES_MAX),
+        message_bytes_max: r.bytes("message_bytes_max", 32 * MIB, 64 * KIB..=MESSAGE_BYTES_MAX),
         recipients_max: r.number("recipients_max", 1_000, 100..=RECIPIENTS_MAX),
         line_bytes_max: r.bytes("line_bytes_max", 64 * KIB, 1_000..=TEXT_LINE_BYTES_MAX),
         hops_max: r.number("hops_max", 100, 1..=1_000),

@@ -25,7 +25,7 @@ fn a_small_file_has_defaults_for_the_rest() {
         config.key.secret.to_str(),
         Some("/etc/hikyaku/installation.secret")
     );
-    assert_eq!(config.limits.message_bytes_max, 50 << 20);
+    assert_eq!(config.limits.message_bytes_max, 32 << 20);
     assert_eq!(config.delivery.expire_after_ms, 5 * 86_400_000);
     assert_eq!(config.delivery.retry_schedule_ms[..2], [60_000, 300_000]);
     assert!(config.routes.is_empty() && config.dns.servers.is_empty());
@@ -99,7 +99,7 @@ fn an_unknown_key_is_told_with_place_and_nearest_name() {
 #[test]
 fn wrong_values_say_what_is_right() {
     for (more, place, part) in [
-        ("[limits]\nrecipients_max = 5\n", "6:18", "100 to 50000"),
+        ("[limits]\nrecipients_max = 5\n", "6:18", "100 to 10000"),
         (
             "[limits]\nrecipients_max = \"many\"\n",
             "6:18",

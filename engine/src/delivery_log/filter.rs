@@ -3,9 +3,10 @@
 use crate::clock::UnixMs;
 use crate::config::parse_duration_ms;
 use crate::ids::QueueId;
+use crate::queue::record::OutcomeKind;
 
 use super::batch::LogBatchHeader;
-use super::record::{LogRecord, Outcome};
+use super::record::LogRecord;
 use super::utc;
 
 /// Conditions that must all hold; an absent one always does. Texts are compared whole, without case.
@@ -26,7 +27,7 @@ pub struct LogFilter {
     /// Either path of the envelope.
     pub address: Option<String>,
     /// What became of it.
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<OutcomeKind>,
     /// Why.
     pub class: Option<String>,
 }
@@ -58,8 +59,10 @@ impl LogFilter {
                 self.address = Some(bare.unwrap_or(value).to_owned());
             }
             "outcome" => {
-                let words = Outcome::ALL.map(Outcome::as_str).join(", ");
-                let outcome = Outcome::from_name(value)
+                let words = OutcomeKind::ALL.map(OutcomeKind::as_str).join(", ");
+                let outcome = OutcomeKind::ALL
+                    .into_iter()
+                    .find(|outcome| outcome.as_str() == value)
                     .ok_or_else(|| format!("`{value}` is no outcome; it may be {words}"))?;
                 self.outcome = Some(outcome);
             }

@@ -14,7 +14,7 @@ pub mod utc;
 
 pub use batch::{LogBatch, LogBatchHeader, read_batch};
 pub use filter::LogFilter;
-pub use record::{LogDecodeError, LogRecord, Outcome};
+pub use record::{LogDecodeError, LogRecord};
 pub use rotation::{LogRotation, SealedLog, expired_segments};
 pub use text::{COLUMNS, write_json_line, write_tsv_header, write_tsv_line};
 

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::clock::UnixMs;
 use crate::ids::{QueueId, ShardId};
 use crate::phase::Phase;
+use crate::queue::record::OutcomeKind;
 use crate::status::{EnhancedStatus, ReplyCode};
 
 /// Version of the packed form; the first byte of every record.
@@ -19,64 +20,6 @@ pub const TEXT_BYTES_MAX: usize = 1024;
 
 /// Longest packed record, bytes: every text at its longest and the numbers.
 pub const RECORD_BYTES_MAX: usize = 13 * (TEXT_BYTES_MAX + 2) + 160;
-
-/// What became of a recipient at this attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Outcome {
-    /// The receiving site took it.
-    Delivered,
-    /// It will be tried again.
-    Deferred,
-    /// Refused for good.
-    Failed,
-    /// Not delivered in time, given up.
-    Expired,
-    /// Held by an operator.
-    Suspended,
-    /// Removed by an operator.
-    Cancelled,
-    /// Not tried, because the address is known to fail.
-    Suppressed,
-}
-
-impl Outcome {
-    /// Every outcome, in the order of their codes.
-    pub const ALL: [Self; 7] = [
-        Self::Delivered,
-        Self::Deferred,
-        Self::Failed,
-        Self::Expired,
-        Self::Suspended,
-        Self::Cancelled,
-        Self::Suppressed,
-    ];
-
-    /// The word in the log.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Delivered => "delivered",
-            Self::Deferred => "deferred",
-            Self::Failed => "failed",
-            Self::Expired => "expired",
-            Self::Suspended => "suspended",
-            Self::Cancelled => "cancelled",
-            Self::Suppressed => "suppressed",
-        }
-    }
-
-    /// The outcome of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|outcome| outcome.as_str() == name)
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// One line: one recipient at one attempt. Texts are bytes, since some come from the network; an empty one
 /// is an empty column.
@@ -103,7 +46,7 @@ pub struct LogRecord<'a> {
     /// 1 for the first attempt.
     pub attempt: u32,
     /// What became of the recipient.
-    pub outcome: Outcome,
+    pub outcome: OutcomeKind,
     /// Why, in the words of the bounce vocabulary; empty if delivered.
     pub class: &'a [u8],
     /// Where in the dialog it was decided.
@@ -140,7 +83,12 @@ pub struct LogRecord<'a> {
 
 impl LogRecord<'_> {
     /// A record with every other column empty, to be filled by `LogRecord { …, ..LogRecord::new(…) }`.
-    pub const fn new(time: UnixMs, queue_id: QueueId, outcome: Outcome, shard: ShardId) -> Self {
+    pub const fn new(
+        time: UnixMs,
+        queue_id: QueueId,
+        outcome: OutcomeKind,
+        shard: ShardId,
+    ) -> Self {
         Self {
             time,
             queue_id,
@@ -331,9 +279,7 @@ pub fn decode(bytes: &[u8]) -> Result<LogRecord<'_>, LogDecodeError> {
         return Err(Version(version));
     }
     let has = |bit: u8| presence & bit != 0;
-    let outcome = *Outcome::ALL
-        .get(usize::from(outcome))
-        .ok_or(Value("outcome"))?;
+    let outcome = OutcomeKind::from_number(outcome).ok_or(Value("outcome"))?;
     let time = UnixMs(u64::from_le_bytes(c.array()?));
     let queue_id = QueueId(u64::from_le_bytes(c.array()?));
     let shard = ShardId(u16::from_le_bytes(c.array()?));

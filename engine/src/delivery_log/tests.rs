@@ -7,6 +7,7 @@ use super::*;
 use crate::clock::UnixMs;
 use crate::ids::{QueueId, SegmentId, ShardId};
 use crate::phase::Phase;
+use crate::queue::record::OutcomeKind;
 use crate::status::{EnhancedStatus, ReplyCode};
 
 fn refused<'a>() -> LogRecord<'a> {
@@ -37,7 +38,7 @@ fn refused<'a>() -> LogRecord<'a> {
         ..LogRecord::new(
             UnixMs(1_795_503_420_123),
             QueueId(0x1234_5678_9abc_def0),
-            Outcome::Failed,
+            OutcomeKind::Failed,
             ShardId(1),
         )
     }
@@ -54,7 +55,7 @@ fn tsv_has_the_contract_columns_and_escapes_what_would_break_a_line() {
     let mut out = String::new();
     write_tsv_header(&mut out);
     write_tsv_line(&refused(), &mut out);
-    let minimal = LogRecord::new(UnixMs(0), QueueId(1), Outcome::Delivered, ShardId(0));
+    let minimal = LogRecord::new(UnixMs(0), QueueId(1), OutcomeKind::Delivered, ShardId(0));
     write_tsv_line(&minimal, &mut out);
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(
@@ -96,7 +97,7 @@ fn json_lines_have_the_same_columns() {
     assert_eq!(object["dest_ip"], "2001:db8::25");
     let mut minimal = String::new();
     write_json_line(
-        &LogRecord::new(UnixMs(0), QueueId(1), Outcome::Delivered, ShardId(0)),
+        &LogRecord::new(UnixMs(0), QueueId(1), OutcomeKind::Delivered, ShardId(0)),
         &mut minimal,
     );
     assert!(minimal.contains("\"code\":null") && minimal.contains("\"dest_ip\":\"\""));
@@ -307,7 +308,7 @@ proptest! {
             greeting: cut[11], tls: cut[12], attempt, size, delay_queue_ms: delays.0,
             delay_connect_ms: delays.1, delay_send_ms: delays.2, phase: Phase::ALL.get(phase).copied(),
             code: ReplyCode::new(code), source_ip: ips.0, dest_ip: ips.1,
-            ..LogRecord::new(UnixMs(time), QueueId(id), Outcome::ALL[outcome], ShardId(shard))
+            ..LogRecord::new(UnixMs(time), QueueId(id), OutcomeKind::ALL[outcome], ShardId(shard))
         };
         record.enhanced = enhanced.map(|(class, subject, detail)| EnhancedStatus::new(class, subject, detail));
         let bytes = packed(&record);

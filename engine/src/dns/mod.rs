@@ -14,8 +14,9 @@ pub use cache::Cache;
 
 use crate::address::Domain;
 use crate::clock::Mono;
+use crate::config::NextHop;
 use crate::random::Random;
-use crate::route::RouteTarget;
+
 
 /// MX hosts of one domain that are looked at; the least preferred beyond are left out.
 pub const MX_HOSTS_MAX: usize = 16;
@@ -181,7 +182,7 @@ impl OwnNames {
 pub fn plan(
     cache: &mut Cache,
     domain: &Domain,
-    route: Option<&RouteTarget>,
+    route: Option<&[NextHop]>,
     mx_port: u16,
     own: &OwnNames,
     random: &mut Random,
@@ -227,31 +228,42 @@ fn address_literal(domain: &Domain) -> Option<IpAddr> {
     }
 }
 
+/// Next hops of a route, tried in their order; hosts among them are looked up, addresses are not.
 fn to_route(
     cache: &mut Cache,
-    route: &RouteTarget,
+    route: &[NextHop],
     own: &OwnNames,
     random: &mut Random,
     now: Mono,
 ) -> Plan {
-    let bare = route.host.trim_start_matches('[').trim_end_matches(']');
-    let records = vec![MxRecord { preference: 0, host: bare.to_ascii_lowercase().into() }];
-    let lookup = match bare.parse::<IpAddr>() {
-        Ok(address) => Ok(Lookup {
-            hosts: vec![Host { record: records[0].clone(), found: Found::Addresses(vec![address]) }],
-            port: route.port,
-            label: "route",
-            expires: Mono(u64::MAX),
-        }),
-        Err(_) => Lookup::of_hosts(cache, records, false, route.port, Mono(u64::MAX), now)
-            .map(|lookup| Lookup { label: "route", ..lookup }),
-    };
-    match lookup {
-        // The operator said to go there, so a port of ours is reached on purpose; only an exact
-        // listener of ours would loop.
-        Ok(lookup) => to_hosts(lookup, &OwnNames { hostname: "".into(), ..own.clone() }, random),
-        Err(questions) => Plan::Ask(questions),
+    let mut missing = Vec::new();
+    let mut whole = Lookup { hosts: Vec::new(), label: "route", expires: Mono(u64::MAX) };
+    for (rank, hop) in route.iter().enumerate() {
+        let preference = rank as u16;
+        match hop {
+            NextHop::Address(address) => {
+                let record = MxRecord { preference, host: address.ip().to_string().into() };
+                let found = Found::Addresses(vec![address.ip()]);
+                whole.hosts.push(Host { record, found, port: address.port() });
+            }
+            NextHop::Host(host, port) => {
+                let records = vec![MxRecord { preference, host: host.clone() }];
+                match Lookup::of_hosts(cache, records, false, *port, whole.expires, now) {
+                    Ok(lookup) => {
+                        whole.expires = lookup.expires;
+                        whole.hosts.extend(lookup.hosts);
+                    }
+                    Err(questions) => missing.extend(questions),
+                }
+            }
+        }
     }
+    if !missing.is_empty() {
+        return Plan::Ask(missing);
+    }
+    // The operator may route to a host of our own name on purpose; only an exact listener of ours
+    // would loop.
+    to_hosts(whole, &OwnNames { hostname: "".into(), ..own.clone() }, random)
 }
 
 enum Found {
@@ -263,13 +275,13 @@ enum Found {
 struct Host {
     record: MxRecord,
     found: Found,
+    port: u16,
 }
 
 /// All that is known of a domain's hosts once every question is answered.
 struct Lookup {
     /// Sorted by preference.
     hosts: Vec<Host>,
-    port: u16,
     label: &'static str,
     expires: Mono,
 }
@@ -278,7 +290,8 @@ impl Lookup {
     fn of_address(domain: &Domain, address: IpAddr, port: u16) -> Self {
         let record = MxRecord { preference: 0, host: domain.as_str().into() };
         let found = Found::Addresses(vec![address]);
-        Self { hosts: vec![Host { record, found }], port, label: "literal", expires: Mono(u64::MAX) }
+        let hosts = vec![Host { record, found, port }];
+        Self { hosts, label: "literal", expires: Mono(u64::MAX) }
     }
 
     fn of_hosts(
@@ -305,11 +318,11 @@ impl Lookup {
                 Answer::Trouble(trouble) => Found::Trouble(*trouble),
                 _ => Found::Nothing,
             };
-            hosts.push(Host { record, found });
+            hosts.push(Host { record, found, port });
         }
         if missing.is_empty() {
             let label = if implicit { "implicit mx" } else { "mx" };
-            Ok(Self { hosts, port, label, expires })
+            Ok(Self { hosts, label, expires })
         } else {
             Err(missing)
         }
@@ -326,7 +339,7 @@ impl Lookup {
 
     fn listens(&self, host: &Host, own: &OwnNames) -> bool {
         let Found::Addresses(list) = &host.found else { return false };
-        list.iter().any(|ip| own.listening.contains(&SocketAddr::new(*ip, self.port)))
+        list.iter().any(|ip| own.listening.contains(&SocketAddr::new(*ip, host.port)))
     }
 
     fn text(&self) -> String {
@@ -372,7 +385,7 @@ fn to_hosts(lookup: Lookup, own: &OwnNames, random: &mut Random) -> Plan {
             random.shuffle(&mut addresses);
             list.extend(addresses.into_iter().map(|ip| Target {
                 host: Rc::clone(&name),
-                address: SocketAddr::new(ip, lookup.port),
+                address: SocketAddr::new(ip, host.port),
                 preference: host.record.preference,
             }));
         }
@@ -384,8 +397,9 @@ fn to_hosts(lookup: Lookup, own: &OwnNames, random: &mut Random) -> Plan {
         });
         return trouble.map_or(Plan::Failure(DnsFailure::NoAddress), Plan::Trouble);
     }
-    let names: Vec<&str> = lookup.hosts.iter().map(|host| &*host.record.host).collect();
-    let site = format!("{}:{}", names.join(","), lookup.port);
+    let names: Vec<String> =
+        lookup.hosts.iter().map(|host| format!("{}:{}", host.record.host, host.port)).collect();
+    let site = names.join(",");
     Plan::Targets(Targets { site: site.into(), list, text: text.into(), expires: lookup.expires })
 }
 

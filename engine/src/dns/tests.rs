@@ -148,10 +148,10 @@ fn address_literals_and_routes_need_no_mx() {
     assert_eq!(world.targets("[IPv6:2001:db8::8]"), ["[2001:db8::8]:25"]);
     let domain = Domain::from_stored("a.example");
     let mut to = |host: &str| {
-        let route = RouteTarget { host: host.into(), port: 2600 };
+        let route = [NextHop::parse(host).unwrap()];
         plan(&mut world.cache, &domain, Some(&route), 25, &world.own, &mut world.random, world.now)
     };
-    let Plan::Targets(targets) = to("127.0.0.1") else { panic!() };
+    let Plan::Targets(targets) = to("127.0.0.1:2600") else { panic!() };
     assert_eq!(targets.list[0].address.to_string(), "127.0.0.1:2600");
     assert_eq!(to("smart.example"), Plan::Ask(vec![Question::Addresses("smart.example".into())]));
 }

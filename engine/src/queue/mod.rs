@@ -14,3 +14,4 @@ pub mod cipher;
 pub mod record;
 pub mod replay;
 pub mod segment;
+pub mod set;

@@ -16,11 +16,12 @@ use super::{
 use crate::clock::{Mono, Now};
 use crate::dns::{self, Answer, DnsTrouble, Plan, Question, Targets};
 use crate::phase::Phase;
-use crate::queue::Placement;
+use crate::queue::segment::Placement;
 use crate::pool::{Conn, ConnId, OPENING_MAX, PeerInfo, Site, SiteId};
 use crate::schedule::destination::{DestinationId, Lookup};
 use crate::schedule::index::{EntryId, State};
 use crate::smtp::client::{OutboundTransaction, RecipientResult};
+use crate::status::EnhancedStatus;
 
 /// A connection is opened beside busy ones only if this many messages wait for each of them, or if
 /// they have waited for a tick.
@@ -49,6 +50,11 @@ pub(super) struct Reading {
     pub(super) entry: EntryId,
     pub(super) purpose: Purpose,
     pub(super) placement: Placement,
+}
+
+/// Whether the peer said something about the recipient, rather than the connection being lost.
+fn is_answer(result: &RecipientResult) -> bool {
+    result.reply.enhanced != Some(EnhancedStatus::new(4, 4, 2))
 }
 
 impl ShardCore {
@@ -414,7 +420,7 @@ impl ShardCore {
     pub(super) fn read_record(&mut self, id: EntryId, purpose: Purpose) {
         self.next_token += 1;
         let read = ReadId(self.next_token);
-        let entry = self.index.get(entry);
+        let entry = self.index.get(id);
         // A copy that is not durable cannot be read back yet; its original can.
         let placement = self.moving.get(&entry.queue_id).copied().unwrap_or(entry.placement);
         self.actions.push(Action::Read { read, placement });
@@ -506,7 +512,7 @@ impl ShardCore {
         let mut context = super::settle::Context::default();
         if let Some(conn) = self.conns.get_mut(id) {
             conn.in_flight -= 1;
-            if results.iter().any(|result| !result.is_connection_loss()) {
+            if results.iter().any(is_answer) {
                 conn.answered += 1;
             }
             context.peer = conn.peer.clone();
@@ -518,6 +524,16 @@ impl ShardCore {
         }
         self.settle(delivery, &results, context, now);
         self.assign(id, now);
+    }
+
+    /// The connection ended before anything was said about this transaction.
+    pub(super) fn returned(&mut self, id: ConnId, token: u64, now: Now) {
+        let Some(delivery) = self.deliveries.remove(&token) else { return };
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.in_flight -= 1;
+            conn.quitting = true;
+        }
+        self.put_back(delivery.entry, now);
     }
 
     pub(super) fn closed(&mut self, id: ConnId, phase: Phase, cause: Box<str>, now: Now) {

@@ -8,7 +8,9 @@ use crate::dns::{Answer, Question, Target};
 use crate::ids::{QueueId, SegmentId, ShardId};
 use crate::phase::Phase;
 use crate::pool::{ConnId, PeerInfo};
-use crate::queue::{Placement, Stream};
+use crate::queue::cipher::Stream;
+use crate::queue::segment::Placement;
+use crate::queue::set::Disposal;
 use crate::smtp::client::{OutboundTransaction, RecipientResult};
 
 /// Names an SMTP session's transaction until it is answered; the runtime's to choose.
@@ -76,6 +78,13 @@ pub enum Event {
         /// In the order of its recipients.
         results: Vec<RecipientResult>,
     },
+    /// A transaction was not tried, as its connection ended first.
+    Returned {
+        /// Which connection.
+        conn: ConnId,
+        /// The transaction's.
+        token: u64,
+    },
     /// A connection is gone; every transaction it had was reported before.
     Closed {
         /// Which.
@@ -85,6 +94,17 @@ pub enum Event {
         /// Why, in words or the peer's reply.
         cause: Box<str>,
     },
+    /// A segment's file was disposed of, or could not be.
+    Retired {
+        /// Which.
+        segment: SegmentId,
+        /// As asked.
+        disposal: Disposal,
+        /// The disk's answer.
+        result: Result<(), DiskError>,
+    },
+    /// One of the free files is gone.
+    FreeDeleted,
     /// Another shard says something.
     FromShard {
         /// Who.
@@ -101,6 +121,15 @@ pub enum Event {
     Tick,
 }
 
+/// How a new segment's file is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begin {
+    /// Its size, bytes.
+    pub segment_bytes: u32,
+    /// Write over one of the free files if there is one.
+    pub reuse: bool,
+}
+
 /// Why a disk operation failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskError {
@@ -108,6 +137,15 @@ pub enum DiskError {
     Full,
     /// Anything else, in the system's words.
     Io(String),
+}
+
+impl std::fmt::Display for DiskError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Full => f.write_str("no space left on device"),
+            Self::Io(why) => f.write_str(why),
+        }
+    }
 }
 
 /// What a session is told of its transaction.
@@ -174,6 +212,8 @@ pub enum Action {
         offset: u64,
         /// A multiple of 4096 bytes.
         bytes: Vec<u8>,
+        /// The file to be made when `offset` is 0; `None` elsewhere.
+        begin: Option<Begin>,
     },
     /// Read a record; answered with [`Event::Read`].
     Read {
@@ -182,15 +222,18 @@ pub enum Action {
         /// Where it lies.
         placement: Placement,
     },
-    /// The segment's file is not needed any more: keep it for reuse or delete it.
+    /// The queue segment's file is not needed any more; durable before [`Event::Retired`].
     Retire {
-        /// Queue or delivery log.
-        stream: Stream,
         /// Which.
         segment: SegmentId,
+        /// Whether to keep it, and as what.
+        disposal: Disposal,
     },
-    /// Read the segment through and give its live records back by
-    /// [`ShardCore::compact`](super::ShardCore::compact).
+    /// Delete one of the queue's free files; answered with [`Event::FreeDeleted`].
+    DeleteFree,
+    /// Read the queue segment through and give its records back by
+    /// [`ShardCore::compact`](super::ShardCore::compact), then call
+    /// [`ShardCore::compact_read`](super::ShardCore::compact_read).
     Compact {
         /// Which.
         segment: SegmentId,

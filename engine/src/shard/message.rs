@@ -70,7 +70,7 @@ pub struct Message {
     /// When it was accepted.
     pub accepted: UnixMs,
     /// `None` is the null reverse-path.
-    pub reverse_path: Option<Rc<str>>,
+    pub reverse_path: Option<Box<str>>,
     /// Those the shard owns, as in the record.
     pub recipients: Vec<Address>,
     /// From MAIL.
@@ -93,7 +93,7 @@ impl Message {
         Self {
             queue_id: submission.queue_id,
             accepted: submission.accepted,
-            reverse_path: submission.reverse_path.map(|path| path.as_str().into()),
+            reverse_path: submission.reverse_path.map(Address::into_text),
             recipients: submission.recipients,
             body: submission.body,
             smtputf8: submission.smtputf8,
@@ -112,7 +112,6 @@ impl Message {
 
     /// The header section, without the empty line.
     pub fn header_section(&self) -> &[u8] {
-        let end = memchr::memmem::find(&self.content, b"\r\n\r\n").map_or(self.content.len(), |at| at + 2);
-        &self.content[..end]
+        crate::message::header::section(&self.content)
     }
 }

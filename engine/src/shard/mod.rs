@@ -19,23 +19,25 @@ mod event;
 mod message;
 mod replay;
 mod settle;
-mod storage;
+pub mod storage;
 mod view;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
-pub use event::{Action, BatchId, DiskError, Event, ReadId, ShardMessage, Stored, Ticket};
+pub use event::{Action, BatchId, Begin, DiskError, Event, ReadId, ShardMessage, Stored, Ticket};
 pub use message::{Message, Submission};
 pub use view::{DestinationView, ShardStatus, Why};
 
 use crate::address::Domain;
+use crate::bounce::Classifier;
 use crate::clock::{Now, UnixMs};
 use crate::dns::{Cache, OwnNames, Question};
 use crate::ids::{QueueId, QueueIds, ShardId};
 use crate::pool::{Conns, Site, SiteId};
-use crate::queue::Placement;
+use crate::queue::segment::Placement;
 use crate::random::Random;
 use crate::route::RouteTable;
 use crate::schedule::destination::{Destination, DestinationId};
@@ -98,6 +100,8 @@ pub struct Settings {
     pub segment_bytes: u32,
     /// Delivery log file size, bytes.
     pub log_segment_bytes: u32,
+    /// What replies mean.
+    pub classifier: Arc<Classifier>,
 }
 
 /// A delivery that is on its way: with a connection, or waiting for its record.
@@ -236,7 +240,10 @@ impl ShardCore {
             Event::Connected { conn, peer } => self.connected(conn, peer, now),
             Event::CanStart { conn } => self.can_start(conn, now),
             Event::Finished { conn, token, results } => self.finished(conn, token, results, now),
+            Event::Returned { conn, token } => self.returned(conn, token, now),
             Event::Closed { conn, phase, cause } => self.closed(conn, phase, cause, now),
+            Event::Retired { segment, disposal, result } => self.retired(segment, disposal, result),
+            Event::FreeDeleted => self.storage.set.free_deleted(),
             Event::FromShard { from, message } => self.from_shard(from, message, now),
             Event::DiskSpace { free_bytes } => {
                 self.disk_low = free_bytes < self.settings.disk_reserve_bytes;
@@ -245,10 +252,8 @@ impl ShardCore {
         }
     }
 
-    /// What is to be done, in order. Batches are closed here, so call it when the events at hand are
-    /// handled, not after each.
-    pub fn take_actions(&mut self, into: &mut Vec<Action>, now: Now) {
-        self.flush(now);
+    /// What is to be done, in order; ask after each event.
+    pub fn take_actions(&mut self, into: &mut Vec<Action>) {
         into.append(&mut self.actions);
     }
 

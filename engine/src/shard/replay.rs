@@ -7,25 +7,54 @@
 
 use std::collections::HashMap;
 
-use super::storage::Waiter;
-use super::{Action, ENTRIES_PER_TICK_MAX, ShardCore, Submission};
+use super::{Action, DiskError, ENTRIES_PER_TICK_MAX, ShardCore, Submission};
 use crate::clock::{Now, UnixMs};
 use crate::ids::{QueueId, SegmentId};
-use crate::queue::Placement;
+use crate::keys::KeyRing;
+use crate::queue::segment::Placement;
 use crate::queue::record::{
     About, Message as MessageRecord, Moved, Outcome, OutcomeKind, OutcomeState, OutcomeStates,
     Record,
 };
 use crate::queue::replay::Summary;
 use crate::queue::segment::SegmentHeader;
+use crate::queue::set::{Disposal, Task};
 use crate::route::owner;
 use crate::schedule::index::{Entry, EntryId, State};
 
+/// Blob kind that marks the end of a compaction's copies.
+const BLOB_COMPACTED: u16 = 2;
+
 impl ShardCore {
+    /// Files of earlier runs: each segment with its size, before any is replayed; and sizes of free ones.
+    pub fn found_files(&mut self, segments: &[(SegmentId, u64)], free: &[u64]) {
+        for (segment, file_bytes) in segments {
+            self.storage.set.found(*segment, *file_bytes);
+        }
+        for file_bytes in free {
+            self.storage.set.free_found(*file_bytes);
+        }
+    }
+
+    /// A segment that cannot be read at all; its file stays where it is.
+    pub fn replay_unreadable(&mut self, segment: SegmentId, why: &str) {
+        self.storage.set.unreadable(segment);
+        self.report(format!("queue segment {:08} cannot be read: {why}; the file is kept", segment.0));
+    }
+
     /// A segment of an earlier run is about to be replayed.
-    pub fn replay_segment(&mut self, header: &SegmentHeader, file_bytes: u64) {
+    pub fn replay_segment(&mut self, header: &SegmentHeader) {
         self.storage.learn(header);
-        self.storage.set.found(header.name.segment, file_bytes);
+    }
+
+    /// The keys to read segments with.
+    pub const fn keys(&self) -> &KeyRing {
+        self.storage.keys()
+    }
+
+    /// Bytes of records that are not durable yet.
+    pub fn waiting_bytes(&self) -> usize {
+        self.storage.waiting_bytes()
     }
 
     /// One record of an earlier run, in the order of the disk.
@@ -35,15 +64,16 @@ impl ShardCore {
                 self.replay_message(placement, message);
             }
             Record::Outcome(outcome) => {
-                self.storage.set.note_appended(outcome.about.segment, placement);
+                self.storage.set.note(placement, outcome.about.segment);
                 self.replay_state(outcome.about.queue_id, &outcome.state);
             }
-            Record::Commit(about) => self.storage.set.note_appended(about.segment, placement),
+            Record::Commit(about) => self.storage.set.note(placement, about.segment),
             Record::Cancel(about) => {
-                self.storage.set.note_appended(about.segment, placement);
+                self.storage.set.note(placement, about.segment);
                 self.forget_replayed(about.queue_id);
             }
             Record::Moved(moved) => {
+                self.storage.set.moved_from(moved.from);
                 self.forget_replayed(moved.message.queue_id);
                 self.replay_message(placement, &moved.message);
                 for state in moved.states.iter() {
@@ -63,7 +93,9 @@ impl ShardCore {
                 segment.0, damage.offset.0, damage.resync.0, damage.reason
             ));
         }
-        self.storage.set.replayed(segment, !summary.damage.is_empty());
+        if !summary.damage.is_empty() {
+            self.storage.set.damaged(segment);
+        }
     }
 
     /// Everything there was is read: what is live is scheduled from the next tick on.
@@ -74,7 +106,7 @@ impl ShardCore {
 
     fn replay_message(&mut self, placement: Placement, message: &MessageRecord<'_>) {
         self.ids.saw(message.queue_id);
-        self.storage.set.message_appended(placement);
+        self.storage.set.live(placement);
         for domain in message.recipients.domains() {
             let name = crate::address::Domain::from_stored(domain.domain);
             let destination = self.destination_of(&name);
@@ -194,7 +226,7 @@ impl ShardCore {
             reverse_path: message
                 .reverse_path
                 .as_deref()
-                .map(crate::address::Address::from_stored),
+                .and_then(|path| crate::address::Address::parse(path).ok()),
             recipients,
             body: message.body,
             smtputf8: message.smtputf8,
@@ -230,13 +262,34 @@ impl ShardCore {
         if self.replaying || self.replay_from.is_some() || self.storage.is_failing() {
             return;
         }
-        for segment in self.storage.set.take_retired() {
-            self.storage.forget(segment);
-            let stream = crate::queue::Stream::Queue;
-            self.actions.push(Action::Retire { stream, segment });
+        match self.storage.set.next_task() {
+            Some(Task::Remove(segment)) => self.retire(segment),
+            Some(Task::Compact(segment)) => self.actions.push(Action::Compact { segment }),
+            Some(Task::DeleteFree) => self.actions.push(Action::DeleteFree),
+            None => {}
         }
-        if let Some(segment) = self.storage.set.start_compaction() {
-            self.actions.push(Action::Compact { segment });
+    }
+
+    fn retire(&mut self, segment: SegmentId) {
+        let disposal = self.storage.set.disposal(segment);
+        self.actions.push(Action::Retire { segment, disposal });
+    }
+
+    pub(super) fn retired(
+        &mut self,
+        segment: SegmentId,
+        disposal: Disposal,
+        result: Result<(), DiskError>,
+    ) {
+        match result {
+            Ok(()) => {
+                self.storage.forget(segment);
+                self.storage.set.removed(segment, disposal);
+            }
+            Err(error) => {
+                self.storage.set.task_failed();
+                self.report(format!("queue segment {:08} cannot be removed: {error}", segment.0));
+            }
         }
     }
 
@@ -246,7 +299,13 @@ impl ShardCore {
         let message = match record {
             Record::Message(message) => message,
             Record::Moved(moved) => &moved.message,
-            _ => return self.storage.waiting_bytes(),
+            Record::Outcome(Outcome { about, .. }) | Record::Commit(about) | Record::Cancel(about) => {
+                if self.storage.set.is_needed(placement.segment, about.segment) {
+                    self.copy_note(record, *about, now);
+                }
+                return self.storage.waiting_bytes();
+            }
+            Record::Blob { .. } | Record::Seal(_) => return self.storage.waiting_bytes(),
         };
         let queue_id = message.queue_id;
         let live: Vec<EntryId> = self
@@ -264,7 +323,7 @@ impl ShardCore {
             };
             match self.storage.append(&Record::Moved(moved), now) {
                 Ok(to) => {
-                    self.storage.set.message_appended(to);
+                    self.storage.set.live(to);
                     for id in live {
                         self.index.get_mut(id).placement = to;
                     }
@@ -275,6 +334,13 @@ impl ShardCore {
             }
         }
         self.storage.waiting_bytes()
+    }
+
+    fn copy_note(&mut self, record: &Record<'_>, about: About, now: Now) {
+        match self.storage.append(record, now) {
+            Ok(to) => self.storage.set.note(to, about.segment),
+            Err(error) => self.report(format!("note on {} not moved: {error}", about.queue_id)),
+        }
     }
 
     fn states_of(&self, recipients: usize, live: &[EntryId]) -> Vec<OutcomeState> {
@@ -317,14 +383,42 @@ impl ShardCore {
         runs
     }
 
-    /// The segment is read through.
-    pub fn compact_done(&mut self, segment: SegmentId) {
-        self.storage.set.compaction_read(segment);
+    /// The segment is read through, or could not be. It is removed when what was copied is durable.
+    pub fn compact_read(&mut self, segment: SegmentId, result: Result<(), String>, now: Now) {
+        let mark = Record::Blob { kind: BLOB_COMPACTED, bytes: &segment.0.to_le_bytes() };
+        let fault = match result {
+            Ok(()) => self.storage.append(&mark, now).err().map(|error| error.to_string()),
+            Err(why) => Some(why),
+        };
+        match fault {
+            None => self.storage.note_compacted(segment),
+            Some(why) => {
+                self.storage.set.task_failed();
+                self.report(format!("queue segment {:08} cannot be compacted: {why}", segment.0));
+            }
+        }
+    }
+
+    pub(super) fn compacted(&mut self, segment: SegmentId) {
+        self.retire(segment);
+    }
+
+    /// The record of a message cannot be read: it is reported and its file kept; the rest goes on.
+    pub(super) fn quarantine(&mut self, id: EntryId, why: &str) {
+        let entry = self.index.get(id);
+        let (queue_id, placement) = (entry.queue_id, entry.placement);
+        self.storage.set.damaged(placement.segment);
+        self.report(format!(
+            "message {queue_id} cannot be read back (queue segment {:08}, offset {}, {} bytes: {why}); \
+             it is out of the queue, the file is kept: see `hikyaku shard verify`",
+            placement.segment.0, placement.offset.0, placement.bytes
+        ));
+        self.finish_entry(id);
     }
 
     pub(super) fn moved_durable(&mut self, queue_id: QueueId, from: Placement) {
         self.moving.remove(&queue_id);
-        self.storage.set.message_done(from);
+        self.storage.set.dead(from);
     }
 
     /// The copy was not written: entries point at the original again, and notes about the copy too.
@@ -346,7 +440,7 @@ impl ShardCore {
                 }
             }
             // A message that was finished meanwhile has let go of the copy already.
-            self.storage.set.message_done(if gone { *from } else { *to });
+            self.storage.set.dead(if gone { *from } else { *to });
         }
         for Outcome { about: About { queue_id, segment }, .. } in outcomes {
             if let Some(origin) = origins.get(queue_id) {

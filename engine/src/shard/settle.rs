@@ -13,8 +13,7 @@ use super::{Delivery, Message, ShardCore, Stored, Submission};
 use crate::clock::{Now, UnixMs};
 use crate::delivery_log::{self, LogRecord};
 use crate::dns::{DnsFailure, DnsTrouble, Target};
-use crate::dsn;
-use crate::envelope::BodyType;
+use crate::dsn::{self, Diagnostic, DsnRecipient, DsnRequest};
 use crate::phase::Phase;
 use crate::pool::PeerInfo;
 use crate::queue::record::{OutcomeKind, OutcomeState};
@@ -108,7 +107,8 @@ impl ShardCore {
         self.index.get_mut(delivery.entry).attempts =
             self.index.get(delivery.entry).attempts.saturating_add(1);
         self.log_outcomes(&delivery, &settled, &context, now);
-        self.conclude(delivery.entry, &delivery.message, settled, now);
+        let remote_mta = context.target.as_ref().map(|target| &*target.host);
+        self.conclude(delivery.entry, &delivery.message, &settled, remote_mta, now);
     }
 
     /// Settles all open recipients of an entry in flight that no connection was found for.
@@ -160,7 +160,7 @@ impl ShardCore {
             ready_since: message.accepted,
         };
         self.log_outcomes(&delivery, &settled, &Context::default(), now);
-        self.conclude(id, message, settled, now);
+        self.conclude(id, message, &settled, None, now);
     }
 
     fn synthetic_reply(&self, destination: DestinationId, synthetic: &Synthetic) -> Reply {
@@ -192,7 +192,14 @@ impl ShardCore {
     }
 
     /// Tells the sender of failures first, if there are any it wants to know of; else records at once.
-    fn conclude(&mut self, id: EntryId, message: &Rc<Message>, settled: Vec<Settled>, now: Now) {
+    fn conclude(
+        &mut self,
+        id: EntryId,
+        message: &Rc<Message>,
+        settled: &[Settled],
+        remote_mta: Option<&str>,
+        now: Now,
+    ) {
         let outcomes: Vec<(u8, OutcomeKind)> =
             settled.iter().map(|one| (one.recipient, one.kind)).collect();
         let failed: Vec<&Settled> = settled
@@ -202,7 +209,7 @@ impl ShardCore {
         let notice = if failed.is_empty() || !self.settings.dsn {
             None
         } else {
-            self.notification(id, message, &failed, now)
+            self.notification(id, message, &failed, remote_mta, now)
         };
         match notice {
             Some(submission) => {
@@ -222,39 +229,45 @@ impl ShardCore {
         id: EntryId,
         message: &Message,
         failed: &[&Settled],
+        remote_mta: Option<&str>,
         now: Now,
     ) -> Option<Submission> {
-        let to = crate::address::Address::from_stored(message.reverse_path.as_deref()?);
+        let to = crate::address::Address::parse(message.reverse_path.as_deref()?).ok()?;
         let first = usize::from(self.index.get(id).recipient_first);
-        let recipients = failed
+        let recipients: Vec<DsnRecipient<'_>> = failed
             .iter()
-            .map(|one| dsn::Recipient {
-                final_recipient: &message.recipients[first + usize::from(one.recipient)],
+            .map(|one| DsnRecipient {
+                final_recipient: message.recipients[first + usize::from(one.recipient)].as_str(),
                 action: dsn::Action::Failed,
                 status: failure_status(one),
-                diagnostic: Some(&one.reply),
-                remote_mta: None,
+                diagnostic: match remote_mta {
+                    Some(_) => Diagnostic::Reply(&one.reply),
+                    None => Diagnostic::Text(&one.reply.text),
+                },
+                remote_mta,
+                last_attempt: remote_mta.map(|_| now.unix),
             })
             .collect();
         let queue_id = self.ids.next(now.unix.0);
-        let content = dsn::build(&dsn::Request {
+        let request = DsnRequest {
             reporting_mta: &self.settings.hostname,
-            queue_id: message.queue_id,
-            notification_id: queue_id,
+            id: queue_id,
+            original_id: message.queue_id,
             arrival: message.accepted,
-            recipients,
-            header_section: message.header_section(),
             to: &to,
+            smtputf8: message.smtputf8,
+            recipients: &recipients,
+            header_section: message.header_section(),
             now: now.unix,
-        });
-        let eight_bit = content.iter().any(|byte| *byte >= 0x80);
+        };
+        let (content, envelope) = (dsn::build(&request), request.envelope());
         Some(Submission {
             queue_id,
             accepted: now.unix,
-            reverse_path: None,
-            smtputf8: !to.as_str().is_ascii(),
-            recipients: vec![to],
-            body: if eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit },
+            reverse_path: envelope.reverse_path,
+            recipients: envelope.recipients,
+            body: envelope.body,
+            smtputf8: envelope.smtputf8,
             content,
             group: message.group.clone(),
             tags: Vec::new(),
@@ -331,12 +344,12 @@ impl ShardCore {
     /// Takes an entry that is in no list out of the queue.
     pub(super) fn finish_entry(&mut self, id: EntryId) {
         let entry = self.index.get(id);
-        let (queue_id, placement) = (entry.queue_id, entry.placement);
+        let placement = entry.placement;
         self.destinations[entry.destination as usize].busy_len -= 1;
         self.done.remove(&id);
         self.memory_drop(id);
         if self.index.remove(id) {
-            self.storage.message_done(queue_id, placement);
+            self.storage.message_done(placement);
         }
     }
 
@@ -368,7 +381,7 @@ impl ShardCore {
             self.counts.outcome(one.kind);
             let verdict = match one.kind {
                 OutcomeKind::Delivered => "",
-                _ => self.settings.classify(&one.reply, one.phase),
+                _ => self.classify(one, site, destination.domain.as_str()),
             };
             self.log.push(&LogRecord {
                 message_id: message.message_id.as_deref().unwrap_or("").as_bytes(),
@@ -397,6 +410,18 @@ impl ShardCore {
                 ..LogRecord::new(now.unix, message.queue_id, log_outcome(one.kind), self.me)
             });
         }
+    }
+}
+
+impl ShardCore {
+    fn classify(&self, one: &Settled, site: &str, domain: &str) -> &'static str {
+        let classifier = &self.settings.classifier;
+        let provider = classifier.provider_of(site).or_else(|| classifier.provider_of(domain));
+        let reply = &one.reply;
+        let code = Some(reply.code);
+        let (reason, _) =
+            classifier.classify(code, reply.enhanced, &reply.text, one.phase, provider);
+        reason.as_str()
     }
 }
 

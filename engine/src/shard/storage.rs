@@ -13,19 +13,18 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 
 use super::accept::Origin;
-use super::{Action, BatchId, DiskError, Message, Settings, ShardCore, Stored, Submission};
+use super::{Action, BatchId, Begin, DiskError, Message, Settings, ShardCore, Stored, Submission};
 use crate::address::Address;
 use crate::clock::{Mono, Now, UnixMs};
 use crate::delivery_log::{LogBatch, LogRecord};
 use crate::ids::{QueueId, SegmentId, ShardId};
 use crate::keys::KeyRing;
-use crate::queue::cipher::{Nonce, SegmentCipher, SegmentName};
+use crate::queue::cipher::{Nonce, SegmentCipher, SegmentName, Stream};
 use crate::queue::record::{
     About, Message as MessageRecord, Outcome, OutcomeState, Record, RecipientsBuf,
 };
 use crate::queue::replay::read_one;
-use crate::queue::segment::{AppendError, Batch, SegmentHeader, SegmentWriter};
-use crate::queue::{Placement, Stream};
+use crate::queue::segment::{AppendError, Batch, Placement, SegmentHeader, SegmentWriter};
 use crate::schedule::index::{Entry, EntryId, State};
 
 /// Bytes of records not yet durable at which no further mail is taken.
@@ -71,6 +70,8 @@ pub(super) enum Waiter {
     Shard { shard: ShardId, key: u64 },
     /// A message copied forward from a segment that is being compacted.
     Compaction { from: Placement },
+    /// All that was to be copied out of this segment.
+    Compacted(SegmentId),
 }
 
 #[derive(Debug)]
@@ -135,6 +136,8 @@ struct Tail {
     writer: Option<SegmentWriter>,
     /// Header block of the writer's segment, until its first batch takes it along.
     header: Vec<u8>,
+    /// Segments begun since they were last asked for.
+    begun: Option<SegmentId>,
 }
 
 impl Tail {
@@ -145,6 +148,7 @@ impl Tail {
             let header = maker.header(self.stream, segment, self.segment_bytes, now);
             self.header = header.encode(maker.keys.current());
             self.writer = Some(SegmentWriter::new(maker.keys.current(), header));
+            self.begun = Some(segment);
         }
         self.writer.as_mut().expect("made just above")
     }
@@ -180,6 +184,8 @@ pub(super) struct Storage {
     failing_until: Option<Mono>,
     full: bool,
     recipients: RecipientsBuf,
+    /// Segments whose file is still to be made, and whether out of a free one.
+    begin: HashMap<SegmentId, bool>,
     pub(super) set: crate::queue::set::SegmentSet,
 }
 
@@ -202,6 +208,7 @@ pub(super) fn open(me: ShardId, settings: &Settings, setup: StorageSetup) -> (St
         next,
         writer: None,
         header: Vec::new(),
+        begun: None,
     };
     let storage = Storage {
         maker: Maker { shard: me, keys: setup.keys, nonces: setup.nonces },
@@ -215,6 +222,7 @@ pub(super) fn open(me: ShardId, settings: &Settings, setup: StorageSetup) -> (St
         failing_until: None,
         full: false,
         recipients: RecipientsBuf::new(),
+        begin: HashMap::new(),
         set: crate::queue::set::SegmentSet::new(settings.segment_bytes),
     };
     let log = LogStream {
@@ -282,6 +290,11 @@ impl Storage {
             }
             other => other?,
         };
+        if let Some(segment) = self.tail.begun.take() {
+            let reuse = self.set.free_files() > 0;
+            self.begin.insert(segment, reuse);
+            self.set.began(segment, u64::from(self.tail.segment_bytes), reuse);
+        }
         self.filling.since.get_or_insert(now.mono);
         self.filling.bytes += placement.bytes as usize;
         Ok(placement)
@@ -292,6 +305,13 @@ impl Storage {
         let waiter = Waiter::Compaction { from };
         self.filling.notes.push(Note { queue_id, placement, pending: false, waiter });
         self.close_full_batch();
+    }
+
+    /// All of a segment's copies stand before this in the stream.
+    pub(super) fn note_compacted(&mut self, segment: SegmentId) {
+        let placement = Placement { segment, offset: crate::ids::Offset(0), bytes: 0 };
+        let waiter = Waiter::Compacted(segment);
+        self.filling.notes.push(Note { queue_id: QueueId(0), placement, pending: false, waiter });
     }
 
     /// Closes the open batch if it has grown to its bound; to be called once what was appended is noted.
@@ -341,9 +361,8 @@ impl Storage {
     }
 
     /// No entry of the message is left.
-    pub(super) fn message_done(&mut self, queue_id: QueueId, placement: Placement) {
-        let _ = queue_id;
-        self.set.message_done(placement);
+    pub(super) fn message_done(&mut self, placement: Placement) {
+        self.set.dead(placement);
     }
 }
 
@@ -352,7 +371,11 @@ fn message_of(record: &MessageRecord<'_>) -> Message {
         queue_id: record.queue_id,
         accepted: UnixMs(record.accepted_ms),
         reverse_path: record.reverse_path.map(Into::into),
-        recipients: record.recipients.iter().map(|r| Address::from_stored(r.address)).collect(),
+        recipients: record
+            .recipients
+            .iter()
+            .map(|recipient| Address::from_stored(recipient.address, recipient.domain))
+            .collect(),
         body: record.body,
         smtputf8: record.smtputf8,
         content: std::rc::Rc::new(record.content.to_vec()),
@@ -392,7 +415,7 @@ impl ShardCore {
         };
         let queue_id = submission.queue_id;
         self.storage.filling.notes.push(Note { queue_id, placement, pending, waiter });
-        self.storage.set.message_appended(placement);
+        self.storage.set.live(placement);
         self.storage.close_full_batch();
         let message = std::rc::Rc::new(Message::from_submission(submission));
         let keep = self.memory_bytes + message.memory_bytes() <= self.settings.memory_bytes_max;
@@ -471,7 +494,8 @@ impl ShardCore {
             return;
         }
         match self.storage.append(&Record::Outcome(outcome), now) {
-            Ok(_) => {
+            Ok(placement) => {
+                self.storage.set.note(placement, segment);
                 self.storage.filling.outcomes.push(outcome);
                 self.storage.close_full_batch();
             }
@@ -488,11 +512,7 @@ impl ShardCore {
         let Some(id) = self.index.find(queue_id) else { return };
         let about = About { queue_id, segment: self.index.get(id).placement.segment };
         self.storage.filling.commits.push(about);
-        if !self.storage.is_failing()
-            && let Err(error) = self.storage.append(&Record::Commit(about), now)
-        {
-            self.report(format!("confirmation of {queue_id} cannot be written: {error}"));
-        }
+        self.append_note(&Record::Commit(about), about, now);
         self.stored_ready(queue_id, now);
     }
 
@@ -502,10 +522,16 @@ impl ShardCore {
         let about = About { queue_id, segment: self.index.get(id).placement.segment };
         self.forget_message(queue_id);
         self.storage.filling.cancels.push(about);
-        if !self.storage.is_failing()
-            && let Err(error) = self.storage.append(&Record::Cancel(about), now)
-        {
-            self.report(format!("cancellation of {queue_id} cannot be written: {error}"));
+        self.append_note(&Record::Cancel(about), about, now);
+    }
+
+    fn append_note(&mut self, record: &Record<'_>, about: About, now: Now) {
+        if self.storage.is_failing() {
+            return;
+        }
+        match self.storage.append(record, now) {
+            Ok(placement) => self.storage.set.note(placement, about.segment),
+            Err(error) => self.report(format!("note on {} not written: {error}", about.queue_id)),
         }
     }
 
@@ -545,12 +571,22 @@ impl ShardCore {
             Waiter::Shard { shard, key } => {
                 self.tell(shard, super::ShardMessage::Stored { key, result });
             }
-            Waiter::Compaction { .. } => {}
+            Waiter::Compaction { .. } | Waiter::Compacted(_) => {}
         }
     }
 
-    /// Sends the next batch on its way if none is and there is reason to.
-    pub(super) fn flush(&mut self, now: Now) {
+    /// Memory of a batch that was written, for the next one.
+    pub fn reuse_batch(&mut self, bytes: Vec<u8>) {
+        if bytes.capacity() <= 2 * BATCH_BYTES_FULL
+            && let Some(writer) = &mut self.storage.tail.writer
+        {
+            writer.recycle(bytes);
+        }
+    }
+
+    /// Sends the next batch on its way if none is and there is reason to. Call it when the events at
+    /// hand are handled rather than after each, so that what they stored shares a batch.
+    pub fn flush(&mut self, now: Now) {
         if self.storage.in_flight.is_some() || self.storage.is_failing() {
             return;
         }
@@ -570,12 +606,14 @@ impl ShardCore {
         self.storage.next_batch += 1;
         let id = BatchId(self.storage.next_batch << 1);
         self.storage.in_flight = Some((id, batch.end(), batch.segment, pending));
+        let begin = self.storage.begin.remove(&batch.segment);
         self.actions.push(Action::Write {
             batch: id,
             stream: Stream::Queue,
             segment: batch.segment,
             offset: batch.file_offset,
             bytes: batch.bytes,
+            begin: begin.map(|reuse| Begin { segment_bytes: self.settings.segment_bytes, reuse }),
         });
     }
 
@@ -599,7 +637,6 @@ impl ShardCore {
 
     fn batch_durable(&mut self, segment: SegmentId, end: u64) {
         let storage = &mut self.storage;
-        storage.set.written(segment, end);
         if let Some(writer) = &mut storage.tail.writer
             && writer.segment() == segment
         {
@@ -618,13 +655,14 @@ impl ShardCore {
             if let Some(batch) = writer.seal() {
                 storage.closed.push_front((batch, Pending::default()));
             }
-            storage.set.sealed(segment);
         }
     }
 
     fn note_durable(&mut self, note: &Note, now: Now) {
-        if let Waiter::Compaction { from } = note.waiter {
-            return self.moved_durable(note.queue_id, from);
+        match note.waiter {
+            Waiter::Compaction { from } => return self.moved_durable(note.queue_id, from),
+            Waiter::Compacted(segment) => return self.compacted(segment),
+            _ => {}
         }
         if !note.pending {
             self.stored_ready(note.queue_id, now);
@@ -659,7 +697,7 @@ impl ShardCore {
             notes.extend(pending.notes);
         }
         for note in &notes {
-            if !matches!(note.waiter, Waiter::Compaction { .. }) {
+            if !matches!(note.waiter, Waiter::Compaction { .. } | Waiter::Compacted(_)) {
                 let about = About { queue_id: note.queue_id, segment: note.placement.segment };
                 again.cancels.push(about);
             }
@@ -675,7 +713,9 @@ impl ShardCore {
         self.storage.filling = again;
         let result = if self.storage.full { Stored::NoSpace } else { Stored::Failed };
         for note in notes {
-            if !matches!(note.waiter, Waiter::Compaction { .. }) {
+            if matches!(note.waiter, Waiter::Compacted(_)) {
+                self.storage.set.task_failed();
+            } else if !matches!(note.waiter, Waiter::Compaction { .. }) {
                 self.forget_message(note.queue_id);
                 self.tell_waiter(note.waiter, result, now);
             }
@@ -698,13 +738,11 @@ impl ShardCore {
         let records = again
             .outcomes
             .iter()
-            .map(|outcome| Record::Outcome(*outcome))
-            .chain(again.commits.iter().map(|about| Record::Commit(*about)))
-            .chain(again.cancels.iter().map(|about| Record::Cancel(*about)));
-        for record in records {
-            if let Err(error) = self.storage.append(&record, now) {
-                self.actions.push(Action::Report { line: format!("note cannot be written: {error}") });
-            }
+            .map(|outcome| (Record::Outcome(*outcome), outcome.about))
+            .chain(again.commits.iter().map(|about| (Record::Commit(*about), *about)))
+            .chain(again.cancels.iter().map(|about| (Record::Cancel(*about), *about)));
+        for (record, about) in records {
+            self.append_note(&record, about, now);
         }
         let filling = &mut self.storage.filling;
         filling.outcomes = again.outcomes;
@@ -764,6 +802,8 @@ impl ShardCore {
             }
             other => other,
         };
+        let segment_bytes = log.tail.segment_bytes;
+        let begin = log.tail.begun.take().map(|_| Begin { segment_bytes, reuse: false });
         let batch = appended.is_ok().then(|| log.tail.take_batch()).flatten();
         let Some(batch) = batch else {
             log.dropped_lines += 1;
@@ -778,6 +818,7 @@ impl ShardCore {
             segment: batch.segment,
             offset: batch.file_offset,
             bytes: batch.bytes,
+            begin,
         });
     }
 

@@ -122,7 +122,7 @@ impl ShardCore {
             connections: self.sites.iter().map(|site| u64::from(site.conns)).sum(),
             memory_bytes: self.memory_bytes as u64,
             waiting_bytes: self.storage.waiting_bytes() as u64,
-            segments: self.storage.set.len() as u64,
+            segments: self.storage.set.usage().count() as u64,
             log_dropped_lines: self.log.dropped_lines(),
             overload: self.overload().map_or("", |overload| match overload {
                 crate::smtp::server::Overload::Disk => "disk",

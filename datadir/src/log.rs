@@ -1,0 +1,267 @@
+//! Reads the delivery log, also while the daemon writes it.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use engine::clock::UnixMs;
+use engine::delivery_log::{LogFilter, LogRecord, read_batch};
+use engine::ids::{SegmentId, ShardId};
+use engine::keys::KeyRing;
+use engine::queue::cipher::Stream;
+use engine::queue::record::Record;
+use engine::queue::replay::{Contents, SegmentReader};
+use engine::queue::segment::SEGMENT_HEADER_BYTES;
+
+use crate::segments::{Go, ScanError, SegmentFile, fill, list, peek, scan, shards};
+
+/// How far a shard has written its log: what stands behind is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEnd {
+    /// The shard.
+    pub shard: ShardId,
+    /// The segment that is being written.
+    pub segment: SegmentId,
+    /// Bytes of it that are written.
+    pub offset: u64,
+}
+
+/// Something of the log that could not be read; the rest is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogDamage {
+    /// Where, and what.
+    pub text: String,
+}
+
+/// Reads what is wanted out of all segments, shard by shard in the order of writing, and gives each record to
+/// `visit`. Lines of several shards are in the order of time only within a shard.
+///
+/// Returns damage met.
+///
+/// # Errors
+/// [`io::Error`] if the data directory cannot be listed.
+pub fn read_all(
+    data_dir: &Path,
+    keys: &KeyRing,
+    filter: &LogFilter,
+    mut visit: impl FnMut(&LogRecord<'_>) -> Go,
+) -> io::Result<Vec<LogDamage>> {
+    let mut damage = Vec::new();
+    for shard in shards(data_dir)? {
+        let files = list(data_dir, shard, Stream::DeliveryLog)?;
+        for (index, file) in files.iter().enumerate() {
+            if file.free || began_before(files.get(index + 1), filter.since) {
+                continue;
+            }
+            let mut stopped = false;
+            let result = scan(
+                file,
+                keys,
+                Contents::Read,
+                |found| {
+                    let go = match found.record {
+                        Record::Blob { bytes, .. } => {
+                            visit_batch(bytes, filter, &mut visit, |text| {
+                                damage.push(LogDamage {
+                                    text: format!(
+                                        "{} at {}: {text}",
+                                        file.name, found.placement.offset.0
+                                    ),
+                                });
+                            })
+                        }
+                        _ => Go::On,
+                    };
+                    stopped |= go == Go::Stop;
+                    go
+                },
+                |_| {},
+            );
+            match result {
+                Ok(Some(summary)) => damage.extend(summary.damage.iter().map(|d| LogDamage {
+                    text: format!("{}: {d}", file.name),
+                })),
+                Ok(None) => {}
+                Err(ScanError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    damage.push(LogDamage {
+                        text: format!("{}: {error}", file.name),
+                    });
+                }
+            }
+            if stopped {
+                return Ok(damage);
+            }
+        }
+    }
+    Ok(damage)
+}
+
+/// Whether the segment after the one in question was begun before `since`: then the one in question holds nothing
+/// that is wanted.
+fn began_before(next: Option<&SegmentFile>, since: Option<UnixMs>) -> bool {
+    let (Some(next), Some(since)) = (next.filter(|next| !next.free), since) else {
+        return false;
+    };
+    peek(next).is_ok_and(|header| header.created_ms < since.0)
+}
+
+fn visit_batch(
+    bytes: &[u8],
+    filter: &LogFilter,
+    visit: &mut impl FnMut(&LogRecord<'_>) -> Go,
+    mut damaged: impl FnMut(String),
+) -> Go {
+    let (header, records) = match read_batch(bytes) {
+        Ok(batch) => batch,
+        Err(error) => {
+            damaged(error.to_string());
+            return Go::On;
+        }
+    };
+    if !filter.may_match(&header) {
+        return Go::On;
+    }
+    for record in records {
+        match record {
+            Ok(record) if filter.matches(&record) => {
+                if visit(&record) == Go::Stop {
+                    return Go::Stop;
+                }
+            }
+            Ok(_) => {}
+            Err(error) => damaged(error.to_string()),
+        }
+    }
+    Go::On
+}
+
+/// Follows the log of one shard from some point on: reads each byte once.
+#[derive(Debug)]
+pub struct Follow {
+    data_dir: PathBuf,
+    keys: Arc<KeyRing>,
+    shard: ShardId,
+    open: Option<Open>,
+    /// Lines before this are skipped: they were there already.
+    from: UnixMs,
+    /// Segments before this are not looked at.
+    first: SegmentId,
+}
+
+#[derive(Debug)]
+struct Open {
+    segment: SegmentId,
+    file: File,
+    reader: SegmentReader,
+    /// Bytes of the file given to the reader.
+    read: u64,
+}
+
+impl Follow {
+    /// Follows what is logged at or after `from`. `end` is where the log ends now.
+    pub fn new(data_dir: &Path, keys: Arc<KeyRing>, end: LogEnd, from: UnixMs) -> Self {
+        let data_dir = data_dir.to_owned();
+        Self {
+            data_dir,
+            keys,
+            shard: end.shard,
+            open: None,
+            from,
+            first: end.segment,
+        }
+    }
+
+    /// Reads up to `end` and gives each wanted record to `visit`.
+    ///
+    /// # Errors
+    /// [`ScanError`]; the next call tries again.
+    pub fn read_to(
+        &mut self,
+        end: LogEnd,
+        filter: &LogFilter,
+        mut visit: impl FnMut(&LogRecord<'_>) -> Go,
+    ) -> Result<Go, ScanError> {
+        loop {
+            let Some(open) = &mut self.open else {
+                if !self.open_next(end)? {
+                    return Ok(Go::On);
+                }
+                continue;
+            };
+            let is_last = open.segment >= end.segment;
+            if !open.feed(if is_last { Some(end.offset) } else { None })? && is_last {
+                return Ok(Go::On);
+            }
+            while let Some(found) = open.reader.next() {
+                if let Record::Blob { bytes, .. } = found.record {
+                    let from = self.from;
+                    let mut newer = |record: &LogRecord<'_>| {
+                        if record.time >= from {
+                            visit(record)
+                        } else {
+                            Go::On
+                        }
+                    };
+                    if visit_batch(bytes, filter, &mut newer, |_| {}) == Go::Stop {
+                        return Ok(Go::Stop);
+                    }
+                }
+            }
+            if is_last && open.read >= end.offset {
+                return Ok(Go::On);
+            }
+            if !is_last && (open.reader.is_done() || open.at_end()?) {
+                self.first = SegmentId(open.segment.0 + 1);
+                self.open = None;
+            }
+        }
+    }
+
+    /// Opens the next segment; false if there is none yet.
+    fn open_next(&mut self, end: LogEnd) -> Result<bool, ScanError> {
+        let files = list(&self.data_dir, self.shard, Stream::DeliveryLog)?;
+        let next = files.iter().find(|file| {
+            !file.free && file.name.segment >= self.first && file.name.segment <= end.segment
+        });
+        let Some(next) = next else { return Ok(false) };
+        let mut file = File::open(&next.path)?;
+        let mut front = vec![0; SEGMENT_HEADER_BYTES];
+        let filled = fill(&mut file, &mut front)?;
+        front.truncate(filled);
+        let mut reader = SegmentReader::open(&front, &self.keys, next.name, Contents::Read)
+            .map_err(ScanError::Header)?;
+        reader.push(&front);
+        self.open = Some(Open {
+            segment: next.name.segment,
+            file,
+            reader,
+            read: filled as u64,
+        });
+        Ok(true)
+    }
+}
+
+impl Open {
+    /// Gives the reader the next bytes, up to `end` if that is known; false if there are none.
+    fn feed(&mut self, end: Option<u64>) -> io::Result<bool> {
+        const CHUNK_BYTES: u64 = 256 * 1024;
+        let left = end.map_or(CHUNK_BYTES, |end| {
+            end.saturating_sub(self.read).min(CHUNK_BYTES)
+        });
+        if left == 0 {
+            return Ok(false);
+        }
+        let mut chunk = vec![0; left as usize];
+        self.file.seek(SeekFrom::Start(self.read))?;
+        let filled = fill(&mut self.file, &mut chunk)?;
+        self.reader.push(&chunk[..filled]);
+        self.read += filled as u64;
+        Ok(filled > 0)
+    }
+
+    fn at_end(&self) -> io::Result<bool> {
+        Ok(self.read >= self.file.metadata()?.len())
+    }
+}

@@ -1,0 +1,2 @@
+//! Benchmarks of the SMTP machines.
+fn main() {}

@@ -1,0 +1,485 @@
+//! Reads a notice as a human does: whom could it not reach, and what does it say about each.
+//!
+//! Works on text alone, for the many formats that follow no standard: first where the returned
+//! message begins, then every address with the words around it, then the text that belongs to each
+//! failed one. What the text means is for [`super::Classifier`].
+
+use super::scan;
+use super::signals::{Signal, Signals};
+
+/// Addresses looked at in one notice.
+const CANDIDATES_MAX: usize = 1024;
+/// Lines of a notice.
+const LINES_MAX: usize = 1500;
+/// Bytes of text taken for one recipient.
+const BLOCK_BYTES_MAX: usize = 2048;
+/// Lines of text taken for one recipient.
+const BLOCK_LINES_MAX: usize = 30;
+/// Bytes before an address that say what it is.
+const CONTEXT_BYTES_MAX: usize = 90;
+
+/// A failed address and what the notice says about it.
+#[derive(Debug, Clone)]
+pub(super) struct Mention {
+    pub(super) address: String,
+    /// The text of its own block, after the address.
+    pub(super) block: String,
+    /// Lines elsewhere that name the address and hold a reply code.
+    pub(super) replies: String,
+}
+
+/// How sure it is that an address is the failed one; the best kind present is taken, alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// `<x@example.jp>:`, or in a list under a heading that announces it.
+    Listed,
+    /// After words such as `could not be delivered to`.
+    Named,
+    /// In an SMTP reply or command.
+    Replied,
+    /// On a line of its own, nothing announcing it.
+    Alone,
+    /// Anywhere else.
+    Loose,
+}
+
+#[derive(Debug)]
+struct Candidate<'t> {
+    address: &'t str,
+    line: usize,
+    end: usize,
+    kind: Kind,
+}
+
+/// Where the returned message begins in `text`, in bytes; its length if it is not there.
+pub(super) fn original_start(text: &str, signals: &Signals) -> (usize, usize) {
+    let mut offset = 0;
+    let mut window: Vec<(usize, &str)> = Vec::new();
+    for line in text.split_inclusive('\n').take(LINES_MAX) {
+        window.push((offset, line));
+        offset += line.len();
+    }
+    for (index, (start, line)) in window.iter().enumerate() {
+        let trimmed = line.trim();
+        if trimmed.is_empty() {
+            continue;
+        }
+        if is_marker(trimmed, signals) {
+            return (*start, start + line.len());
+        }
+        if is_header_start(trimmed) && is_header_block(&window[index..]) {
+            return (*start, *start);
+        }
+    }
+    (offset, offset)
+}
+
+fn is_marker(line: &str, signals: &Signals) -> bool {
+    if line.len() > 160 || !signals.scan(line).has(Signal::Original) {
+        return false;
+    }
+    let edge = |c: char| matches!(c, '-' | '=' | '*' | '_' | '~' | '#' | '+' | '|');
+    let decorated = line.chars().filter(|c| edge(*c)).count() >= 3
+        && (line.starts_with(edge) || line.ends_with(edge));
+    let announces = line.ends_with(':')
+        || line.ends_with("follow")
+        || line.ends_with("follows")
+        || line.ends_with("follows.")
+        || line.contains("below this line")
+        || line.starts_with("---");
+    decorated || announces
+}
+
+/// Names at which a returned header may begin.
+fn is_header_start(line: &str) -> bool {
+    header_name(line).is_some_and(|name| {
+        let lower = name.to_ascii_lowercase();
+        lower.starts_with("x-")
+            || matches!(
+                &*lower,
+                "received"
+                    | "return-path"
+                    | "from"
+                    | "to"
+                    | "subject"
+                    | "date"
+                    | "message-id"
+                    | "delivered-to"
+                    | "mime-version"
+                    | "dkim-signature"
+                    | "content-type"
+                    | "reply-to"
+                    | "sender"
+                    | "authentication-results"
+                    | "domainkey-signature"
+                    | "received-spf"
+                    | "arc-seal"
+            )
+    })
+}
+
+fn header_name(line: &str) -> Option<&str> {
+    let line = line.trim_start_matches(['>', '|', ' ', '\t']);
+    let (name, _) = line.split_once(':')?;
+    let plain = !name.is_empty()
+        && name.len() < 50
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    plain.then_some(name)
+}
+
+fn is_header_block(lines: &[(usize, &str)]) -> bool {
+    let (mut headers, mut strong, mut usual) = (0, 0, 0);
+    for (index, (_, line)) in lines.iter().take(14).enumerate() {
+        if line.trim().is_empty() {
+            break;
+        }
+        let Some(name) = header_name(line.trim_end()) else {
+            let folded = line.starts_with([' ', '\t', '>', '|']);
+            if folded && index > 0 {
+                continue;
+            }
+            break;
+        };
+        let name = name.to_ascii_lowercase();
+        headers += 1;
+        match &*name {
+            "received"
+            | "message-id"
+            | "return-path"
+            | "mime-version"
+            | "dkim-signature"
+            | "x-mailer"
+            | "delivered-to"
+            | "x-received"
+            | "content-transfer-encoding" => strong += 1,
+            "from" | "to" | "date" | "subject" => usual += 1,
+            "final-recipient" | "reporting-mta" | "action" | "status" | "arrival-date"
+            | "diagnostic-code" | "sent" | "reason" | "code" => return false,
+            _ => {}
+        }
+    }
+    (headers >= 3 && strong >= 1) || usual >= 4 || (strong >= 2)
+}
+
+/// The failed addresses of a notice. `senders`: addresses that are never the failed one.
+pub(super) fn mentions(notice: &str, senders: &[&str], signals: &Signals) -> Vec<Mention> {
+    let lines: Vec<&str> = notice.lines().take(LINES_MAX).collect();
+    let candidates = candidates(&lines, senders, signals);
+    let Some(best) = candidates.iter().map(|c| c.kind).min() else {
+        return Vec::new();
+    };
+    let mut chosen: Vec<&Candidate<'_>> = Vec::new();
+    for candidate in candidates.iter().filter(|c| c.kind == best) {
+        let known = chosen
+            .iter()
+            .any(|c| c.address.eq_ignore_ascii_case(candidate.address));
+        if !known {
+            chosen.push(candidate);
+        }
+        // A guess is taken once; a list as long as it is.
+        if best == Kind::Loose {
+            break;
+        }
+    }
+    let mut out: Vec<Mention> = chosen
+        .iter()
+        .enumerate()
+        .map(|(index, candidate)| Mention {
+            address: candidate.address.to_owned(),
+            block: block(&lines, candidate, chosen.get(index + 1).copied()),
+            replies: replies(&lines, candidate.address),
+        })
+        .collect();
+    // Addresses listed one under the other share the text that follows the last.
+    for index in (0..out.len().saturating_sub(1)).rev() {
+        if !out[index]
+            .block
+            .bytes()
+            .any(|b| b.is_ascii_alphanumeric() || b >= 0x80)
+        {
+            out[index].block = out[index + 1].block.clone();
+        }
+    }
+    out
+}
+
+/// What the notice says about one address that is known already.
+pub(super) fn about(notice: &str, address: &str) -> Option<Mention> {
+    let lines: Vec<&str> = notice.lines().take(LINES_MAX).collect();
+    let (line, end) = lines.iter().enumerate().find_map(|(index, line)| {
+        scan::addresses(line)
+            .find(|f| line[f.start..f.end].eq_ignore_ascii_case(address))
+            .map(|found| (index, found.end))
+    })?;
+    let candidate = Candidate {
+        address,
+        line,
+        end,
+        kind: Kind::Listed,
+    };
+    // Another recipient's line ends the block.
+    let next = lines
+        .iter()
+        .enumerate()
+        .skip(line + 1)
+        .find_map(|(index, text)| {
+            let found = scan::addresses(text).next()?;
+            let other = &text[found.start..found.end];
+            let begins = bare_prefix(&text[..found.start]).is_empty();
+            (begins && !other.eq_ignore_ascii_case(address)).then_some(Candidate {
+                address: other,
+                line: index,
+                end: found.end,
+                kind: Kind::Listed,
+            })
+        });
+    Some(Mention {
+        address: address.to_owned(),
+        block: block(&lines, &candidate, next.as_ref()),
+        replies: replies(&lines, address),
+    })
+}
+
+fn candidates<'t>(lines: &[&'t str], senders: &[&str], signals: &Signals) -> Vec<Candidate<'t>> {
+    let mut out: Vec<Candidate<'t>> = Vec::new();
+    let mut heading = "";
+    let mut list_open = false;
+    for (index, line) in lines.iter().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let mut listed_here = false;
+        for found in scan::addresses(line) {
+            let address = &line[found.start..found.end];
+            let usable = is_mailable(address) && out.len() < CANDIDATES_MAX;
+            if !usable {
+                continue;
+            }
+            let Some(kind) = kind_of(line, found, heading, list_open, signals) else {
+                continue;
+            };
+            let mut kind = kind;
+            if senders.iter().any(|s| s.eq_ignore_ascii_case(address)) {
+                if kind != Kind::Listed {
+                    continue;
+                }
+                kind = Kind::Loose;
+            }
+            if kind > Kind::Replied && is_role(address) {
+                continue;
+            }
+            listed_here |= kind == Kind::Listed;
+            out.push(Candidate {
+                address,
+                line: index,
+                end: found.end,
+                kind,
+            });
+        }
+        list_open = listed_here;
+        if !listed_here {
+            heading = line;
+        }
+    }
+    out
+}
+
+fn kind_of(
+    line: &str,
+    found: scan::Found,
+    heading: &str,
+    list_open: bool,
+    signals: &Signals,
+) -> Option<Kind> {
+    let before = &line[..found.start];
+    let after = line[found.end..].trim_start_matches(['>', ')', '"', '\'', ']']);
+    let bare = bare_prefix(before);
+    if bare.is_empty() {
+        if after.trim_start().starts_with("wrote") {
+            return None;
+        }
+        let marked = after.starts_with(':') || after.trim_start().starts_with("...");
+        let announced = list_open || announces(heading, signals);
+        return if marked || announced {
+            Some(Kind::Listed)
+        } else if repels(heading, signals) {
+            None
+        } else {
+            Some(Kind::Alone)
+        };
+    }
+    let dialog = bare.starts_with("<<<") || bare.starts_with(">>>") || starts_with_code(bare);
+    let context = tail(before, CONTEXT_BYTES_MAX);
+    match signals.last_of(context, Signal::ToRecipient, Signal::NotRecipient) {
+        Some(Signal::NotRecipient) => None,
+        _ if dialog => Some(Kind::Replied),
+        Some(_) => Some(Kind::Named),
+        None => {
+            let joined = format!("{} {context}", tail(heading.trim_end(), CONTEXT_BYTES_MAX));
+            match signals.last_of(&joined, Signal::ToRecipient, Signal::NotRecipient) {
+                Some(Signal::NotRecipient) => None,
+                _ => Some(Kind::Loose),
+            }
+        }
+    }
+}
+
+/// A heading after which addresses are the failed ones.
+fn announces(heading: &str, signals: &Signals) -> bool {
+    let set = signals.scan(heading);
+    let last = signals.last_of(
+        tail(heading, CONTEXT_BYTES_MAX),
+        Signal::ToRecipient,
+        Signal::NotRecipient,
+    );
+    last != Some(Signal::NotRecipient)
+        && (set.has(Signal::BounceText) || set.has(Signal::ToRecipient) || set.has(Signal::Delay))
+        && !set.has(Signal::Original)
+}
+
+fn repels(heading: &str, signals: &Signals) -> bool {
+    let context = tail(heading, CONTEXT_BYTES_MAX);
+    signals.last_of(context, Signal::ToRecipient, Signal::NotRecipient)
+        == Some(Signal::NotRecipient)
+}
+
+/// What stands before an address, without bullets, brackets and `mailto:`.
+fn bare_prefix(before: &str) -> &str {
+    let mut bare = before.trim();
+    loop {
+        let next = bare.trim_end_matches("mailto:").trim_matches(|c: char| {
+            c.is_whitespace()
+                || matches!(
+                    c,
+                    '<' | '*'
+                        | '-'
+                        | '"'
+                        | '\''
+                        | '('
+                        | '['
+                        | '|'
+                        | '•'
+                        | '・'
+                        | '+'
+                        | '#'
+                        | '{'
+                        | '.'
+                )
+        });
+        if next.len() == bare.len() {
+            return if bare.starts_with("<<<") || before.trim_start().starts_with("<<<") {
+                before.trim_start()
+            } else {
+                bare
+            };
+        }
+        bare = next;
+    }
+}
+
+fn starts_with_code(text: &str) -> bool {
+    text.len() >= 3 && scan::reply_code(super::normal::clip(text, 4)).is_some()
+}
+
+fn tail(text: &str, bytes_max: usize) -> &str {
+    let mut start = text.len().saturating_sub(bytes_max);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    &text[start..]
+}
+
+fn is_mailable(address: &str) -> bool {
+    address.rsplit_once('@').is_some_and(|(local, domain)| {
+        !local.is_empty() && (domain.contains('.') || domain.starts_with('['))
+    })
+}
+
+/// Addresses of a role, which notices give as a contact.
+fn is_role(address: &str) -> bool {
+    const ROLES: [&str; 9] = [
+        "postmaster",
+        "mailer-daemon",
+        "abuse",
+        "support",
+        "helpdesk",
+        "help",
+        "noc",
+        "hostmaster",
+        "webmaster",
+    ];
+    let local = address.split('@').next().unwrap_or_default();
+    ROLES.iter().any(|role| local.eq_ignore_ascii_case(role))
+}
+
+fn block(lines: &[&str], candidate: &Candidate<'_>, next: Option<&Candidate<'_>>) -> String {
+    let mut text = String::new();
+    let end = next.map_or(lines.len(), |next| next.line.max(candidate.line));
+    let rest =
+        lines[candidate.line][candidate.end..].trim_start_matches(['>', ')', '"', '\'', ']', ':']);
+    text.push_str(rest.trim_start());
+    for line in lines[..end]
+        .iter()
+        .skip(candidate.line + 1)
+        .take(BLOCK_LINES_MAX)
+    {
+        if text.len() + line.len() > BLOCK_BYTES_MAX {
+            break;
+        }
+        text.push('\n');
+        text.push_str(line);
+    }
+    text
+}
+
+/// Lines that name the address and a reply code, and what the server said just before.
+fn replies(lines: &[&str], address: &str) -> String {
+    let mut text = String::new();
+    for (index, line) in lines.iter().enumerate() {
+        if text.len() > BLOCK_BYTES_MAX {
+            break;
+        }
+        let names = line.len() >= address.len()
+            && scan::addresses(line).any(|f| line[f.start..f.end].eq_ignore_ascii_case(address));
+        if !names || scan::reply_code(line).is_none() {
+            continue;
+        }
+        for said in lines[..index]
+            .iter()
+            .rev()
+            .take(3)
+            .filter(|l| l.trim_start().starts_with("<<<"))
+        {
+            text.push_str(said.trim());
+            text.push('\n');
+        }
+        text.push_str(line.trim());
+        text.push('\n');
+    }
+    text
+}
+
+/// A name without a domain that is listed alone on an indented line after an announcing one.
+pub(super) fn listed_name(notice: &str) -> Option<&str> {
+    let mut announced = false;
+    for line in notice
+        .lines()
+        .take(LINES_MAX)
+        .filter(|line| !line.trim().is_empty())
+    {
+        let word = line.trim();
+        let indented = line.starts_with([' ', '\t']);
+        let plain = word.len() <= 64
+            && word
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if announced && indented && plain {
+            return Some(word);
+        }
+        announced = line.contains("recipient") || line.contains("address");
+        announced |= word.ends_with(':');
+    }
+    None
+}

@@ -1,0 +1,140 @@
+//! Reads `signals.tsv`: words that tell what kind of mail this is and where to look in it.
+
+use aho_corasick::AhoCorasick;
+
+const TABLE: &str = include_str!("signals.tsv");
+
+macro_rules! signals {
+    ($($(#[$doc:meta])* $name:ident = $word:literal,)*) => {
+        /// What some words mean.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Signal {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Signal {
+            const ALL: &'static [(&'static str, Self)] = &[$(($word, Self::$name)),*];
+        }
+    };
+}
+
+signals! {
+    Daemon = "daemon",
+    BounceSubject = "bounce-subject",
+    BounceText = "bounce-text",
+    Original = "original",
+    ToRecipient = "to-recipient",
+    NotRecipient = "not-recipient",
+    AutoSubject = "auto-subject",
+    VacationSubject = "vacation-subject",
+    VacationText = "vacation-text",
+    AutoText = "auto-text",
+    ReceiptSubject = "receipt-subject",
+    SuccessText = "success-text",
+    FeedbackSubject = "feedback-subject",
+    Delay = "delay",
+}
+
+/// The signals found in a text.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SignalSet(u32);
+
+impl SignalSet {
+    pub(super) const fn has(self, signal: Signal) -> bool {
+        self.0 & (1 << signal as u32) != 0
+    }
+
+    pub(super) const fn any(self, signals: &[Signal]) -> bool {
+        let mut index = 0;
+        while index < signals.len() {
+            if self.has(signals[index]) {
+                return true;
+            }
+            index += 1;
+        }
+        false
+    }
+}
+
+/// The table, ready to be searched.
+#[derive(Debug)]
+pub(super) struct Signals {
+    words: AhoCorasick,
+    /// Per word: the signals, as bits.
+    meanings: Vec<u32>,
+}
+
+impl Signals {
+    pub(super) fn builtin() -> Self {
+        let mut words: Vec<&str> = Vec::new();
+        let mut meanings: Vec<u32> = Vec::new();
+        let mut current = 0;
+        for line in TABLE.lines().filter(|line| !line.starts_with('#')) {
+            let list = match line.strip_prefix("\t|") {
+                Some(more) => more,
+                None => {
+                    let (name, list) = line.split_once('\t').unwrap_or((line, ""));
+                    let known = Signal::ALL.iter().find(|(word, _)| *word == name);
+                    debug_assert!(known.is_some(), "signals.tsv: no signal {name:?}");
+                    current = known.map_or(0, |(_, signal)| 1 << *signal as u32);
+                    list
+                }
+            };
+            for word in list
+                .split(" | ")
+                .map(str::trim)
+                .filter(|word| !word.is_empty())
+            {
+                match words.iter().position(|known| *known == word) {
+                    Some(index) => meanings[index] |= current,
+                    None => {
+                        words.push(word);
+                        meanings.push(current);
+                    }
+                }
+            }
+        }
+        // The table is a few kilobytes of our own: it is far below the automaton's limits.
+        let words = AhoCorasick::builder()
+            .ascii_case_insensitive(true)
+            .build(&words);
+        Self {
+            words: words.unwrap_or_else(|error| unreachable!("signals.tsv: {error}")),
+            meanings,
+        }
+    }
+
+    /// All signals in `text`.
+    pub(super) fn scan(&self, text: &str) -> SignalSet {
+        let mut found = 0;
+        self.each(text, |bits, _| found |= bits);
+        SignalSet(found)
+    }
+
+    /// Of two signals the one whose words end last in `text`, with the place where they end.
+    pub(super) fn last_of(&self, text: &str, a: Signal, b: Signal) -> Option<Signal> {
+        let mut last: Option<(usize, Signal)> = None;
+        self.each(text, |bits, end| {
+            for signal in [a, b] {
+                let later = last.is_none_or(|(place, _)| end >= place);
+                if bits & (1 << signal as u32) != 0 && later {
+                    last = Some((end, signal));
+                }
+            }
+        });
+        last.map(|(_, signal)| signal)
+    }
+
+    fn each(&self, text: &str, mut found: impl FnMut(u32, usize)) {
+        let bytes = text.as_bytes();
+        for hit in self.words.find_overlapping_iter(bytes) {
+            let start = hit.start();
+            let inside = start > 0
+                && bytes[start].is_ascii_alphanumeric()
+                && bytes[start - 1].is_ascii_alphanumeric();
+            if !inside {
+                found(self.meanings[hit.pattern().as_usize()], hit.end());
+            }
+        }
+    }
+}

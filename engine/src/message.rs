@@ -1,1 +1,0 @@
-//! Header section: what the relay reads from and adds to a message.

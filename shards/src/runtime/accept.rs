@@ -1,0 +1,304 @@
+//! SMTP sessions in: listeners on every shard (SO_REUSEPORT), one task a session.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use engine::clock::{Mono, Now};
+use engine::config::Listen;
+use engine::ids::QueueId;
+use engine::shard::{Event, Stored, Submission, Ticket};
+use engine::smtp::server::{
+    Acceptance, Host, Overload, Peer, ServerEvent, ServerSession, ServerSettings,
+};
+use futures_lite::future::poll_fn;
+use futures_lite::io::{AsyncRead, AsyncWrite};
+use glommio::net::{TcpListener, TcpStream};
+
+use super::{Bell, Shard, now, spawn};
+
+/// How many sessions each client address has, on all shards. Touched when a session begins and ends,
+/// never in between.
+#[derive(Debug)]
+pub(crate) struct ClientSessions {
+    counts: Mutex<(u32, HashMap<IpAddr, u32>)>,
+    sessions_max: u32,
+    per_client_max: u32,
+}
+
+impl ClientSessions {
+    /// No sessions yet.
+    pub(crate) fn new(sessions_max: u32, per_client_max: u32) -> Arc<Self> {
+        Arc::new(Self { counts: Mutex::default(), sessions_max, per_client_max })
+    }
+
+    fn enter(self: &Arc<Self>, ip: IpAddr) -> Option<Admission> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, by_ip) = &mut *counts;
+        if *all >= self.sessions_max {
+            return None;
+        }
+        let of_client = by_ip.entry(ip).or_insert(0);
+        if *of_client >= self.per_client_max {
+            return None;
+        }
+        *all += 1;
+        *of_client += 1;
+        Some(Admission { sessions: Arc::clone(self), ip })
+    }
+
+    /// Sessions there are.
+    pub(crate) fn len(&self) -> u32 {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// A session's place among those of its client; given back when dropped.
+struct Admission {
+    sessions: Arc<ClientSessions>,
+    ip: IpAddr,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let mut counts = self.sessions.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, by_ip) = &mut *counts;
+        *all -= 1;
+        if let Some(count) = by_ip.get_mut(&self.ip) {
+            *count -= 1;
+            if *count == 0 {
+                by_ip.remove(&self.ip);
+            }
+        }
+    }
+}
+
+/// Where others leave word for a session's task.
+#[derive(Debug, Default)]
+pub(crate) struct SessionSlot {
+    result: Cell<Option<Stored>>,
+    deadline: Cell<Option<Mono>>,
+    timed_out: Cell<bool>,
+    shutdown: Cell<bool>,
+    bell: Bell,
+}
+
+impl SessionSlot {
+    pub(crate) fn answer(&self, result: Stored) {
+        self.result.set(Some(result));
+        self.bell.ring();
+    }
+
+    pub(crate) fn check_deadline(&self, at: Mono) {
+        if self.deadline.get().is_some_and(|deadline| deadline <= at) {
+            self.timed_out.set(true);
+            self.bell.ring();
+        }
+    }
+
+    pub(crate) fn shut_down(&self) {
+        self.shutdown.set(true);
+        self.bell.ring();
+    }
+}
+
+struct ShardHost<'a>(&'a Rc<Shard>);
+
+impl Host for ShardHost<'_> {
+    fn next_queue_id(&mut self, at: Now) -> QueueId {
+        self.0.core.borrow_mut().next_queue_id(at)
+    }
+
+    fn overload(&self) -> Option<Overload> {
+        if self.0.receiving_bytes.get() > self.0.receiving_bytes_max {
+            return Some(Overload::Memory);
+        }
+        self.0.overload.get()
+    }
+}
+
+/// A listener's settings, exchanged on reload.
+pub(crate) struct Door {
+    pub(crate) listen: RefCell<Listen>,
+    pub(crate) settings: RefCell<Rc<ServerSettings>>,
+    pub(crate) sessions: Arc<ClientSessions>,
+}
+
+/// Accepts on one listener until the shard stops.
+pub(crate) async fn accept_task(shard: Rc<Shard>, listener: TcpListener, door: Rc<Door>) {
+    loop {
+        match listener.accept().await {
+            Ok(stream) if !shard.stopping.get() => greet(&shard, stream, &door),
+            Ok(_) => {}
+            Err(error) => {
+                // Out of descriptors or memory: what is open must first be closed.
+                eprintln!("hikyakud: shard {}: accept failed: {error}", shard.id.0);
+                glommio::timer::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+fn greet(shard: &Rc<Shard>, stream: TcpStream, door: &Rc<Door>) {
+    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
+    let (ip, local_ip) = (peer.ip().to_canonical(), local.ip().to_canonical());
+    let Some(admission) = door.sessions.enter(ip) else {
+        let shard = Rc::clone(shard);
+        return spawn(async move { refuse(&shard, stream).await });
+    };
+    // Replies are whole when written: waiting for more would only delay them.
+    let _ = stream.set_nodelay(true);
+    let may_relay = door.listen.borrow().may_relay(ip);
+    let peer = Peer { ip, port: peer.port(), local_ip, may_relay };
+    let settings = Rc::clone(&door.settings.borrow());
+    let shard = Rc::clone(shard);
+    spawn(async move {
+        let ticket = shard.next_ticket.get() + 1;
+        shard.next_ticket.set(ticket);
+        let slot = Rc::new(SessionSlot::default());
+        shard.sessions.borrow_mut().insert(ticket, Rc::clone(&slot));
+        let machine = ServerSession::new(settings, peer, now());
+        let mut session = Session { shard, ticket, slot, stream, machine, out: Vec::new(), held: 0 };
+        session.run().await;
+        session.shard.sessions.borrow_mut().remove(&ticket);
+        drop(admission);
+    });
+}
+
+async fn refuse(shard: &Rc<Shard>, mut stream: TcpStream) {
+    let line = b"421 4.7.0 Too many sessions, try again later\r\n";
+    // A client that does not even take this is not waited for.
+    let _ = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, line)).await;
+    let _ = shard;
+}
+
+struct Session {
+    shard: Rc<Shard>,
+    ticket: Ticket,
+    slot: Rc<SessionSlot>,
+    stream: TcpStream,
+    machine: ServerSession,
+    out: Vec<u8>,
+    /// Part of the shard's `receiving_bytes` that is this session's.
+    held: usize,
+}
+
+enum Step {
+    Transmit,
+    End,
+}
+
+impl Session {
+    async fn run(&mut self) {
+        loop {
+            if self.transmit().await.is_err() || self.drain_events() {
+                break;
+            }
+            self.slot.deadline.set(self.machine.poll_timeout());
+            match poll_fn(|cx| self.poll_input(cx)).await {
+                Step::Transmit => {}
+                Step::End => break,
+            }
+        }
+        let _ = self.transmit().await;
+        let bytes = self.shard.receiving_bytes.get();
+        self.shard.receiving_bytes.set(bytes - self.held);
+    }
+
+    /// Passes finished messages on; whether the session is over.
+    fn drain_events(&mut self) -> bool {
+        while let Some(event) = self.machine.poll_event() {
+            match event {
+                ServerEvent::Message(message) => {
+                    let message = *message;
+                    let submission = Box::new(Submission {
+                        queue_id: message.queue_id,
+                        accepted: now().unix,
+                        reverse_path: message.envelope.reverse_path,
+                        recipients: message.envelope.recipients,
+                        body: message.envelope.body,
+                        smtputf8: message.envelope.smtputf8,
+                        content: message.content,
+                        group: message.group,
+                        tags: message.tags,
+                        message_id: message.message_id,
+                        peer: Some(message.peer.ip),
+                    });
+                    self.shard.handle(Event::Accepted { ticket: self.ticket, submission });
+                }
+                ServerEvent::Close => return true,
+            }
+        }
+        false
+    }
+
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        self.slot.bell.listen(cx.waker());
+        let mut host = ShardHost(&self.shard);
+        if let Some(result) = self.slot.result.take() {
+            let result = match result {
+                Stored::Durable => Acceptance::Accepted,
+                Stored::Failed => Acceptance::TemporaryFailure,
+                Stored::NoSpace => Acceptance::InsufficientStorage,
+            };
+            self.machine.finish(result, &mut host, now());
+            return Poll::Ready(Step::Transmit);
+        }
+        if self.slot.timed_out.take() {
+            self.machine.handle_timeout(now());
+            return Poll::Ready(Step::Transmit);
+        }
+        if self.slot.shutdown.take() {
+            self.machine.shutdown();
+            return Poll::Ready(Step::Transmit);
+        }
+        if !self.machine.wants_input() {
+            return Poll::Pending;
+        }
+        let mut scratch = self.shard.scratch.borrow_mut();
+        match Pin::new(&mut self.stream).poll_read(cx, &mut scratch) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Step::End),
+            Poll::Ready(Ok(octets)) => {
+                self.machine.handle_input(&scratch[..octets], &mut host, now());
+                let held = self.machine.buffered_bytes();
+                let others = self.shard.receiving_bytes.get() - self.held;
+                self.shard.receiving_bytes.set(others + held);
+                self.held = held;
+                Poll::Ready(Step::Transmit)
+            }
+        }
+    }
+
+    async fn transmit(&mut self) -> io::Result<()> {
+        while self.machine.poll_transmit(&mut self.out) {}
+        let mut sent = 0;
+        while sent < self.out.len() {
+            sent += poll_fn(|cx| {
+                self.slot.bell.listen(cx.waker());
+                if self.slot.timed_out.take() {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+                Pin::new(&mut self.stream).poll_write(cx, &self.out[sent..])
+            })
+            .await?;
+        }
+        self.out.clear();
+        Ok(())
+    }
+}
+
+/// Binds a listener; the error names the address and what to do.
+///
+/// # Errors
+/// One line for the operator.
+pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address).map_err(|error| {
+        format!("cannot listen on {address}: {error}; is another mail server running there?")
+    })
+}

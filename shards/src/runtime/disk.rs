@@ -1,0 +1,258 @@
+//! Segment files of one shard: made, written, synced, read back, disposed of.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use engine::ids::{SegmentId, ShardId};
+use engine::queue::cipher::Stream;
+use engine::queue::segment::{
+    Placement, file_name, free_file_name, parse_file_name, parse_free_file_name,
+};
+use engine::queue::set::Disposal;
+use engine::shard::{Begin, DiskError};
+use glommio::io::{Directory, DmaFile, OpenOptions};
+
+/// Files kept open for reading and writing, per shard.
+const OPEN_FILES_MAX: usize = 64;
+
+/// What stands in a stream's folder.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// Segments with their sizes in bytes, oldest first.
+    pub(crate) segments: Vec<(SegmentId, u64)>,
+    /// Free files with their sizes.
+    pub(crate) free: Vec<(SegmentId, u64)>,
+    /// Above every number in use.
+    pub(crate) next: SegmentId,
+}
+
+/// Reads a stream's folder.
+///
+/// # Errors
+/// As the system says, with the path.
+pub(crate) fn list(folder: &Path) -> Result<Listing, String> {
+    let fault = |error: io::Error| format!("{}: {error}", folder.display());
+    let mut listing = Listing::default();
+    for entry in std::fs::read_dir(folder).map_err(fault)? {
+        let entry = entry.map_err(fault)?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let bytes = entry.metadata().map_err(fault)?.len();
+        // A quarantined file keeps its number taken.
+        let number = name.get(..8).and_then(|digits| digits.parse().ok()).map(SegmentId);
+        if let Some(number) = number {
+            listing.next = listing.next.max(SegmentId(number.0 + 1));
+        }
+        if let Some(segment) = parse_file_name(name) {
+            listing.segments.push((segment, bytes));
+        } else if let Some(segment) = parse_free_file_name(name) {
+            listing.free.push((segment, bytes));
+        }
+    }
+    listing.segments.sort_unstable();
+    listing.free.sort_unstable();
+    Ok(listing)
+}
+
+/// The folder of a shard's stream below the data directory.
+pub(crate) fn stream_folder(data_dir: &Path, shard: ShardId, stream: Stream) -> PathBuf {
+    data_dir.join(format!("shard-{:02}", shard.0)).join(stream.as_str())
+}
+
+type Files = HashMap<(Stream, SegmentId), Rc<DmaFile>>;
+
+/// One shard's files.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    data_dir: PathBuf,
+    shard: ShardId,
+    files: RefCell<Files>,
+    free: RefCell<Vec<SegmentId>>,
+}
+
+impl Disk {
+    /// The shard's part of `data_dir`; `free` files are for new queue segments.
+    pub(crate) fn new(data_dir: PathBuf, shard: ShardId, free: Vec<SegmentId>) -> Self {
+        Self { data_dir, shard, files: RefCell::default(), free: RefCell::new(free) }
+    }
+
+    fn folder(&self, stream: Stream) -> PathBuf {
+        stream_folder(&self.data_dir, self.shard, stream)
+    }
+
+    /// Writes and syncs; makes the file first where `begin` says so.
+    ///
+    /// # Errors
+    /// [`DiskError`]; what is on the disk then is unknown.
+    pub(crate) async fn write(
+        &self,
+        stream: Stream,
+        segment: SegmentId,
+        offset: u64,
+        bytes: &[u8],
+        begin: Option<Begin>,
+    ) -> Result<(), DiskError> {
+        let file = match begin {
+            Some(begin) => self.make(stream, segment, begin).await?,
+            None => self.open(stream, segment).await?,
+        };
+        let mut buffer = file.alloc_dma_buffer(bytes.len());
+        buffer.as_bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+        let written = file.write_at(buffer, offset).await.map_err(disk_error)?;
+        if written != bytes.len() {
+            return Err(DiskError::Io(format!("wrote {written} of {} bytes", bytes.len())));
+        }
+        file.fdatasync().await.map_err(disk_error)
+    }
+
+    async fn make(
+        &self,
+        stream: Stream,
+        segment: SegmentId,
+        begin: Begin,
+    ) -> Result<Rc<DmaFile>, DiskError> {
+        let folder = self.folder(stream);
+        let path = folder.join(file_name(segment));
+        let free = if begin.reuse { self.free.borrow_mut().pop() } else { None };
+        let file = match free {
+            Some(free) => {
+                std::fs::rename(folder.join(free_file_name(free)), &path).map_err(io_error)?;
+                open_dma(&path, false).await?
+            }
+            None => {
+                let file = open_dma(&path, true).await?;
+                // The size is set once, so that no later sync has to change it.
+                file.truncate(u64::from(begin.segment_bytes)).await.map_err(disk_error)?;
+                file
+            }
+        };
+        sync_folder(&folder).await?;
+        let file = Rc::new(file);
+        self.remember(stream, segment, &file);
+        Ok(file)
+    }
+
+    async fn open(&self, stream: Stream, segment: SegmentId) -> Result<Rc<DmaFile>, DiskError> {
+        if let Some(file) = self.files.borrow().get(&(stream, segment)) {
+            return Ok(Rc::clone(file));
+        }
+        let path = self.folder(stream).join(file_name(segment));
+        let file = Rc::new(open_dma(&path, false).await?);
+        self.remember(stream, segment, &file);
+        Ok(file)
+    }
+
+    fn remember(&self, stream: Stream, segment: SegmentId, file: &Rc<DmaFile>) {
+        let mut files = self.files.borrow_mut();
+        if files.len() >= OPEN_FILES_MAX
+            && let Some(oldest) = files.keys().min_by_key(|(_, segment)| *segment).copied()
+        {
+            files.remove(&oldest);
+        }
+        files.insert((stream, segment), Rc::clone(file));
+    }
+
+    /// Reads a queue record's bytes as they lie on disk.
+    ///
+    /// # Errors
+    /// [`DiskError`], also if the file ends before the record does.
+    pub(crate) async fn read(&self, placement: Placement) -> Result<Vec<u8>, DiskError> {
+        let file = self.open(Stream::Queue, placement.segment).await?;
+        let (offset, bytes, within) = placement.blocks();
+        let read = file.read_at_aligned(offset, bytes).await.map_err(disk_error)?;
+        read.get(within..within + placement.bytes as usize)
+            .map(<[u8]>::to_vec)
+            .ok_or_else(|| DiskError::Io(format!("the file ends within the {bytes} bytes to read")))
+    }
+
+    /// Reads `bytes` of a queue segment from `offset`, fewer at its end.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub(crate) async fn read_chunk(
+        &self,
+        segment: SegmentId,
+        offset: u64,
+        bytes: usize,
+    ) -> Result<glommio::io::ReadResult, DiskError> {
+        let file = self.open(Stream::Queue, segment).await?;
+        file.read_at_aligned(offset, bytes).await.map_err(disk_error)
+    }
+
+    /// Disposes of a queue segment's file, durably.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub(crate) async fn retire(
+        &self,
+        segment: SegmentId,
+        disposal: Disposal,
+    ) -> Result<(), DiskError> {
+        self.files.borrow_mut().remove(&(Stream::Queue, segment));
+        let folder = self.folder(Stream::Queue);
+        let path = folder.join(file_name(segment));
+        match disposal {
+            Disposal::Free => {
+                std::fs::rename(&path, folder.join(free_file_name(segment))).map_err(io_error)?;
+            }
+            Disposal::Delete => std::fs::remove_file(&path).map_err(io_error)?,
+            Disposal::Quarantine => {
+                std::fs::rename(&path, path.with_extension("damaged")).map_err(io_error)?;
+            }
+        }
+        sync_folder(&folder).await?;
+        if disposal == Disposal::Free {
+            self.free.borrow_mut().push(segment);
+        }
+        Ok(())
+    }
+
+    /// Deletes one free file.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub(crate) async fn delete_free(&self) -> Result<(), DiskError> {
+        let Some(free) = self.free.borrow_mut().pop() else { return Ok(()) };
+        let folder = self.folder(Stream::Queue);
+        std::fs::remove_file(folder.join(free_file_name(free))).map_err(io_error)?;
+        sync_folder(&folder).await
+    }
+
+    /// Bytes free for us on the file system.
+    pub(crate) fn free_bytes(&self) -> Option<u64> {
+        let stat = rustix::fs::statvfs(&self.data_dir).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+async fn open_dma(path: &Path, create: bool) -> Result<DmaFile, DiskError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(create)
+        .mode(0o600)
+        .dma_open(path)
+        .await
+        .map_err(disk_error)
+}
+
+async fn sync_folder(folder: &Path) -> Result<(), DiskError> {
+    let directory = Directory::open(folder).await.map_err(disk_error)?;
+    let result = directory.sync().await.map_err(disk_error);
+    directory.close().await.map_err(disk_error)?;
+    result
+}
+
+fn disk_error(error: glommio::GlommioError<()>) -> DiskError {
+    io_error(error.into())
+}
+
+fn io_error(error: io::Error) -> DiskError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DiskError::Full,
+        _ => DiskError::Io(error.to_string()),
+    }
+}

@@ -1,0 +1,77 @@
+//! Messages into a shard from threads that are no executors: the resolver, the control plane.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use futures_lite::future::poll_fn;
+
+type SharedWaker = Arc<Mutex<Option<Waker>>>;
+
+/// The threads' end.
+#[derive(Debug)]
+pub(crate) struct MailboxSender<T> {
+    sender: Sender<T>,
+    waker: SharedWaker,
+}
+
+impl<T> Clone for MailboxSender<T> {
+    fn clone(&self) -> Self {
+        Self { sender: self.sender.clone(), waker: Arc::clone(&self.waker) }
+    }
+}
+
+/// The shard's end.
+#[derive(Debug)]
+pub(crate) struct Mailbox<T> {
+    receiver: Receiver<T>,
+    waker: SharedWaker,
+}
+
+/// A mailbox for at most `messages_max` messages.
+pub(crate) fn mailbox<T>(messages_max: usize) -> (MailboxSender<T>, Mailbox<T>) {
+    let (sender, receiver) = bounded(messages_max);
+    let waker = SharedWaker::default();
+    (MailboxSender { sender, waker: Arc::clone(&waker) }, Mailbox { receiver, waker })
+}
+
+impl<T> MailboxSender<T> {
+    /// Puts a message in, or gives it back if the box is full or the shard is gone.
+    ///
+    /// # Errors
+    /// The message.
+    pub(crate) fn try_send(&self, message: T) -> Result<(), T> {
+        match self.sender.try_send(message) {
+            Ok(()) => {
+                let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+                Ok(())
+            }
+            Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => Err(message),
+        }
+    }
+}
+
+impl<T> Mailbox<T> {
+    /// The next message; `None` when every sender is gone.
+    pub(crate) async fn recv(&self) -> Option<T> {
+        poll_fn(|cx| {
+            // Looked at again after the waker is in place: a message may come in between.
+            for last_look in [false, true] {
+                match self.receiver.try_recv() {
+                    Ok(message) => return Poll::Ready(Some(message)),
+                    Err(crossbeam_channel::TryRecvError::Disconnected) => return Poll::Ready(None),
+                    Err(crossbeam_channel::TryRecvError::Empty) if last_look => {}
+                    Err(crossbeam_channel::TryRecvError::Empty) => {
+                        let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+                        *waker = Some(cx.waker().clone());
+                    }
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}

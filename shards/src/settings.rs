@@ -1,0 +1,156 @@
+//! From the configuration's words to what the engine's machines are told.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::bounce::Classifier;
+use engine::config::Config;
+use engine::dns::OwnNames;
+use engine::message::header::WatchedHeaders;
+use engine::route::RouteTable;
+use engine::schedule::retry::RetrySchedule;
+use engine::shard::{RECIPIENTS_PER_ENTRY_MAX, Settings};
+use engine::smtp::client::{ClientSettings, ClientTimeouts};
+use engine::smtp::server::ServerSettings;
+
+use crate::runtime::resolver::ResolverSetup;
+
+/// First wait after no target of a site would have us, and the longest, seconds.
+const SITE_BACKOFF_S: (u32, u32) = (30, 1800);
+
+/// What one of `shards` shards is told.
+pub(crate) fn shard_settings(config: &Config, shards: u16, classifier: &Arc<Classifier>) -> Settings {
+    let each = u64::from(shards.max(1));
+    let delivery = &config.delivery;
+    let mut routes = RouteTable::default();
+    for route in &config.routes {
+        routes.push(route.domain.clone(), route.to.clone());
+    }
+    let delays_s = delivery.retry_schedule_ms.iter().map(|ms| seconds(*ms)).collect();
+    Settings {
+        hostname: config.server.hostname.as_str().into(),
+        own: own_names(config),
+        routes,
+        retry: RetrySchedule {
+            delays_s,
+            jitter_percent: delivery.retry_jitter_percent,
+            expire_after_s: seconds(delivery.expire_after_ms),
+        },
+        mx_port: delivery.port,
+        sessions_per_site_max: delivery.sessions_max.div_ceil(u32::from(shards)).max(1),
+        messages_per_session_max: delivery.messages_per_session,
+        recipients_per_message_max: (delivery.recipients_per_message as usize)
+            .clamp(1, RECIPIENTS_PER_ENTRY_MAX),
+        connection_idle_ms_max: delivery.idle_timeout_ms,
+        site_backoff_s: SITE_BACKOFF_S,
+        source_ip: delivery.source_addresses.first().copied(),
+        dsn: delivery.dsn,
+        memory_bytes_max: (config.limits.content_cache_bytes_max / each) as usize,
+        queued_entries_max: (config.limits.queued_messages_max / each) as usize,
+        disk_reserve_bytes: config.limits.disk_reserve_bytes,
+        outcome_sync_ms_max: config.queue.outcome_commit_ms_max,
+        dns_entries_max: config.dns.cache_entries_max as usize,
+        segment_bytes: config.queue.segment_bytes as u32,
+        log_segment_bytes: config.log.rotate_bytes as u32,
+        classifier: Arc::clone(classifier),
+    }
+}
+
+fn seconds(ms: u64) -> u32 {
+    u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
+/// Our name and the addresses we listen on; a wildcard stands for every address of this host.
+fn own_names(config: &Config) -> OwnNames {
+    let mut listening = Vec::new();
+    for listen in &config.listen {
+        if listen.address.ip().is_unspecified() {
+            let loopback: [IpAddr; 2] = ["127.0.0.1", "::1"].map(|ip| ip.parse().expect("literal"));
+            let addresses = host_addresses().into_iter().chain(loopback);
+            listening.extend(addresses.map(|ip| SocketAddr::new(ip, listen.address.port())));
+        } else {
+            listening.push(listen.address);
+        }
+    }
+    OwnNames { hostname: config.server.hostname.to_ascii_lowercase().into(), listening }
+}
+
+/// This host's addresses, as far as the kernel lists them in /proc.
+fn host_addresses() -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    // Local IPv4 addresses are the "/32 host LOCAL" leaves of the local routing trie.
+    let trie = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
+    let mut last = None;
+    for line in trie.lines() {
+        let line = line.trim();
+        if let Some(leaf) = line.strip_prefix("|-- ") {
+            last = leaf.parse().ok().map(IpAddr::V4);
+        } else if line.starts_with("/32 host LOCAL") {
+            addresses.extend(last);
+        }
+    }
+    let six = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    for line in six.lines() {
+        let Some(hex) = line.split_whitespace().next() else { continue };
+        if let Ok(bits) = u128::from_str_radix(hex, 16) {
+            addresses.push(IpAddr::V6(bits.into()));
+        }
+    }
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+/// How SMTP sessions in behave.
+pub(crate) fn server_settings(config: &Config) -> Rc<ServerSettings> {
+    let limits = &config.limits;
+    Rc::new(ServerSettings {
+        hostname: config.server.hostname.as_str().into(),
+        size_max_bytes: limits.message_bytes_max,
+        recipients_max: limits.recipients_max as usize,
+        errors_max: limits.errors_per_session_max,
+        hops_max: limits.hops_max,
+        messages_per_session_max: limits.messages_per_session_max,
+        add_missing: config.server.add_date || config.server.add_message_id,
+        watched: WatchedHeaders {
+            group: Some(config.server.group_header.as_str().into()),
+            tags: config.server.tag_headers.iter().map(|name| name.as_str().into()).collect(),
+            strip: config.server.strip_headers,
+        },
+        idle_ms_max: limits.idle_timeout_ms,
+        command_ms_max: limits.command_timeout_ms,
+        data_ms_max: limits.message_time_ms_max,
+        ..ServerSettings::default()
+    })
+}
+
+/// How connections out behave.
+pub(crate) fn client_settings(config: &Config) -> (Rc<ClientSettings>, Duration) {
+    let timeouts = &config.delivery.timeouts;
+    let settings = ClientSettings {
+        helo_name: config.server.hostname.as_str().into(),
+        pipelining: true,
+        timeouts: ClientTimeouts {
+            greeting_ms: timeouts.greeting_ms,
+            ehlo_ms: timeouts.ehlo_ms,
+            mail_ms: timeouts.mail_ms,
+            rcpt_ms: timeouts.rcpt_ms,
+            data_ms: timeouts.data_ms,
+            data_block_ms: timeouts.data_block_ms,
+            end_of_data_ms: timeouts.end_of_data_ms,
+            quit_ms: timeouts.quit_ms,
+        },
+    };
+    (Rc::new(settings), Duration::from_millis(timeouts.connect_ms))
+}
+
+/// How DNS is asked.
+pub(crate) fn resolver_setup(config: &Config) -> ResolverSetup {
+    ResolverSetup {
+        servers: config.dns.servers.clone(),
+        timeout: Duration::from_millis(config.dns.timeout_ms),
+        attempts: usize::from(config.dns.attempts),
+    }
+}
