@@ -17,6 +17,8 @@ const BOUNCE_POINTS_MIN: i32 = 3;
 pub(super) struct Clues {
     pub(super) subject: SignalSet,
     pub(super) text: SignalSet,
+    /// The subject begins with a bounce's words.
+    pub(super) subject_opens: bool,
     pub(super) from_daemon: bool,
     pub(super) codes: bool,
     pub(super) returns_original: bool,
@@ -41,6 +43,7 @@ impl Clues {
         Self {
             subject: signals.scan(header.text("subject")),
             text: signals.scan(notice),
+            subject_opens: signals.starts(header.text("subject"), Signal::BounceSubject),
             from_daemon: sender("from") || sender("sender") || from == "<>" || null_path,
             codes: super::scan::enhanced(notice).is_some()
                 || super::scan::reply_code(notice).is_some(),
@@ -61,6 +64,7 @@ impl Clues {
         }
         let points = yes(self.from_daemon, 2)
             + yes(subject, 2)
+            + yes(self.subject_opens, 1)
             + yes(says, 1)
             + yes(self.codes, 1)
             + yes(self.returns_original, 1)
@@ -106,6 +110,15 @@ impl Clues {
                     || self.subject.has(Signal::AutoSubject)
                     || self.from_daemon))
         {
+            return Reason::Vacation;
+        }
+        // An answer in a person's place: an absence, unless it says that it only took the mail in.
+        let replied = header
+            .text("auto-submitted")
+            .to_ascii_lowercase()
+            .starts_with("auto-replied");
+        let personal = replied || starts_automatic(subject);
+        if personal && short && !self.text.has(Signal::AutoText) && !self.from_daemon {
             return Reason::Vacation;
         }
         if self.text.has(Signal::SuccessText) && self.from_daemon {
