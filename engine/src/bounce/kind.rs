@@ -92,6 +92,10 @@ impl Clues {
         if header.report_type == "disposition-notification" || self.is_receipt(subject) {
             return Reason::Receipt;
         }
+        // A List-Unsubscribe address that a program wrote to (RFC 2369 §3.2).
+        if subject.trim().eq_ignore_ascii_case("unsubscribe") && header.get("auto-submitted").is_some() {
+            return Reason::Feedback;
+        }
         if self.subject.has(Signal::FeedbackSubject) && self.returns_original
             || header.get("x-hmxmroriginalrecipient").is_some()
         {
@@ -117,7 +121,7 @@ impl Clues {
             .text("auto-submitted")
             .to_ascii_lowercase()
             .starts_with("auto-replied");
-        let personal = replied || starts_automatic(subject);
+        let personal = replied || self.subject.has(Signal::AutoSubject);
         if personal && short && !self.text.has(Signal::AutoText) && !self.from_daemon {
             return Reason::Vacation;
         }
@@ -125,9 +129,9 @@ impl Clues {
             return Reason::Delivered;
         }
         if automatic
-            || (self.subject.has(Signal::AutoSubject) && self.text.has(Signal::AutoText) && short)
+            || (self.subject.has(Signal::AckSubject) && self.text.has(Signal::AutoText) && short)
             || (self.text.has(Signal::AutoText) && self.from_daemon)
-            || starts_automatic(subject)
+            || self.subject.has(Signal::AutoSubject)
         {
             return Reason::AutoReply;
         }
@@ -191,27 +195,6 @@ fn names_itself_automatic(header: &Header) -> bool {
     (!submitted.is_empty() && !submitted.starts_with("no"))
         || precedence.to_ascii_lowercase().contains("auto_reply")
         || FIELDS.iter().any(|name| header.get(name).is_some())
-}
-
-fn starts_automatic(subject: &str) -> bool {
-    const STARTS: [&str; 14] = [
-        "auto-reply",
-        "autoreply",
-        "auto reply",
-        "automatic reply",
-        "auto:",
-        "automatische antwort",
-        "autoresponse",
-        "auto-response",
-        "réponse automatique",
-        "自動返信",
-        "自動応答",
-        "【自動",
-        "[自動",
-        "自动回复",
-    ];
-    let subject = subject.trim().to_lowercase();
-    STARTS.iter().any(|start| subject.starts_with(start))
 }
 
 fn is_vacation_subject_alone(subject: &str) -> bool {

@@ -80,10 +80,13 @@ impl Reader {
         let report = reading.report();
         // A wrapper, or a bounce that a gateway passed on without a word of its own.
         let wraps = match report.decided.source {
-            "header" => matches!(report.reason, Reason::Message | Reason::AutoReply),
+            "header" => {
+                matches!(report.reason, Reason::Message | Reason::AutoReply)
+                    && own_text <= WRAPPER_TEXT_BYTES_MAX
+            }
             source => source == GUESSED,
         };
-        if wraps && depth < NESTED_DEPTH_MAX && own_text <= WRAPPER_TEXT_BYTES_MAX {
+        if wraps && depth < NESTED_DEPTH_MAX {
             if let Some(inner) = self.read_carried(&mail, depth) {
                 return inner;
             }
@@ -336,10 +339,10 @@ impl Reading<'_> {
             .or(fields.status.filter(specific))
             .or(said)
             .or(fields.status);
-        let mut sources = vec![Source {
-            name: "diagnostic-code",
-            text: &fields.diagnostic,
-        }];
+        let mut sources = vec![
+            Source { name: "quoted-reply", text: quoted_reply(&fields.diagnostic) },
+            Source { name: "diagnostic-code", text: &fields.diagnostic },
+        ];
         sources.push(Source {
             name: "status",
             text: &fields.status_text,
@@ -609,6 +612,18 @@ fn recipients_of(fields: &dsn::Recipient) -> (String, Option<String>) {
     let chosen = chosen.cloned().unwrap_or_default();
     let other = first.filter(|a| !a.eq_ignore_ascii_case(&chosen)).cloned();
     (chosen, other)
+}
+
+/// The reply that a diagnostic quotes: `5.1.0 - Unknown address error 550-'…' (delivery attempts: 0)`.
+/// What stands around it is the reporting host's own wording and says less.
+fn quoted_reply(diagnostic: &str) -> &str {
+    let quoted = diagnostic.split_once('\'').and_then(|(before, rest)| {
+        let code = before.trim_end_matches('-').rsplit(' ').next()?;
+        let is_code = code.len() == 3 && scan::reply_code(code).is_some();
+        let (reply, _) = rest.rsplit_once('\'')?;
+        is_code.then_some(reply)
+    });
+    quoted.unwrap_or_default()
 }
 
 /// Words by which a notice says that it is the last one.

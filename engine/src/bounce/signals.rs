@@ -27,6 +27,7 @@ signals! {
     MaybeRecipient = "maybe-recipient",
     NotRecipient = "not-recipient",
     AutoSubject = "auto-subject",
+    AckSubject = "ack-subject",
     VacationSubject = "vacation-subject",
     VacationText = "vacation-text",
     AutoText = "auto-text",
