@@ -77,7 +77,10 @@ impl FromStr for QueueId {
         let mut value: u64 = 0;
         for byte in text.bytes() {
             let upper = byte.to_ascii_uppercase();
-            let digit = ALPHABET.iter().position(|&a| a == upper).ok_or(NotAQueueId)? as u64;
+            let digit = ALPHABET
+                .iter()
+                .position(|&a| a == upper)
+                .ok_or(NotAQueueId)? as u64;
             if value >> 59 != 0 {
                 return Err(NotAQueueId);
             }
@@ -121,7 +124,12 @@ mod tests {
     fn queue_id_text_reads_back_and_sorts_by_time() {
         let mut ids = QueueIds::new(ShardId(3));
         let mut last = String::new();
-        for ms in [1_700_000_000_000, 1_700_000_000_000, 1_600_000_000_000, 1_800_000_000_000] {
+        for ms in [
+            1_700_000_000_000,
+            1_700_000_000_000,
+            1_600_000_000_000,
+            1_800_000_000_000,
+        ] {
             let id = ids.next(ms);
             let text = id.to_string();
             assert_eq!(text.parse(), Ok(id));

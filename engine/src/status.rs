@@ -9,7 +9,11 @@ pub struct ReplyCode(u16);
 impl ReplyCode {
     /// The code, if it lies between 200 and 599.
     pub const fn new(code: u16) -> Option<Self> {
-        if code >= 200 && code <= 599 { Some(Self(code)) } else { None }
+        if code >= 200 && code <= 599 {
+            Some(Self(code))
+        } else {
+            None
+        }
     }
 
     /// The number.
@@ -53,7 +57,11 @@ pub struct EnhancedStatus {
 impl EnhancedStatus {
     /// A status from its three numbers.
     pub const fn new(class: u8, subject: u16, detail: u16) -> Self {
-        Self { class, subject, detail }
+        Self {
+            class,
+            subject,
+            detail,
+        }
     }
 
     /// Parses a whole text such as `5.1.1`; `None` for anything else, leading zeros included.
@@ -71,7 +79,11 @@ impl EnhancedStatus {
             "5" => 5,
             _ => return None,
         };
-        Some(Self { class, subject, detail })
+        Some(Self {
+            class,
+            subject,
+            detail,
+        })
     }
 }
 
@@ -95,9 +107,17 @@ mod tests {
 
     #[test]
     fn enhanced_status_takes_only_the_rfc_3463_form() {
-        assert_eq!(EnhancedStatus::parse("5.1.1"), Some(EnhancedStatus::new(5, 1, 1)));
-        assert_eq!(EnhancedStatus::parse("4.7.650"), Some(EnhancedStatus::new(4, 7, 650)));
-        for bad in ["", "5", "5.1", "3.1.1", "5.1.1.1", "5.01.1", "5.1.1000", "5.x.1", "5..1"] {
+        assert_eq!(
+            EnhancedStatus::parse("5.1.1"),
+            Some(EnhancedStatus::new(5, 1, 1))
+        );
+        assert_eq!(
+            EnhancedStatus::parse("4.7.650"),
+            Some(EnhancedStatus::new(4, 7, 650))
+        );
+        for bad in [
+            "", "5", "5.1", "3.1.1", "5.1.1.1", "5.01.1", "5.1.1000", "5.x.1", "5..1",
+        ] {
             assert_eq!(EnhancedStatus::parse(bad), None, "{bad}");
         }
         assert_eq!(EnhancedStatus::new(4, 7, 28).to_string(), "4.7.28");
