@@ -9,8 +9,6 @@ use super::words;
 pub(super) struct Blob {
     /// Path in the template folder.
     pub file: String,
-    /// What `cid:` in the author's HTML calls it; `None` for an attachment.
-    pub cid: Option<String>,
     /// Decoded size.
     pub bytes: usize,
     pub media_type: String,
@@ -38,7 +36,6 @@ impl Blob {
         };
         Self {
             file: file.to_owned(),
-            cid: inline.map(|(cid, _)| cid.to_owned()),
             bytes: content.len(),
             media_type: media_type.to_owned(),
             heads: Profile::ALL.iter().map(head).collect(),

@@ -94,7 +94,7 @@ fn fault_of(
         ComposeError::Unbounded(fault) => Some(fault.clone()),
         ComposeError::OverCarrierLimit { .. } => Some(Fault::of_file(html(), error.to_string())),
         ComposeError::TooLarge { .. } => Some(Fault::of_file(MANIFEST, error.to_string())),
-        ComposeError::RefusedTag { .. } => Some(Fault::of_file(html(), error.to_string())),
+        ComposeError::Refused { .. } => Some(Fault::of_file(html(), error.to_string())),
         _ if !complete => None,
         ComposeError::MissingField(fault)
         | ComposeError::Skipped(fault)

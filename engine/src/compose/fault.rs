@@ -105,11 +105,12 @@ pub enum ComposeError {
         /// How much it takes.
         limit: usize,
     },
-    /// A tag the carrier does not show, where the template says to refuse.
-    RefusedTag {
+    /// Something the carrier does not show: an image's type, or a tag where the template says to
+    /// refuse rather than strip.
+    Refused {
         /// Carrier.
         carrier: &'static str,
-        /// The tag.
+        /// The tag or image.
         what: String,
     },
     /// A character the character set lacks, where the template says to refuse.
@@ -151,12 +152,7 @@ impl fmt::Display for ComposeError {
             } => {
                 write!(f, "{carrier}: {what}: {figure}, limit {limit}")
             }
-            Self::RefusedTag { carrier, what } => {
-                write!(
-                    f,
-                    "{carrier}: does not show {what}; remove it or set tags = \"strip\""
-                )
-            }
+            Self::Refused { carrier, what } => write!(f, "{carrier}: does not show {what}"),
             Self::Unencodable { character, charset } => {
                 write!(
                     f,

@@ -18,7 +18,7 @@ pub(super) fn install(env: &mut Environment<'_>) {
     }
     for name in ["comma", "桁区切り"] {
         env.add_filter(name, |state: &State<'_, '_>, value: Value| {
-            given(state, &value, |value| comma(value))
+            given(state, &value, comma)
         });
     }
     for (names, standard) in [
@@ -144,9 +144,9 @@ fn push_narrow(c: char, out: &mut String) {
         ('\u{FF61}'..='\u{FF9F}').find(|&half| substitute::widen_kana(half, "").0 == wanted)
     };
     let base = |offset: u32| char::from_u32(c as u32 - offset).and_then(narrow);
+    let marked = |offset, mark| base(offset).map(|half| (half, mark));
     let voiced = match c {
-        'ガ'..='ド' | 'バ'..='ボ' => base(1).map(|half| (half, '\u{FF9E}')),
-        'パ'..='ポ' => base(2).map(|half| (half, '\u{FF9F}')),
+        'ガ'..='ポ' => marked(1, '\u{FF9E}').or_else(|| marked(2, '\u{FF9F}')),
         'ヴ' => Some(('\u{FF73}', '\u{FF9E}')),
         _ => None,
     };

@@ -327,7 +327,7 @@ pub fn to_text(html: &str, out: &mut String) {
                 } else if name.eq_ignore_ascii_case("li") {
                     lines.line_break(1);
                     lines.flush();
-                    lines.out.push_str("・");
+                    lines.out.push('・');
                 } else if name.eq_ignore_ascii_case("hr") {
                     lines.line_break(1);
                     lines.flush();

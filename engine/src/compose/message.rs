@@ -338,7 +338,7 @@ impl Making<'_> {
             .is_some_and(|s| s.strict_tags);
         let charset = profile.wire.charset_name();
         html::to_decomail(html, decomail, charset, strict, &mut scratch.decomail).map_err(|r| {
-            ComposeError::RefusedTag {
+            ComposeError::Refused {
                 carrier: decomail.carrier,
                 what: r.what,
             }
@@ -358,6 +358,11 @@ impl Making<'_> {
             None => &template.text_steps[profile.index],
         };
         let images = self.html.map_or(&[][..], |html| &html.images);
+        let blobs = images
+            .iter()
+            .map(|&at| &template.images[at])
+            .chain(&template.attachments);
+        out.reserve(blobs.map(|blob| blob.encoded_bytes(profile)).sum());
         let boundary = self.boundary(scratch);
         let mut sizes = (0, 0);
         let mut depth = 0_u8;
@@ -490,6 +495,18 @@ impl Making<'_> {
             return Ok(());
         };
         let template = self.template;
+        let shown = |kind: &str| matches!(kind, "image/gif" | "image/jpeg");
+        if let Some(image) = images
+            .iter()
+            .map(|&at| &template.images[at])
+            .find(|i| !shown(&i.media_type))
+        {
+            let what = format!("{} ({}): GIF and JPEG only", image.file, image.media_type);
+            return Err(ComposeError::Refused {
+                carrier: decomail.carrier,
+                what,
+            });
+        }
         let image_bytes: usize = images.iter().map(|&at| template.images[at].bytes).sum();
         let attachment_bytes: usize = template.attachments.iter().map(|a| a.bytes).sum();
         let limits = &decomail.limits;

@@ -127,12 +127,6 @@ impl<T> Variants<T> {
             .map(|(_, part)| part);
         own.or(self.common.as_ref())
     }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.common
-            .iter()
-            .chain(self.by_carrier.iter().map(|(_, part)| part))
-    }
 }
 
 impl Template {

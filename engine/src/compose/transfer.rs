@@ -205,7 +205,7 @@ mod tests {
         );
         assert_eq!(Transfer::choose(b"\x1b$B$\"\x1b(B"), Transfer::SevenBit);
         assert_eq!(
-            Transfer::choose("naïve résumé, mostly ASCII text".as_bytes()),
+            Transfer::choose("naïve résumé, but mostly plain ASCII text".as_bytes()),
             { Transfer::QuotedPrintable }
         );
         assert_eq!(Transfer::choose("飛脚は走る".as_bytes()), Transfer::Base64);

@@ -469,8 +469,8 @@ mod tests {
             field.replace("\r\n ", " ").trim_end(),
             format!("Subject: {}", long.trim_end())
         );
-        assert_eq!(subject("résumé ready", Wire::Utf8), {
-            "Subject: =?utf-8?Q?r=C3=A9sum=C3=A9_ready?=\r\n"
+        assert_eq!(subject("Your résumé is ready to be read", Wire::Utf8), {
+            "Subject: =?utf-8?Q?Your_r=C3=A9sum=C3=A9_is_ready_to_be_read?=\r\n"
         });
         assert!(subject("a =?utf-8?B?eA==?=", Wire::Utf8).contains("=?utf-8?"));
     }
