@@ -8,7 +8,7 @@ use std::str::FromStr;
 pub struct ShardId(pub u16);
 
 /// Sequence number of a segment file within its shard; never used twice for one shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentId(pub u32);
 
 /// Byte offset within a segment file.

@@ -1,6 +1,54 @@
-//! The daemon hikyakud: pinned shards that carry out what the engine decides.
+//! `hikyakud`, the daemon: pinned shards that carry out what the engine decides.
 
 #[cfg_attr(not(test), expect(dead_code, reason = "served once the daemon starts it"))]
 mod control;
+mod daemon;
+mod runtime;
+mod settings;
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use engine::config::Config;
+
+/// The Hikyaku mail relay.
+#[derive(Debug, Parser)]
+#[command(name = "hikyakud", version)]
+struct Arguments {
+    /// Configuration file.
+    #[arg(long, value_name = "FILE", default_value = "/etc/hikyaku/hikyaku.toml")]
+    config: PathBuf,
+    /// Check the configuration and end.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(lines) => {
+            for line in lines {
+                eprintln!("hikyakud: {line}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
+    let file_name = arguments.config.display().to_string();
+    let text = std::fs::read_to_string(&arguments.config)
+        .map_err(|error| vec![format!("cannot read {file_name}: {error}")])?;
+    let config = Config::parse(&file_name, &text)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    for warning in config.warnings() {
+        eprintln!("hikyakud: warning: {warning}");
+    }
+    if arguments.check {
+        println!("{file_name}: configuration is valid");
+        return Ok(());
+    }
+    daemon::run(config).map_err(|line| vec![line])
+}

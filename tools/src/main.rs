@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod template;
+
 /// Operate a Hikyaku mail relay.
 #[derive(Debug, Parser)]
 #[command(name = "hikyaku", version, arg_required_else_help = true)]
@@ -13,9 +15,14 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    /// Preview, check and render message templates
+    Template(template::TemplateArgs),
+}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match cli.command {}
+    match cli.command {
+        Command::Template(args) => template::run(&args),
+    }
 }

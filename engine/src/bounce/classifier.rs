@@ -52,7 +52,7 @@ pub struct Decision<'c> {
     pub verdict: Verdict,
     /// The rule that decided; `None` if none did.
     pub rule: Option<RuleRef<'c>>,
-    /// The rule asked for words of the text, not for a code alone.
+    /// The rule asked for words of the text, not for a code alone, and is no mere hint.
     pub by_text: bool,
 }
 
@@ -195,7 +195,7 @@ impl Classifier {
                         file: &rule.file,
                         line: rule.line,
                     }),
-                    by_text: !rule.alternatives.is_empty(),
+                    by_text: !rule.alternatives.is_empty() && !rule.hint,
                 }
             },
         )

@@ -22,6 +22,8 @@ pub(super) struct Recipient {
     pub(super) actual_recipient: Option<String>,
     pub(super) action: Option<Action>,
     pub(super) status: Option<EnhancedStatus>,
+    /// What stands after the status code: Sendmail says there what it means.
+    pub(super) status_text: String,
     pub(super) diagnostic: String,
     pub(super) remote_mta: Option<String>,
 }
@@ -151,7 +153,13 @@ fn take(field: &mut Option<(String, String)>, group: &mut Recipient, report: &mu
         }
         "x-actual-recipient" => group.actual_recipient = scan::field_address(&value),
         "action" => group.action = action(&value),
-        "status" => group.status = scan::enhanced(&value),
+        "status" => {
+            group.status = scan::enhanced(&value);
+            if let Some((_, text)) = value.split_once('(') {
+                text.trim_end_matches(')')
+                    .clone_into(&mut group.status_text);
+            }
+        }
         "diagnostic-code" => {
             let text = value.split_once(';').map_or(&*value, |(kind, text)| {
                 if kind.trim().contains(' ') {

@@ -17,6 +17,8 @@ const BOUNCE_POINTS_MIN: i32 = 3;
 pub(super) struct Clues {
     pub(super) subject: SignalSet,
     pub(super) text: SignalSet,
+    /// The subject begins with a bounce's words.
+    pub(super) subject_opens: bool,
     pub(super) from_daemon: bool,
     pub(super) codes: bool,
     pub(super) returns_original: bool,
@@ -41,6 +43,7 @@ impl Clues {
         Self {
             subject: signals.scan(header.text("subject")),
             text: signals.scan(notice),
+            subject_opens: signals.starts(header.text("subject"), Signal::BounceSubject),
             from_daemon: sender("from") || sender("sender") || from == "<>" || null_path,
             codes: super::scan::enhanced(notice).is_some()
                 || super::scan::reply_code(notice).is_some(),
@@ -61,6 +64,7 @@ impl Clues {
         }
         let points = yes(self.from_daemon, 2)
             + yes(subject, 2)
+            + yes(self.subject_opens, 1)
             + yes(says, 1)
             + yes(self.codes, 1)
             + yes(self.returns_original, 1)
@@ -88,6 +92,10 @@ impl Clues {
         if header.report_type == "disposition-notification" || self.is_receipt(subject) {
             return Reason::Receipt;
         }
+        // A List-Unsubscribe address that a program wrote to (RFC 2369 §3.2).
+        if subject.trim().eq_ignore_ascii_case("unsubscribe") && header.get("auto-submitted").is_some() {
+            return Reason::Feedback;
+        }
         if self.subject.has(Signal::FeedbackSubject) && self.returns_original
             || header.get("x-hmxmroriginalrecipient").is_some()
         {
@@ -108,13 +116,22 @@ impl Clues {
         {
             return Reason::Vacation;
         }
+        // An answer in a person's place: an absence, unless it says that it only took the mail in.
+        let replied = header
+            .text("auto-submitted")
+            .to_ascii_lowercase()
+            .starts_with("auto-replied");
+        let personal = replied || self.subject.has(Signal::AutoSubject);
+        if personal && short && !self.text.has(Signal::AutoText) && !self.from_daemon {
+            return Reason::Vacation;
+        }
         if self.text.has(Signal::SuccessText) && self.from_daemon {
             return Reason::Delivered;
         }
         if automatic
-            || (self.subject.has(Signal::AutoSubject) && self.text.has(Signal::AutoText) && short)
+            || (self.subject.has(Signal::AckSubject) && self.text.has(Signal::AutoText) && short)
             || (self.text.has(Signal::AutoText) && self.from_daemon)
-            || starts_automatic(subject)
+            || self.subject.has(Signal::AutoSubject)
         {
             return Reason::AutoReply;
         }
@@ -178,27 +195,6 @@ fn names_itself_automatic(header: &Header) -> bool {
     (!submitted.is_empty() && !submitted.starts_with("no"))
         || precedence.to_ascii_lowercase().contains("auto_reply")
         || FIELDS.iter().any(|name| header.get(name).is_some())
-}
-
-fn starts_automatic(subject: &str) -> bool {
-    const STARTS: [&str; 14] = [
-        "auto-reply",
-        "autoreply",
-        "auto reply",
-        "automatic reply",
-        "auto:",
-        "automatische antwort",
-        "autoresponse",
-        "auto-response",
-        "réponse automatique",
-        "自動返信",
-        "自動応答",
-        "【自動",
-        "[自動",
-        "自动回复",
-    ];
-    let subject = subject.trim().to_lowercase();
-    STARTS.iter().any(|start| subject.starts_with(start))
 }
 
 fn is_vacation_subject_alone(subject: &str) -> bool {

@@ -22,7 +22,9 @@ const CONTEXT_BYTES_MAX: usize = 90;
 #[derive(Debug, Clone)]
 pub(super) struct Mention {
     pub(super) address: String,
-    /// The text of its own block, after the address.
+    /// The text nearest to it: the paragraph that it begins, or the reply that names it.
+    pub(super) head: String,
+    /// All of the text up to the next address.
     pub(super) block: String,
     /// Lines elsewhere that name the address and hold a reply code.
     pub(super) replies: String,
@@ -37,6 +39,8 @@ enum Kind {
     Named,
     /// In an SMTP reply or command.
     Replied,
+    /// After words such as `user` or `address`.
+    Hinted,
     /// On a line of its own, nothing announcing it.
     Alone,
     /// Anywhere else.
@@ -186,10 +190,23 @@ pub(super) fn mentions(notice: &str, senders: &[&str], signals: &Signals) -> Vec
     let mut out: Vec<Mention> = chosen
         .iter()
         .enumerate()
-        .map(|(index, candidate)| Mention {
-            address: candidate.address.to_owned(),
-            block: block(&lines, candidate, chosen.get(index + 1).copied()),
-            replies: replies(&lines, candidate.address),
+        .map(|(index, candidate)| {
+            let replies = replies(&lines, candidate.address);
+            let (head, block) = if best == Kind::Replied {
+                let from = index
+                    .checked_sub(1)
+                    .map_or(0, |before| chosen[before].line + 1);
+                (replies.clone(), dialog(&lines, from, candidate.line))
+            } else {
+                let block = block(&lines, candidate, chosen.get(index + 1).copied());
+                (head(&block), block)
+            };
+            Mention {
+                address: candidate.address.to_owned(),
+                head,
+                block,
+                replies,
+            }
         })
         .collect();
     // Addresses listed one under the other share the text that follows the last.
@@ -200,6 +217,7 @@ pub(super) fn mentions(notice: &str, senders: &[&str], signals: &Signals) -> Vec
             .any(|b| b.is_ascii_alphanumeric() || b >= 0x80)
         {
             out[index].block = out[index + 1].block.clone();
+            out[index].head = out[index + 1].head.clone();
         }
     }
     out
@@ -235,10 +253,13 @@ pub(super) fn about(notice: &str, address: &str) -> Option<Mention> {
                 kind: Kind::Listed,
             })
         });
+    let block = block(&lines, &candidate, next.as_ref());
+    let replies = replies(&lines, address);
     Some(Mention {
         address: address.to_owned(),
-        block: block(&lines, &candidate, next.as_ref()),
-        replies: replies(&lines, address),
+        head: head(&block),
+        block,
+        replies,
     })
 }
 
@@ -286,6 +307,12 @@ fn candidates<'t>(lines: &[&'t str], senders: &[&str], signals: &Signals) -> Vec
     out
 }
 
+const ROLES: [Signal; 3] = [
+    Signal::ToRecipient,
+    Signal::MaybeRecipient,
+    Signal::NotRecipient,
+];
+
 fn kind_of(
     line: &str,
     found: scan::Found,
@@ -296,7 +323,18 @@ fn kind_of(
     let before = &line[..found.start];
     let after = line[found.end..].trim_start_matches(['>', ')', '"', '\'', ']']);
     let bare = bare_prefix(before);
-    if bare.is_empty() {
+    // `a@b.jp <c@d.jp>: …`: the first is a name, the second the address.
+    let follows = after.trim_start();
+    if follows.starts_with('<')
+        && !after.starts_with("<mailto:")
+        && scan::addresses(follows)
+            .next()
+            .is_some_and(|f| f.start == 1)
+    {
+        return None;
+    }
+    let bracketed = before.ends_with('<') && after.starts_with(':');
+    if bare.is_empty() || bracketed && scan::addresses(before).next().is_some() {
         if after.trim_start().starts_with("wrote") {
             return None;
         }
@@ -312,13 +350,14 @@ fn kind_of(
     }
     let dialog = bare.starts_with("<<<") || bare.starts_with(">>>") || starts_with_code(bare);
     let context = tail(before, CONTEXT_BYTES_MAX);
-    match signals.last_of(context, Signal::ToRecipient, Signal::NotRecipient) {
+    match signals.last_of(context, &ROLES) {
         Some(Signal::NotRecipient) => None,
         _ if dialog => Some(Kind::Replied),
-        Some(_) => Some(Kind::Named),
+        Some(Signal::ToRecipient) => Some(Kind::Named),
+        Some(_) => Some(Kind::Hinted),
         None => {
             let joined = format!("{} {context}", tail(heading.trim_end(), CONTEXT_BYTES_MAX));
-            match signals.last_of(&joined, Signal::ToRecipient, Signal::NotRecipient) {
+            match signals.last_of(&joined, &ROLES) {
                 Some(Signal::NotRecipient) => None,
                 _ => Some(Kind::Loose),
             }
@@ -329,19 +368,20 @@ fn kind_of(
 /// A heading after which addresses are the failed ones.
 fn announces(heading: &str, signals: &Signals) -> bool {
     let set = signals.scan(heading);
-    let last = signals.last_of(
-        tail(heading, CONTEXT_BYTES_MAX),
-        Signal::ToRecipient,
-        Signal::NotRecipient,
-    );
+    let last = signals.last_of(tail(heading, CONTEXT_BYTES_MAX), &ROLES);
     last != Some(Signal::NotRecipient)
-        && (set.has(Signal::BounceText) || set.has(Signal::ToRecipient) || set.has(Signal::Delay))
+        && set.any(&[
+            Signal::BounceText,
+            Signal::ToRecipient,
+            Signal::MaybeRecipient,
+            Signal::Delay,
+        ])
         && !set.has(Signal::Original)
 }
 
 fn repels(heading: &str, signals: &Signals) -> bool {
     let context = tail(heading, CONTEXT_BYTES_MAX);
-    signals.last_of(context, Signal::ToRecipient, Signal::NotRecipient)
+    signals.last_of(context, &ROLES)
         == Some(Signal::NotRecipient)
 }
 
@@ -349,7 +389,7 @@ fn repels(heading: &str, signals: &Signals) -> bool {
 fn bare_prefix(before: &str) -> &str {
     let mut bare = before.trim();
     loop {
-        let next = bare.trim_end_matches("mailto:").trim_matches(|c: char| {
+        let next = strip_type(bare).trim_matches(|c: char| {
             c.is_whitespace()
                 || matches!(
                     c,
@@ -379,6 +419,23 @@ fn bare_prefix(before: &str) -> &str {
     }
 }
 
+/// Cuts the kind of address that stands before it, an X.400 name around it included.
+fn strip_type(before: &str) -> &str {
+    let cut = |kind: &str| {
+        let at = before.len().checked_sub(kind.len())?;
+        let same = before.is_char_boundary(at) && before[at..].eq_ignore_ascii_case(kind);
+        same.then(|| &before[..at])
+    };
+    if let Some(rest) = cut("smtp=") {
+        let name = rest.rsplit(['\t', '(']).next().unwrap_or(rest);
+        return if name.contains(';') { "" } else { rest };
+    }
+    ["mailto:", "smtp:", "rfc822;", "rfc822:"]
+        .iter()
+        .find_map(|kind| cut(kind))
+        .unwrap_or(before)
+}
+
 fn starts_with_code(text: &str) -> bool {
     text.len() >= 3 && scan::reply_code(super::normal::clip(text, 4)).is_some()
 }
@@ -399,7 +456,7 @@ fn is_mailable(address: &str) -> bool {
 
 /// Addresses of a role, which notices give as a contact.
 fn is_role(address: &str) -> bool {
-    const ROLES: [&str; 9] = [
+    const LOCAL_PARTS: [&str; 9] = [
         "postmaster",
         "mailer-daemon",
         "abuse",
@@ -411,7 +468,9 @@ fn is_role(address: &str) -> bool {
         "webmaster",
     ];
     let local = address.split('@').next().unwrap_or_default();
-    ROLES.iter().any(|role| local.eq_ignore_ascii_case(role))
+    LOCAL_PARTS
+        .iter()
+        .any(|role| local.eq_ignore_ascii_case(role))
 }
 
 fn block(lines: &[&str], candidate: &Candidate<'_>, next: Option<&Candidate<'_>>) -> String {
@@ -432,6 +491,22 @@ fn block(lines: &[&str], candidate: &Candidate<'_>, next: Option<&Candidate<'_>>
         text.push_str(line);
     }
     text
+}
+
+/// The first paragraph of a block, which is about its address alone.
+fn head(block: &str) -> String {
+    let lines = block.lines().skip_while(|line| line.trim().is_empty());
+    let head = lines.take_while(|line| {
+        let line = line.trim();
+        !line.is_empty() && !line.starts_with("---")
+    });
+    head.take(8).collect::<Vec<_>>().join("\n")
+}
+
+/// A stretch of an SMTP transcript, up to and with one line.
+fn dialog(lines: &[&str], from: usize, line: usize) -> String {
+    let from = from.max(line.saturating_sub(BLOCK_LINES_MAX)).min(line);
+    super::normal::clip(&lines[from..=line].join("\n"), BLOCK_BYTES_MAX).to_owned()
 }
 
 /// Lines that name the address and a reply code, and what the server said just before.

@@ -28,6 +28,8 @@ const NESTED_MESSAGES_MAX: usize = 16;
 const NOTICE_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a diagnostic that the answer carries.
 const DIAGNOSTIC_BYTES_MAX: usize = 1024;
+/// The source named when the recipient is a guess: nobody is named in the notice.
+const GUESSED: &str = "guess";
 /// Characters of its own that a message may have and still be only a wrapper of others.
 const WRAPPER_TEXT_BYTES_MAX: usize = 400;
 
@@ -74,12 +76,17 @@ impl Reader {
             status: self.delivery_status(&mail, &text),
             mail: &mail,
         };
+        let own_text = text[..cut].trim().len();
         let report = reading.report();
-        if report.verdict == Verdict::NotABounce
-            && matches!(report.reason, Reason::Message | Reason::AutoReply)
-            && depth < NESTED_DEPTH_MAX
-            && text[..cut].trim().len() <= WRAPPER_TEXT_BYTES_MAX
-        {
+        // A wrapper, or a bounce that a gateway passed on without a word of its own.
+        let wraps = match report.decided.source {
+            "header" => {
+                matches!(report.reason, Reason::Message | Reason::AutoReply)
+                    && own_text <= WRAPPER_TEXT_BYTES_MAX
+            }
+            source => source == GUESSED,
+        };
+        if wraps && depth < NESTED_DEPTH_MAX {
             if let Some(inner) = self.read_carried(&mail, depth) {
                 return inner;
             }
@@ -312,7 +319,13 @@ impl Reading<'_> {
     }
 
     fn field_failure(&self, fields: dsn::Recipient, alone: bool) -> Failure {
-        let (recipient, original_recipient) = recipients_of(&fields);
+        let (mut recipient, original_recipient) = recipients_of(&fields);
+        if !recipient.contains('@') {
+            // A file, a program or a local name: the address is where people look for it.
+            if let Some(mention) = self.who().0.into_iter().next() {
+                recipient = mention.address;
+            }
+        }
         let action = fields.action.unwrap_or(Action::Failed);
         let mention = notice::about(self.notice, &recipient).or_else(|| {
             original_recipient
@@ -326,10 +339,14 @@ impl Reading<'_> {
             .or(fields.status.filter(specific))
             .or(said)
             .or(fields.status);
-        let mut sources = vec![Source {
-            name: "diagnostic-code",
-            text: &fields.diagnostic,
-        }];
+        let mut sources = vec![
+            Source { name: "quoted-reply", text: quoted_reply(&fields.diagnostic) },
+            Source { name: "diagnostic-code", text: &fields.diagnostic },
+        ];
+        sources.push(Source {
+            name: "status",
+            text: &fields.status_text,
+        });
         push_mention(&mut sources, mention.as_ref());
         if alone || mention.is_none() {
             sources.push(Source {
@@ -365,7 +382,7 @@ impl Reading<'_> {
         } else {
             Action::Failed
         };
-        let mentions = self.who();
+        let (mentions, guessed) = self.who();
         let whole = format!("{}\n{}", self.notice, self.mail.header.text("subject"));
         let alone = mentions.len() == 1;
         let status = self.status.recipients.first().and_then(|r| r.status);
@@ -401,18 +418,23 @@ impl Reading<'_> {
                 },
             ];
             let nobody = self.decide("", &sources, status, None, action);
-            let decided = nobody.decided.clone();
+            let decided = Decided { source: GUESSED, ..nobody.decided };
             return self.finish(failures, (nobody.reason, nobody.verdict), decided);
         }
-        let decided = failures[0].decided.clone();
+        let mut decided = failures[0].decided.clone();
+        if guessed {
+            decided.source = GUESSED;
+        }
         self.finish(failures, (Reason::Unknown, Verdict::Soft), decided)
     }
 
     /// The failed addresses by the notice, else by what else the message carries.
-    fn who(&self) -> Vec<Mention> {
+    /// The flag tells a guess.
+    fn who(&self) -> (Vec<Mention>, bool) {
         let header = &self.mail.header;
         let bare = |address: &str| Mention {
             address: address.to_owned(),
+            head: String::new(),
             block: String::new(),
             replies: String::new(),
         };
@@ -423,10 +445,8 @@ impl Reading<'_> {
         };
         let named = listed(header.text("x-failed-recipients"));
         if !named.is_empty() {
-            return named
-                .iter()
-                .map(|address| notice::about(self.notice, address).unwrap_or_else(|| bare(address)))
-                .collect();
+            let found = named.iter().map(|address| notice::about(self.notice, address).unwrap_or_else(|| bare(address))).collect();
+            return (found, false);
         }
         let mut senders = listed(header.text("from"));
         senders.extend(listed(header.text("to")));
@@ -440,7 +460,7 @@ impl Reading<'_> {
         let senders: Vec<&str> = senders.iter().map(|s| &**s).collect();
         let found = notice::mentions(self.notice, &senders, &self.reader.signals);
         if !found.is_empty() {
-            return found;
+            return (found, false);
         }
         let field = ["original-recipient", "x-original-to"]
             .into_iter()
@@ -451,21 +471,21 @@ impl Reading<'_> {
                     .filter(|a| !senders.contains(&&**a))
             });
         if let Some(address) = field {
-            return vec![bare(&address)];
+            return (vec![bare(&address)], true);
         }
         // A local name completed by the daemon's domain, as old AOL wrote it; else whom the
         // returned message was for, if that was one person.
         let to = self.original.to.as_deref().map(listed).unwrap_or_default();
         if let [only] = &to[..] {
-            return vec![bare(only)];
+            return (vec![bare(only)], true);
         }
         let domain = header
             .text("from")
             .rsplit_once('@')
             .map(|(_, d)| d.trim_end_matches('>').trim());
         match (notice::listed_name(self.notice), domain) {
-            (Some(name), Some(domain)) => vec![bare(&format!("{name}@{domain}"))],
-            _ => Vec::new(),
+            (Some(name), Some(domain)) => (vec![bare(&format!("{name}@{domain}"))], false),
+            _ => (Vec::new(), true),
         }
     }
 
@@ -572,14 +592,9 @@ impl Reading<'_> {
 
 fn push_mention<'t>(sources: &mut Vec<Source<'t>>, mention: Option<&'t Mention>) {
     if let Some(mention) = mention {
-        sources.push(Source {
-            name: "notice-block",
-            text: &mention.block,
-        });
-        sources.push(Source {
-            name: "transcript",
-            text: &mention.replies,
-        });
+        sources.push(Source { name: "notice-line", text: &mention.head });
+        sources.push(Source { name: "notice-block", text: &mention.block });
+        sources.push(Source { name: "transcript", text: &mention.replies });
     }
 }
 
@@ -597,6 +612,18 @@ fn recipients_of(fields: &dsn::Recipient) -> (String, Option<String>) {
     let chosen = chosen.cloned().unwrap_or_default();
     let other = first.filter(|a| !a.eq_ignore_ascii_case(&chosen)).cloned();
     (chosen, other)
+}
+
+/// The reply that a diagnostic quotes: `5.1.0 - Unknown address error 550-'…' (delivery attempts: 0)`.
+/// What stands around it is the reporting host's own wording and says less.
+fn quoted_reply(diagnostic: &str) -> &str {
+    let quoted = diagnostic.split_once('\'').and_then(|(before, rest)| {
+        let code = before.trim_end_matches('-').rsplit(' ').next()?;
+        let is_code = code.len() == 3 && scan::reply_code(code).is_some();
+        let (reply, _) = rest.rsplit_once('\'')?;
+        is_code.then_some(reply)
+    });
+    quoted.unwrap_or_default()
 }
 
 /// Words by which a notice says that it is the last one.

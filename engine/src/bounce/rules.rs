@@ -45,6 +45,8 @@ impl fmt::Display for RuleFault {
 pub(super) struct Rule {
     pub(super) reason: Reason,
     pub(super) verdict: Option<Verdict>,
+    /// Only a hint: another text of the same message may say more.
+    pub(super) hint: bool,
     /// Empty: any provider.
     pub(super) providers: Vec<Box<str>>,
     /// Bit `1 << Phase::index`; zero: any phase.
@@ -224,10 +226,15 @@ fn parse_line(line: &str, providers: &[Box<str>]) -> Result<Rule, String> {
             cells.len()
         ));
     };
+    let (reason, hint) = match reason.strip_suffix('?') {
+        Some(word) => (word, true),
+        None => (reason, false),
+    };
     let (reason, verdict) = parse_reason(reason)?;
     Ok(Rule {
         reason,
         verdict,
+        hint,
         providers: parse_providers(provider, providers)?,
         phases: parse_phases(phase)?,
         codes: parse_codes(codes)?,

@@ -52,7 +52,9 @@ fn address_at(line: &str, at: usize, floor: usize) -> Option<Found> {
         }
     }
     // `rfc822;x@y`, `mailto:x@y`, `SMTP=x@y`, `'x@y'`, `=x@y`.
-    while start < at
+    let encoded_word = bytes[start..at].starts_with(b"=?");
+    while !encoded_word
+        && start < at
         && matches!(
             bytes[start],
             b'\'' | b'=' | b'*' | b'.' | b'`' | b'/' | b'|' | b'{' | b'-'
@@ -60,7 +62,7 @@ fn address_at(line: &str, at: usize, floor: usize) -> Option<Found> {
     {
         start += 1;
     }
-    if let Some(equals) = memchr::memrchr(b'=', &bytes[start..at]) {
+    if let Some(equals) = memchr::memrchr(b'=', &bytes[start..at]).filter(|_| !encoded_word) {
         let name = &line[start..start + equals];
         if [
             "smtp",

@@ -24,8 +24,10 @@ signals! {
     BounceText = "bounce-text",
     Original = "original",
     ToRecipient = "to-recipient",
+    MaybeRecipient = "maybe-recipient",
     NotRecipient = "not-recipient",
     AutoSubject = "auto-subject",
+    AckSubject = "ack-subject",
     VacationSubject = "vacation-subject",
     VacationText = "vacation-text",
     AutoText = "auto-text",
@@ -107,25 +109,37 @@ impl Signals {
     /// All signals in `text`.
     pub(super) fn scan(&self, text: &str) -> SignalSet {
         let mut found = 0;
-        self.each(text, |bits, _| found |= bits);
+        self.each(text, |bits, _, _| found |= bits);
         SignalSet(found)
     }
 
-    /// Of two signals the one whose words end last in `text`, with the place where they end.
-    pub(super) fn last_of(&self, text: &str, a: Signal, b: Signal) -> Option<Signal> {
-        let mut last: Option<(usize, Signal)> = None;
-        self.each(text, |bits, end| {
-            for signal in [a, b] {
-                let later = last.is_none_or(|(place, _)| end >= place);
+    /// Of some signals the one whose words end last in `text`; of words that end together, the
+    /// longest.
+    pub(super) fn last_of(&self, text: &str, signals: &[Signal]) -> Option<Signal> {
+        let mut last: Option<((usize, usize), Signal)> = None;
+        self.each(text, |bits, start, end| {
+            for &signal in signals {
+                let place = (end, end - start);
+                let later = last.is_none_or(|(known, _)| place > known);
                 if bits & (1 << signal as u32) != 0 && later {
-                    last = Some((end, signal));
+                    last = Some((place, signal));
                 }
             }
         });
         last.map(|(_, signal)| signal)
     }
 
-    fn each(&self, text: &str, mut found: impl FnMut(u32, usize)) {
+    /// Whether `text` begins with words of that meaning.
+    pub(super) fn starts(&self, text: &str, signal: Signal) -> bool {
+        let text = text.trim_start();
+        let mut starts = false;
+        self.each(super::normal::clip(text, 80), |bits, start, _| {
+            starts |= start == 0 && bits & (1 << signal as u32) != 0;
+        });
+        starts
+    }
+
+    fn each(&self, text: &str, mut found: impl FnMut(u32, usize, usize)) {
         let bytes = text.as_bytes();
         for hit in self.words.find_overlapping_iter(bytes) {
             let start = hit.start();
@@ -133,7 +147,7 @@ impl Signals {
                 && bytes[start].is_ascii_alphanumeric()
                 && bytes[start - 1].is_ascii_alphanumeric();
             if !inside {
-                found(self.meanings[hit.pattern().as_usize()], hit.end());
+                found(self.meanings[hit.pattern().as_usize()], start, hit.end());
             }
         }
     }

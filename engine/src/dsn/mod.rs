@@ -490,6 +490,7 @@ X: y
     #[test]
     fn a_delayed_recipient_is_told_until_when() {
         let to = Address::parse("sender@example.com").unwrap();
+        let said = reply(b"450 x\r\n");
         let recipients = [DsnRecipient {
             action: Action::Delayed {
                 until: UnixMs(1_795_600_000_000),
@@ -498,7 +499,7 @@ X: y
             diagnostic: Diagnostic::Text("no server answers"),
             remote_mta: None,
             last_attempt: Some(UnixMs(1_795_503_000_000)),
-            ..recipient("late@example.jp", &reply(b"450 x\r\n"))
+            ..recipient("late@example.jp", &said)
         }];
         let content = String::from_utf8(build(&request(&to, &recipients))).unwrap();
         for line in [

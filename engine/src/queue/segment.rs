@@ -188,13 +188,17 @@ impl SegmentHeader {
         keys: &KeyRing,
         expected: SegmentName,
     ) -> Result<(Self, SegmentCipher), HeaderError> {
-        let [first, second] = copies(block)?;
-        let (header, cipher) = Self::open_copy(first, keys)
-            .or_else(|error| Self::open_copy(second, keys).map_err(|_| error))?;
-        if header.name != expected {
-            return Err(HeaderError::Misplaced { found: header.name });
+        // The copy that names this place counts: the other may be left of an earlier use.
+        let mut fault = HeaderError::NotASegment;
+        for copy in copies(block)? {
+            match Self::open_copy(copy, keys) {
+                Ok((header, cipher)) if header.name == expected => return Ok((header, cipher)),
+                Ok((header, _)) => fault = HeaderError::Misplaced { found: header.name },
+                Err(error) if fault == HeaderError::NotASegment => fault = error,
+                Err(_) => {}
+            }
         }
-        Ok((header, cipher))
+        Err(fault)
     }
 
     fn open_copy(

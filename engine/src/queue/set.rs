@@ -290,11 +290,19 @@ impl SegmentSet {
         }
     }
 
+    /// Nothing live is left in `segment`: it may be removed. A compaction that could not copy some
+    /// message (its acceptance is not settled yet, a write failed) leaves it there; then call
+    /// [`Self::task_failed`] instead.
+    pub fn is_drained(&self, segment: SegmentId) -> bool {
+        self.segments.get(&segment).is_none_or(|usage| usage.live_records == 0)
+    }
+
     /// The segment is gone, durably; its task is done.
     pub fn removed(&mut self, segment: SegmentId, disposal: Disposal) {
         let Some(usage) = self.segments.remove(&segment) else {
             return;
         };
+        debug_assert!(usage.live_records == 0, "segment {} still holds mail", segment.0);
         self.disk_bytes -= usage.file_bytes;
         self.kept_bytes -= usage.kept_bytes();
         if disposal == Disposal::Free {
@@ -463,6 +471,9 @@ mod tests {
         );
         set.task_failed();
         assert_eq!(set.next_task(), Some(Task::Compact(SegmentId(3))));
+        assert!(!set.is_drained(SegmentId(3)));
+        set.dead(at(3, 50_000));
+        assert!(set.is_drained(SegmentId(3)));
         remove(&mut set, 3);
         assert_eq!(set.next_task(), Some(Task::Remove(SegmentId(1))));
     }

@@ -57,8 +57,8 @@ pub struct Entry {
     /// Index into the shard's groups.
     pub group: u32,
     /// Link of the list it is in.
-    pub(super) next: Option<EntryId>,
-    sibling: Option<EntryId>,
+    pub(crate) next: Option<EntryId>,
+    pub(crate) sibling: Option<EntryId>,
     /// Not before this second since the epoch.
     pub retry_at_s: u32,
     /// First of its recipients within the record.

@@ -11,7 +11,7 @@ use super::accept::Origin;
 use super::deliver::Purpose;
 use super::{Delivery, Message, ShardCore, Stored, Submission};
 use crate::clock::{Now, UnixMs};
-use crate::delivery_log::{self, LogRecord};
+use crate::delivery_log::LogRecord;
 use crate::dns::{DnsFailure, DnsTrouble, Target};
 use crate::dsn::{self, Diagnostic, DsnRecipient, DsnRequest};
 use crate::phase::Phase;
@@ -407,7 +407,7 @@ impl ShardCore {
                 delay_connect_ms: peer.map(|peer| u64::from(peer.connect_ms)),
                 delay_send_ms: peer.map(|_| now.mono.ms_since(delivery.started.mono)),
                 size: message.content.len() as u64,
-                ..LogRecord::new(now.unix, message.queue_id, log_outcome(one.kind), self.me)
+                ..LogRecord::new(now.unix, message.queue_id, one.kind, self.me)
             });
         }
     }
@@ -435,17 +435,5 @@ fn failure_status(one: &Settled) -> EnhancedStatus {
         (OutcomeKind::Expired, _) => EnhancedStatus::new(4, 4, 7),
         (_, Some(status)) if status.class == 5 => status,
         _ => EnhancedStatus::new(5, 0, 0),
-    }
-}
-
-const fn log_outcome(kind: OutcomeKind) -> delivery_log::Outcome {
-    match kind {
-        OutcomeKind::Deferred => delivery_log::Outcome::Deferred,
-        OutcomeKind::Suspended => delivery_log::Outcome::Suspended,
-        OutcomeKind::Delivered => delivery_log::Outcome::Delivered,
-        OutcomeKind::Failed => delivery_log::Outcome::Failed,
-        OutcomeKind::Expired => delivery_log::Outcome::Expired,
-        OutcomeKind::Cancelled => delivery_log::Outcome::Cancelled,
-        OutcomeKind::Suppressed => delivery_log::Outcome::Suppressed,
     }
 }

@@ -5,7 +5,7 @@
 //! `mailbox` what comes from other threads. [`Shard`] joins them to the engine's [`ShardCore`].
 
 pub(crate) mod accept;
-mod connect;
+pub(crate) mod connect;
 pub(crate) mod disk;
 pub(crate) mod mailbox;
 mod replay;

@@ -1,0 +1,65 @@
+# The commands of Hikyaku. `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+BENCH := target/release/hikyaku-bench
+# Options for the run at hand: make demo ARGS="--seconds 20"
+ARGS ?=
+
+export CYCLES ?= 100
+FUZZ_SECONDS ?= 60
+
+.PHONY: build check test demo crash sim fuzz bench bench-peers bench-queue install help
+
+build: ## Build everything for release (target/release)
+	$(CARGO) build --release --locked --workspace
+
+check: ## Formatting, lints, licences and sources of dependencies
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+		$(CARGO) deny --locked --offline check bans licenses sources; \
+	else echo "check: cargo-deny is not installed: licences and sources not checked"; fi
+
+test: build ## All tests: units, integration, and the built programs with real peers
+	@export HIKYAKU_REQUIRE_PROGRAMS=1; if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(CARGO) nextest run --locked --workspace --no-fail-fast $(ARGS); \
+	else $(CARGO) test --locked --workspace --no-fail-fast $(ARGS); fi
+
+demo: build ## The whole relay on loopback for some seconds, and what happened
+	$(BENCH) demo $(ARGS)
+
+crash: build ## kill -9 under load, CYCLES times (SEED= repeats a run); every message is counted
+	$(BENCH) crash $(ARGS)
+
+sim: ## Simulated shards, disks, networks, power cuts: SEEDS= many, or one SEED=
+	HIKYAKU_SIM_SEED="$(SEED)" HIKYAKU_SIM_SEEDS="$(or $(SEEDS),1000)" \
+		$(CARGO) test --release --locked -p hikyaku-engine --test sim -- --nocapture
+
+fuzz: ## Every fuzz target for FUZZ_SECONDS each (needs cargo-fuzz and a nightly toolchain)
+	@for target in $$(cd engine && $(CARGO) +nightly fuzz list); do \
+		echo "fuzz: $$target for $(FUZZ_SECONDS) s"; \
+		(cd engine && $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS)); \
+	done
+
+bench: build ## Messages an hour against 3,000,000, latencies, CPU; received = accepted
+	$(BENCH) bench $(ARGS)
+
+bench-peers: build ## Hikyaku, Postfix and the direct smtp-source → smtp-sink under one load
+	$(BENCH) peers $(ARGS)
+
+bench-queue: build ## A million messages for a dead route: memory, restart, replay, drain
+	$(BENCH) queue-million $(ARGS)
+
+install: build ## Install the programs below PREFIX (DESTDIR for packagers)
+	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin
+	install -m 755 target/release/hikyakud $(DESTDIR)$(PREFIX)/sbin/
+	install -m 755 target/release/hikyaku $(DESTDIR)$(PREFIX)/bin/
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14

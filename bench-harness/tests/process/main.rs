@@ -1,0 +1,19 @@
+//! Tests of whole processes: the built daemon with real peers, hostile clients, full disks, restarts.
+//!
+//! One binary, one module a theme. They need the built programs (`make build`, or `HIKYAKU_BIN_DIR`),
+//! and skip with a note without them; `make test` sets `HIKYAKU_REQUIRE_PROGRAMS=1`, which makes
+//! their absence a failure. Peers (Postfix, swaks) are skipped the same way unless
+//! `HIKYAKU_REQUIRE_ORACLES=1`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+mod bad_starts;
+mod delivery;
+mod disk_full;
+mod harness;
+mod hostile_clients;
+mod nothing_readable;
+mod real_peers;
+mod restart;
