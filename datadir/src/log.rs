@@ -24,10 +24,11 @@ pub struct LogDamage {
     pub text: String,
 }
 
-/// Reads what is wanted out of all segments, shard by shard in the order of writing, and gives each record to
-/// `visit`. Lines of several shards are in the order of time only within a shard.
+/// Reads what is wanted out of all segments, shard by shard in the order of writing, and gives each
+/// record to `visit`. Lines of several shards are in the order of time only within a shard.
 ///
-/// `ends`: nothing behind these is read, as it is followed ([`Follow`]); a shard without one is read whole.
+/// `ends`: nothing behind these is read, as it is followed ([`Follow`]); a shard without one is
+/// read whole.
 ///
 /// Returns damage met.
 ///
@@ -101,8 +102,8 @@ pub fn read_all(
     Ok(damage)
 }
 
-/// Whether the segment after the one in question was begun before `since`: then the one in question holds nothing
-/// that is wanted.
+/// Whether the segment after the one in question was begun before `since`: then the one in question
+/// holds nothing that is wanted.
 fn began_before(next: Option<&SegmentFile>, since: Option<UnixMs>) -> bool {
     let (Some(next), Some(since)) = (next.filter(|next| !next.free), since) else {
         return false;

@@ -1,7 +1,8 @@
 //! What an operator may ask of a shard, and what it answers.
 //!
-//! The control plane asks from threads of its own over bounded channels; a shard answers out of its own state and
-//! shares none of it. What concerns the daemon as a whole (unlocking, reloading) never comes here.
+//! The control plane asks from threads of its own over bounded channels; a shard answers out of its
+//! own state and shares none of it. What concerns the daemon as a whole (unlocking, reloading)
+//! never comes here.
 
 use crate::counters::{By, CounterTable, Window};
 use crate::ids::{QueueId, SegmentId, ShardId};

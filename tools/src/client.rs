@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Longest wait for the next bytes of an answer: the daemon's own limit for its shards is shorter by default, and a
-/// followed log gives a sign of life every few seconds.
+/// Longest wait for the next bytes of an answer: the daemon's own limit for its shards is shorter
+/// by default, and a followed log gives a sign of life every few seconds.
 const READ_TIMEOUT: Duration = Duration::from_secs(330);
 
 /// Longest line of a reply's head, bytes.
@@ -119,7 +119,8 @@ impl Client {
         let length = body.len();
         write!(
             stream,
-            "{method} {target} HTTP/1.1\r\nHost: hikyaku\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+            "{method} {target} HTTP/1.1\r\nHost: hikyaku\r\nConnection: close\r\n\
+             Content-Length: {length}\r\n\r\n"
         )?;
         // Apart from the head, so that a passphrase in it is never copied together with it.
         stream.write_all(body)?;

@@ -134,8 +134,8 @@ pub(crate) fn retry(site: &Site, args: &RetryArgs) -> Result<(), Failure> {
 }
 
 pub(crate) fn reload(site: &Site) -> Result<(), Failure> {
-    // A faulty file is told from here with all its faults, and the daemon is not bothered: `Site::open` has
-    // read it already.
+    // A faulty file is told from here with all its faults, and the daemon is not bothered:
+    // `Site::open` has read it already.
     let answer = site.client.post("/api/v1/reload", b"")?;
     for line in answer.lines().skip(1) {
         println!("{line}");

@@ -16,7 +16,8 @@ const GENERATED_BYTES: usize = 20;
 
 #[derive(Debug, Args)]
 pub(crate) struct InitArgs {
-    /// Make a random passphrase and write it into the key file ([key] source "file"), which must not exist
+    /// Make a random passphrase and write it into the key file ([key] source "file"), which must
+    /// not exist
     #[arg(long)]
     generate_key: bool,
 }
@@ -74,7 +75,8 @@ pub(crate) fn init(site: &Site, args: &InitArgs) -> Result<(), Failure> {
     }
     println!("key                  {id}");
     println!(
-        "Keep a copy of passphrase and installation secret elsewhere: without both, all mail and logs are lost."
+        "Keep a copy of passphrase and installation secret elsewhere: without both, all \
+         mail and logs are lost."
     );
     Ok(())
 }

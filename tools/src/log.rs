@@ -134,7 +134,9 @@ fn print_lines(lines: impl BufRead, format: Format, follow: bool) -> io::Result<
     out.flush()
 }
 
-const BRIEF_HEADER: &str = "time                      queue_id       outcome     attempt  forward_path                      phase        reply\n";
+const BRIEF_HEADER: &str = "\
+time                      queue_id       outcome     attempt  forward_path                      \
+phase        reply\n";
 
 /// What a person wants of a line at a glance.
 fn brief<'f>(field: impl Fn(&str) -> &'f str) -> String {
@@ -210,7 +212,8 @@ fn offline(site: &Site, args: &LogArgs, format: Format) -> Result<(), Failure> {
     match damage.len() {
         0 => Ok(()),
         places => Err(Failure(format!(
-            "the log is damaged at {places} places, the lines above are the rest; see: hikyaku shard verify"
+            "the log is damaged at {places} places, the lines above are the rest; see: \
+             hikyaku shard verify"
         ))),
     }
 }

@@ -1,7 +1,8 @@
 //! `hikyaku`, the operator's command line.
 //!
-//! [`daemon`] asks the running daemon over its control socket ([`client`]); [`keys`] makes and opens an installation;
-//! [`log`] and [`shard`] read what is on disk; [`template`] needs neither. [`table`] is how rows are shown.
+//! [`daemon`] asks the running daemon over its control socket ([`client`]); [`keys`] makes and
+//! opens an installation; [`log`] and [`shard`] read what is on disk; [`template`] needs neither.
+//! [`table`] is how rows are shown.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,7 +26,12 @@ use table::Format;
 #[command(name = "hikyaku", version, arg_required_else_help = true)]
 struct Cli {
     /// Configuration file
-    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/hikyaku/hikyaku.toml")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        default_value = "/etc/hikyaku/hikyaku.toml"
+    )]
     config: PathBuf,
     /// How rows are shown; a table on a terminal, TSV elsewhere
     #[arg(long, global = true, value_enum)]
@@ -108,7 +114,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
 fn pages(directory: &std::path::Path) -> Result<(), Failure> {
     std::fs::create_dir_all(directory)?;
     clap_mangen::generate_to(Cli::command(), directory)?;
-    for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+    use clap_complete::Shell::{Bash, Fish, Zsh};
+    for shell in [Bash, Zsh, Fish] {
         clap_complete::generate_to(shell, &mut Cli::command(), "hikyaku", directory)?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! `hikyaku shard`: what lies in the files of a data directory, with or without a running daemon.
 //!
-//! Files are only read. `list` and `segments` look at headers and need no key; `records`, `show` and `verify` do.
+//! Files are only read. `list` and `segments` look at headers and need no key; `records`, `show`
+//! and `verify` do.
 
 mod show;
 mod verify;

@@ -71,7 +71,8 @@ impl Site {
         })
     }
 
-    /// The keys, for reading files: from the configured source, at the terminal if that is `prompt`.
+    /// The keys, for reading files: from the configured source, at the terminal if that is
+    /// `prompt`.
     ///
     /// # Errors
     /// As getting and checking the passphrase can meet.
@@ -94,7 +95,8 @@ impl Site {
     }
 }
 
-/// A new or the only passphrase from the operator: at the terminal if there is one, else standard input.
+/// A new or the only passphrase from the operator: at the terminal if there is one, else standard
+/// input.
 ///
 /// # Errors
 /// [`KeysError`] as [`prompt`] and reading can meet.

@@ -131,8 +131,8 @@ pub(super) fn response(result: Result<Body, Refusal>, format: Format) -> Respons
         // The page has its script and style in itself and talks to nobody else.
         (
             "Content-Security-Policy",
-            "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; \
-             frame-ancestors 'none'",
+            "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src \
+             'self'; frame-ancestors 'none'",
         ),
     ];
     for (name, value) in headers {

@@ -1,8 +1,8 @@
 //! `/api/v1/log`: the delivery log as it was, and, with `follow=1`, as it grows.
 //!
-//! Lines are read from the segments by a thread of the request's own and sent as chunks, so neither memory nor the
-//! other requests feel how many there are. While following, an empty line every few seconds tells whether anybody is
-//! still listening.
+//! Lines are read from the segments by a thread of the request's own and sent as chunks, so neither
+//! memory nor the other requests feel how many there are. While following, an empty line every few
+//! seconds tells whether anybody is still listening.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -118,7 +118,8 @@ pub(super) fn answer(
             // The client went away: nothing to tell anybody.
             let _ = send(request, &wanted, &*daemon, keys);
         });
-    // The request went with the thread; if that could not be started it was answered 500 when dropped.
+    // The request went with the thread; if that could not be started it was answered 500 when
+    // dropped.
     drop(spawned);
     Ok(())
 }
@@ -181,7 +182,8 @@ fn send(
     if wanted.format == Format::Tsv {
         write_tsv_header(&mut out.text);
     }
-    // Where the log ends is asked first: what is written while the old lines are read is then followed, not lost.
+    // Where the log ends is asked first: what is written while the old lines are read is then
+    // followed, not lost.
     let ends = if wanted.follow {
         log_ends(daemon)
     } else {

@@ -1,11 +1,13 @@
 //! The control plane: HTTP on a Unix socket, for `hikyaku`, monitoring and the page.
 //!
-//! [`serve`] owns a few threads that are not pinned to a core. They ask the shards through [`Daemon`] and share no
-//! state with them. [`request`] is a request taken apart, [`routes`] what each path does, [`answer`] rows as TSV or
-//! JSON, [`log`] the delivery log, [`page`] the page for a browser.
+//! [`serve`] owns a few threads that are not pinned to a core. They ask the shards through
+//! [`Daemon`] and share no state with them. [`request`] is a request taken apart, [`routes`] what
+//! each path does, [`answer`] rows as TSV or JSON, [`log`] the delivery log, [`page`] the page for
+//! a browser.
 //!
-//! Who may open the socket is the operator: it has mode 0600, and that is all there is of authentication. HTTPS with
-//! tokens, in front of the same routes, is not part of this version. The API is described in docs/operations.md.
+//! Who may open the socket is the operator: it has mode 0600, and that is all there is of
+//! authentication. HTTPS with tokens, in front of the same routes, is not part of this version. The
+//! API is described in docs/operations.md.
 
 mod answer;
 mod log;
@@ -135,8 +137,8 @@ impl Refusal {
 /// Opens the socket, mode 0600. A socket left by a daemon that is gone is replaced.
 ///
 /// # Errors
-/// [`io::Error`] with a sentence that says what to do: another daemon answers there, the path is something else, or
-/// the directory cannot be made.
+/// [`io::Error`] with a sentence that says what to do: another daemon answers there, the path is
+/// something else, or the directory cannot be made.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     let say = |error: io::Error, what: &str| {
         io::Error::new(
@@ -152,14 +154,15 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
         Err(error) => return Err(say(error, "cannot look at it")),
         Ok(found) if !found.file_type().is_socket() => {
             return Err(io::Error::other(format!(
-                "control socket {}: there is something else of that name; set [control] socket to another path",
+                "control socket {}: there is something else of that name; set [control] \
+                 socket to another path",
                 path.display()
             )));
         }
         Ok(_) if UnixStream::connect(path).is_ok() => {
             return Err(io::Error::other(format!(
-                "control socket {}: a daemon answers there already; stop it, or set [control] socket to another \
-                 path",
+                "control socket {}: a daemon answers there already; stop it, or set \
+                 [control] socket to another path",
                 path.display()
             )));
         }
@@ -192,7 +195,8 @@ pub(crate) fn serve(listener: UnixListener, daemon: Arc<dyn Daemon>) -> io::Resu
                     match server.recv() {
                         Ok(request) => routes::answer(request, &daemon, &readers),
                         Err(error) => {
-                            // Out of descriptors or the like; the accepting thread has ended with it.
+                            // Out of descriptors or the like; the accepting thread has ended with
+                            // it.
                             daemon.note(&format!("control plane: {error}"));
                             return;
                         }

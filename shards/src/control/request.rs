@@ -132,8 +132,8 @@ fn percent_decode(text: &str) -> Result<String, Refusal> {
     String::from_utf8(bytes).map_err(|_| Refusal::new(400, "the URL is not UTF-8"))
 }
 
-/// Checks that a request may change something: POST, or GET with an Authorization header, and not on behalf of
-/// another site.
+/// Checks that a request may change something: POST, or GET with an Authorization header, and not
+/// on behalf of another site.
 pub(super) fn may_change(request: &Request) -> Result<(), Refusal> {
     let header = |name: &'static str| {
         request
@@ -142,7 +142,8 @@ pub(super) fn may_change(request: &Request) -> Result<(), Refusal> {
             .find(|header| header.field.equiv(name))
             .map(|header| header.value.as_str().to_owned())
     };
-    // A browser that reaches this through a forwarded port also opens other pages, which may post here.
+    // A browser that reaches this through a forwarded port also opens other pages, which may post
+    // here.
     if let Some(origin) = header("Origin") {
         let host = origin.split_once("://").map_or("", |(_, host)| host);
         if Some(host) != header("Host").as_deref() {

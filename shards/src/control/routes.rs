@@ -161,7 +161,8 @@ fn must_run(daemon: &dyn Daemon) -> Result<(), Refusal> {
     }
 }
 
-/// Asks every shard. An answer without one of them would be wrong without saying so, so it is an error.
+/// Asks every shard. An answer without one of them would be wrong without saying so, so it is an
+/// error.
 fn ask_all(daemon: &dyn Daemon, query: &Query) -> Result<Vec<(ShardId, Answer)>, Refusal> {
     must_run(daemon)?;
     (0..daemon.shards())
