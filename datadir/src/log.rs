@@ -164,16 +164,15 @@ struct Open {
 }
 
 impl Follow {
-    /// Follows what is logged at or after `from`. `end` is where the log ends now.
-    pub fn new(data_dir: &Path, keys: Arc<KeyRing>, end: LogEnd, from: UnixMs) -> Self {
-        let data_dir = data_dir.to_owned();
+    /// Follows what stands behind `from`.
+    pub fn new(data_dir: &Path, keys: Arc<KeyRing>, from: LogEnd) -> Self {
         Self {
-            data_dir,
+            data_dir: data_dir.to_owned(),
             keys,
-            shard: end.shard,
+            shard: from.shard,
             open: None,
-            from,
-            first: end.segment,
+            first: from.segment,
+            skip_to: from.offset,
         }
     }
 
