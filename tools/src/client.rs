@@ -28,13 +28,8 @@ pub(crate) enum ClientError {
     Denied(PathBuf),
     /// The connection broke, or what came is not HTTP.
     Broken(io::Error),
-    /// The daemon will not, and says why.
-    Refused {
-        /// HTTP status.
-        status: u16,
-        /// One line.
-        message: String,
-    },
+    /// The daemon will not, and says why in one line.
+    Refused(String),
 }
 
 impl fmt::Display for ClientError {
@@ -51,7 +46,7 @@ impl fmt::Display for ClientError {
                 socket.display()
             ),
             Self::Broken(error) => write!(f, "the answer of hikyakud broke off: {error}"),
-            Self::Refused { message, .. } => f.write_str(message),
+            Self::Refused(message) => f.write_str(message),
         }
     }
 }
@@ -134,10 +129,7 @@ impl Client {
         }
         let mut text = String::new();
         body.take(64 * 1024).read_to_string(&mut text)?;
-        Err(ClientError::Refused {
-            status,
-            message: error_message(&text),
-        })
+        Err(ClientError::Refused(error_message(&text)))
     }
 }
 
@@ -326,7 +318,7 @@ mod tests {
         let (_directory, client, _server) =
             served("HTTP/1.1 503 X\r\nContent-Length: 21\r\n\r\nerror\tlocked; do this\n");
         let error = client.post("/x", b"body").unwrap_err();
-        assert!(matches!(error, ClientError::Refused { status: 503, .. }));
+        assert!(matches!(error, ClientError::Refused(_)));
         assert_eq!(error.to_string(), "locked; do this");
     }
 

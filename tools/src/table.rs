@@ -282,7 +282,7 @@ mod tests {
     fn a_table_is_cut_to_the_terminal() {
         let table = rows().table(Some(36));
         assert!(table.lines().all(|line| width(line) <= 36), "{table}");
-        assert!(table.contains("waits\\tfor…"), "{table}");
+        assert!(table.contains("waits\\tfor 2 se…"), "{table}");
         assert!(table.contains("1234"));
         // Too narrow for anything: it is left as wide as it must be.
         assert!(rows().table(Some(5)).contains("1234"));
