@@ -191,6 +191,16 @@ pub struct DomainRow(RowId);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupRow(RowId);
 
+impl DomainRow {
+    /// `(other)`: counts before a row was asked for.
+    pub const NONE: Self = Self(RowId { index: 0, generation: 0 });
+}
+
+impl GroupRow {
+    /// `(other)`.
+    pub const NONE: Self = Self(RowId { index: 0, generation: 0 });
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct RowId {
     index: u32,
