@@ -33,6 +33,9 @@ const IO_MEMORY_BYTES: usize = 256 * 1024;
 /// How long a shard may take to open its files and listeners, or to change them.
 const SHARD_START_MAX: Duration = Duration::from_secs(60);
 
+/// How often expired segments of the delivery log are looked for.
+const LOG_RETENTION_EVERY: Duration = Duration::from_secs(300);
+
 struct Shards {
     handles: Vec<ExecutorJoinHandle<()>>,
     commands: Vec<MailboxSender<Command>>,
@@ -76,6 +79,11 @@ pub(crate) fn run(file: PathBuf, config: Config) -> Result<(), String> {
     control::serve(listener, Arc::clone(&daemon) as Arc<dyn Daemon>)
         .map_err(|error| format!("cannot serve the control socket: {error}"))?;
     daemon.first_unlock()?;
+    let janitor = Arc::clone(&daemon);
+    std::thread::Builder::new()
+        .name("log-retention".into())
+        .spawn(move || janitor.remove_expired_logs())
+        .map_err(|error| format!("cannot start a thread: {error}"))?;
     for signal in signals.forever() {
         if signal != SIGHUP {
             break;
@@ -95,6 +103,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Hikyakud {
+    /// Deletes old segments of the delivery log (`[log] keep_age`, `keep_bytes`) for as long as the
+    /// process lives.
+    fn remove_expired_logs(&self) {
+        loop {
+            let config = self.config();
+            let (shards, log) = (self.shards(), &config.log);
+            let data_dir = self.installation.data_dir();
+            // While locked it is not known which segments a shard goes on with: none is, so the
+            // newest of every shard is spared.
+            let shards = if shards == 0 { u16::MAX } else { shards };
+            match datadir::log::remove_expired(
+                data_dir,
+                shards,
+                now().unix,
+                log.keep_age_ms,
+                log.keep_bytes,
+            ) {
+                Ok(gone) if gone.is_empty() => {}
+                Ok(gone) => self.note(&format!("{} expired log segments deleted", gone.len())),
+                Err(error) => self.note(&format!("cannot delete expired log segments: {error}")),
+            }
+            std::thread::sleep(LOG_RETENTION_EVERY);
+        }
+    }
+
     fn config(&self) -> Arc<Config> {
         Arc::clone(&lock(&self.config))
     }
