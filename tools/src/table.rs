@@ -135,7 +135,7 @@ impl Rows {
             .iter()
             .map(|row| row.iter().map(|value| clean(value)).collect())
             .collect();
-        let is_text = |index| {
+        let is_text = |index: usize| {
             rows.iter()
                 .any(|row: &Vec<String>| !row[index].is_empty() && !is_number(&row[index]))
         };
