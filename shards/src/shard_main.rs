@@ -148,7 +148,7 @@ fn restore_counters(core: &mut ShardCore, data_dir: &Path, id: ShardId, keys: &K
                 saved = bytes.to_vec();
             }
             Go::On
-        });
+        }, |_| {});
         if read.is_ok() && !saved.is_empty() {
             match core.restore_counters(file.name.segment, &saved) {
                 Ok(()) => restored = true,

@@ -6,13 +6,12 @@
 
 use hashbrown::HashTable;
 
-use crate::counters::GroupRow;
 use crate::ids::{Offset, QueueId, SegmentId};
 use crate::queue::segment::Placement;
 
 /// Size of one [`Entry`] in memory.
 pub const ENTRY_BYTES: usize = std::mem::size_of::<Entry>();
-const _: () = assert!(ENTRY_BYTES <= 56, "the index is budgeted at 64 bytes a message with its table");
+const _: () = assert!(ENTRY_BYTES <= 48, "the index is budgeted at 64 bytes a message with its table");
 
 /// Names an entry for as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,8 +54,8 @@ pub struct Entry {
     pub placement: Placement,
     /// Index into the shard's destinations.
     pub destination: u32,
-    /// Where it is counted by group.
-    pub group: GroupRow,
+    /// Where it is counted by group: the number of a row that stays while the entry does.
+    pub group: u32,
     /// Link of the list it is in.
     pub(crate) next: Option<EntryId>,
     pub(crate) sibling: Option<EntryId>,
@@ -79,7 +78,7 @@ impl Entry {
             queue_id,
             placement: Placement { segment: SegmentId(0), offset: Offset(0), bytes: 0 },
             destination: 0,
-            group: GroupRow::NONE,
+            group: 0,
             next: None,
             sibling: None,
             retry_at_s: 0,

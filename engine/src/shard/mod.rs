@@ -329,19 +329,19 @@ impl ShardCore {
     fn count(&mut self, id: EntryId, counter: Counter, n: u32) {
         let entry = self.index.get(id);
         let row = self.destinations[entry.destination as usize].row;
-        self.counters.count(row, entry.group, counter, n);
+        self.counters.count(row, self.counters.group_row(entry.group), counter, n);
     }
 
     fn raise(&mut self, id: EntryId, counter: Counter, n: u32) {
         let entry = self.index.get(id);
         let row = self.destinations[entry.destination as usize].row;
-        self.counters.raise(row, entry.group, counter, n);
+        self.counters.raise(row, self.counters.group_row(entry.group), counter, n);
     }
 
     fn lower(&mut self, id: EntryId, counter: Counter, n: u32) {
         let entry = self.index.get(id);
         let row = self.destinations[entry.destination as usize].row;
-        self.counters.lower(row, entry.group, counter, n);
+        self.counters.lower(row, self.counters.group_row(entry.group), counter, n);
     }
 
     /// The counters, for an operator's question.

@@ -112,7 +112,7 @@ impl ShardCore {
             let name = crate::address::Domain::from_stored(domain.domain);
             let destination = self.destination_of(&name);
             let per_entry = self.settings.recipients_per_message_max as u16;
-            let group = self.counters.group(message.group.unwrap_or(""));
+            let group = self.counters.group(message.group.unwrap_or("")).number();
             let mut first = domain.first;
             while first < domain.first + domain.count {
                 let count = (domain.first + domain.count - first).min(per_entry);

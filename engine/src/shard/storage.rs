@@ -439,7 +439,7 @@ impl ShardCore {
         self.storage.close_full_batch();
         let message = std::rc::Rc::new(Message::from_submission(submission));
         let keep = self.memory_bytes + message.memory_bytes() <= self.settings.memory_bytes_max;
-        let group = self.counters.group(message.group.as_deref().unwrap_or(""));
+        let group = self.counters.group(message.group.as_deref().unwrap_or("")).number();
         let mut first = 0;
         for run in message.recipients.chunk_by(|a, b| a.domain() == b.domain()) {
             let destination = self.destination_of(run[0].domain());
