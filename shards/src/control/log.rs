@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use datadir::log::{Follow, read_all};
 use datadir::segments::Go;
+use engine::delivery_log::text::escape_tsv;
 use engine::delivery_log::{
     LogFilter, LogRecord, write_json_line, write_tsv_header, write_tsv_line,
 };
@@ -78,6 +79,8 @@ struct Wanted {
     format: Format,
     lines_max: usize,
     follow: bool,
+    /// The filter as it was asked for, for the daemon's log.
+    asked: String,
 }
 
 /// Answers the request from a thread of its own, or gives it back with the reason why not.
@@ -107,8 +110,8 @@ pub(super) fn answer(
     };
     let follow = if wanted.follow { " and follows it" } else { "" };
     daemon.note(&format!(
-        "an operator reads the delivery log{follow}: {:?}",
-        wanted.filter
+        "an operator reads the delivery log{follow}: {}",
+        wanted.asked
     ));
     let daemon = daemon.clone();
     let spawned = thread::Builder::new()
@@ -139,6 +142,7 @@ fn wanted(target: Target) -> Result<Wanted, Refusal> {
         }
     };
     let mut filter = LogFilter::default();
+    let mut asked = String::new();
     for (name, value) in target.take_rest() {
         let known = filter
             .set(&name, &value, unix_now())
@@ -150,12 +154,21 @@ fn wanted(target: Target) -> Result<Wanted, Refusal> {
                 format!("unknown parameter `{name}`; the log takes: {all}, limit, follow, format"),
             ));
         }
+        let space = if asked.is_empty() { "" } else { " " };
+        asked.push_str(space);
+        asked.push_str(&name);
+        asked.push('=');
+        escape_tsv(&value, &mut asked);
+    }
+    if asked.is_empty() {
+        asked.push_str("all of it");
     }
     Ok(Wanted {
         filter,
         format,
         lines_max,
         follow,
+        asked,
     })
 }
 
