@@ -1,4 +1,5 @@
 //! Which log segments go, and that the open ones never do.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

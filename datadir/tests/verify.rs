@@ -1,4 +1,5 @@
 //! Damage is found with its place, and what is none is not called so.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! `hikyaku` as an operator meets it, without a daemon.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
 use std::io::Write;
