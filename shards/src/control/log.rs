@@ -89,24 +89,27 @@ pub(super) fn answer(
     target: Target,
     daemon: &Arc<dyn Daemon>,
     readers: &Arc<Readers>,
-) -> Result<(), (Request, Refusal)> {
+) -> Result<(), Box<(Request, Refusal)>> {
     if *request.method() != Method::Get {
-        return Err((request, Refusal::new(405, "the log is only read: use GET")));
+        return Err(Box::new((
+            request,
+            Refusal::new(405, "the log is only read: use GET"),
+        )));
     }
     let wanted = match wanted(target) {
         Ok(wanted) => wanted,
-        Err(refusal) => return Err((request, refusal)),
+        Err(refusal) => return Err(Box::new((request, refusal))),
     };
     let Some(keys) = daemon.keys() else {
         let why = "the daemon is locked; run: hikyaku unlock";
-        return Err((request, Refusal::new(503, why)));
+        return Err(Box::new((request, Refusal::new(503, why))));
     };
     let Some(reading) = readers.enter() else {
         let why = format!(
             "{} requests read the log already; try again later",
             readers.max
         );
-        return Err((request, Refusal::new(503, why)));
+        return Err(Box::new((request, Refusal::new(503, why))));
     };
     let follow = if wanted.follow { " and follows it" } else { "" };
     daemon.note(&format!(

@@ -48,7 +48,8 @@ pub(super) fn answer(request: Request, daemon: &Arc<dyn Daemon>, readers: &Arc<R
     };
     let format = target.format;
     if target.path == "/api/v1/log" {
-        if let Err((request, refusal)) = log::answer(request, target, daemon, readers) {
+        if let Err(refused) = log::answer(request, target, daemon, readers) {
+            let (request, refusal) = *refused;
             let _ = request.respond(response(Err(refusal), format));
         }
         return;
