@@ -14,7 +14,7 @@ use crate::smtp::dot::ContentDecoder;
 use crate::smtp::received::Protocol;
 
 /// Room for content when MAIL gave no SIZE, octets.
-const CONTENT_BYTES_DEFAULT: u64 = 4 * 1024;
+const CONTENT_BYTES_DEFAULT: u64 = 2 * 1024;
 /// Most room made on the word of a SIZE parameter, octets.
 const CONTENT_BYTES_RESERVED_MAX: u64 = 256 * 1024;
 
