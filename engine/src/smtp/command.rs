@@ -9,9 +9,9 @@ use crate::envelope::BodyType;
 /// One command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command<'a> {
-    /// `EHLO` with the client's name: a domain or address literal, not resolved or checked further.
+    /// `EHLO` with the client's name, as it gave it.
     Ehlo(&'a str),
-    /// `HELO` with the client's name.
+    /// `HELO` with the client's name, as it gave it.
     Helo(&'a str),
     /// `MAIL FROM:`.
     Mail(MailCommand),
@@ -99,7 +99,7 @@ impl CommandError {
         match self {
             Self::Unrecognised => "500 5.5.2 Command not recognised",
             Self::NotImplemented => "502 5.5.1 Command not implemented",
-            Self::HeloName => "501 5.5.4 A domain name or address literal must follow",
+            Self::HeloName => "501 5.5.4 A host name or address literal must follow",
             Self::UnexpectedArgument => "501 5.5.4 This command takes no argument",
             Self::MailSyntax => "501 5.5.4 Syntax: MAIL FROM:<address> [parameters]",
             Self::RcptSyntax => "501 5.5.4 Syntax: RCPT TO:<address>",
@@ -189,17 +189,16 @@ const NOT_IMPLEMENTED: [&[u8]; 2] = [b"STARTTLS", b"BURL"];
 /// Longest client name taken, octets: a domain name, or a literal, has no more.
 const HELO_NAME_BYTES_MAX: usize = 255;
 
-/// The name goes into a Received field, so it is held to characters that need no quoting there.
+/// The name goes into a Received field, so it is held to characters that cannot end a token there.
+/// Devices call themselves all sorts of things, so it need be neither a domain nor resolvable.
 fn helo_name(argument: &[u8]) -> Result<&str, CommandError> {
-    let fits = !argument.is_empty()
-        && argument.len() <= HELO_NAME_BYTES_MAX
-        && argument.iter().all(|b| {
-            b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']')
-        });
-    match std::str::from_utf8(argument) {
-        Ok(name) if fits => Ok(name),
-        _ => Err(CommandError::HeloName),
+    let fits = |b: &u8| {
+        b.is_ascii_graphic() && !matches!(b, b'(' | b')' | b'<' | b'>' | b'"' | b'\\' | b',' | b';')
+    };
+    if argument.is_empty() || argument.len() > HELO_NAME_BYTES_MAX || !argument.iter().all(fits) {
+        return Err(CommandError::HeloName);
     }
+    std::str::from_utf8(argument).map_err(|_| CommandError::HeloName)
 }
 
 fn mail(argument: &[u8]) -> Result<MailCommand, CommandError> {
@@ -369,6 +368,7 @@ mod tests {
                 "HELO [IPv6:2001:db8::1]",
                 Command::Helo("[IPv6:2001:db8::1]"),
             ),
+            ("EHLO pc_1+a@b'c", Command::Ehlo("pc_1+a@b'c")),
             ("Data", Command::Data),
             ("DATA  ", Command::Data),
             ("rset", Command::Rset),
@@ -443,6 +443,8 @@ mod tests {
             ("EHLO", HeloName),
             ("EHLO a b", HeloName),
             ("EHLO a(b", HeloName),
+            ("EHLO a;b", HeloName),
+            ("EHLO \u{e9}", HeloName),
             ("HELO ", HeloName),
             ("DATA now", UnexpectedArgument),
             ("QUIT now", UnexpectedArgument),

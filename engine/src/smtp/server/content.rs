@@ -229,6 +229,7 @@ impl ServerSession {
         };
         self.messages += 1;
         self.idle_commands = 0;
+        self.errors = 0;
         self.state = State::Awaiting(receiving.id);
         let message = accepted(transaction, *receiving, self.peer);
         self.events

@@ -80,7 +80,7 @@ pub struct ServerSettings {
     pub recipients_max: usize,
     /// Longest command line, CRLF included.
     pub line_bytes_max: usize,
-    /// Rejected commands after which the session is closed.
+    /// Rejected commands without a message in between, after which the session is closed.
     pub errors_max: u32,
     /// Received fields above which a message is taken to loop.
     pub hops_max: u32,
