@@ -154,7 +154,7 @@ fn a_declared_size_reserves_a_bounded_amount() {
 }
 
 #[test]
-fn an_endless_header_section_is_refused_even_octet_by_octet() {
+fn an_endless_header_section_is_refused_however_it_is_cut() {
     for piece_bytes in [100_000, 997] {
         let mut client = Client::new(ServerSettings::default());
         client.say(b"MAIL FROM:<>\r\nRCPT TO:<a@example.jp>\r\nDATA\r\nA: ");
