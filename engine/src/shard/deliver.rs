@@ -33,6 +33,17 @@ const DNS_RETRY_S_MIN: u32 = 15;
 /// Longest wait between questions.
 const DNS_RETRY_S_MAX: u32 = 600;
 
+/// How long a message rests that the disk did not give back, seconds.
+const UNREAD_RETRY_S: u32 = 60;
+
+/// Why a record could not be read back.
+enum Unread {
+    /// The disk failed; the record may be whole.
+    Disk(DiskError),
+    /// What was read is not what was written there.
+    Damaged(String),
+}
+
 /// Why a record is being read back.
 #[derive(Debug)]
 pub(super) enum Purpose {
@@ -420,11 +431,31 @@ impl ShardCore {
     pub(super) fn read_record(&mut self, id: EntryId, purpose: Purpose) {
         self.next_token += 1;
         let read = ReadId(self.next_token);
-        let entry = self.index.get(id);
-        // A copy that is not durable cannot be read back yet; its original can.
-        let placement = self.moving.get(&entry.queue_id).copied().unwrap_or(entry.placement);
+        let placement = self.readable_placement(id);
         self.actions.push(Action::Read { read, placement });
         self.reads.insert(read, Reading { entry: id, purpose, placement });
+    }
+
+    /// Where the message of an entry can be read back.
+    fn readable_placement(&self, id: EntryId) -> Placement {
+        let entry = self.index.get(id);
+        // A copy that is not durable cannot be read back yet; its original can.
+        self.moving.get(&entry.queue_id).copied().unwrap_or(entry.placement)
+    }
+
+    /// The disk did not give a message back: it may the next time.
+    fn defer_unread(&mut self, id: EntryId, error: &DiskError, now: Now) {
+        let entry = self.index.get_mut(id);
+        entry.state = State::Deferred;
+        entry.retry_at_s = now.unix.seconds() + UNREAD_RETRY_S;
+        let (queue_id, destination) = (entry.queue_id, entry.destination);
+        self.report(format!(
+            "message {queue_id} cannot be read back: {error}; it is tried again in {UNREAD_RETRY_S} s"
+        ));
+        let destination = &mut self.destinations[destination as usize];
+        destination.busy_len -= 1;
+        destination.deferred_len += 1;
+        self.wheel.insert(&mut self.index, id);
     }
 
     pub(super) fn record_read(
@@ -434,16 +465,19 @@ impl ShardCore {
         now: Now,
     ) {
         let Some(Reading { entry, purpose, placement }) = self.reads.remove(&read) else { return };
+        let message = match result {
+            Ok(bytes) => self.storage.decode_message(placement, bytes).map_err(Unread::Damaged),
+            Err(error) => Err(Unread::Disk(error)),
+        };
+        if message.is_err() && self.readable_placement(entry) != placement {
+            // Compaction has moved it meanwhile, and its old place is gone or written over.
+            return self.read_record(entry, purpose);
+        }
         if let Purpose::Send(conn) = purpose
             && let Some(conn) = self.conns.get_mut(conn)
         {
             conn.loading = false;
         }
-        let message = match result {
-            Ok(bytes) => self.storage.decode_message(placement, bytes),
-            Err(DiskError::Full) => Err("no space".to_owned()),
-            Err(DiskError::Io(why)) => Err(why),
-        };
         match (message, purpose) {
             (Ok(message), Purpose::Settle(synthetic)) => {
                 self.settle_synthetic(entry, &Rc::new(message), synthetic, now);
@@ -453,8 +487,18 @@ impl ShardCore {
             }
             (Ok(_), Purpose::Send(_)) => self.put_back(entry, now),
             (Ok(message), Purpose::Transfer) => self.transfer_message(entry, &message, now),
+            (Err(Unread::Disk(error)), Purpose::Transfer) if !self.is_expired(entry, now) => {
+                self.report(format!("a message to be moved to another shard: {error}"));
+                self.transfers.push_back(entry);
+            }
             (Err(why), purpose) => {
-                self.quarantine(entry, &why);
+                match why {
+                    Unread::Disk(error) if !self.is_expired(entry, now) => {
+                        self.defer_unread(entry, &error, now);
+                    }
+                    Unread::Disk(error) => self.quarantine(entry, &error.to_string()),
+                    Unread::Damaged(why) => self.quarantine(entry, &why),
+                }
                 if let Purpose::Send(conn) = purpose {
                     self.assign(conn, now);
                 }
