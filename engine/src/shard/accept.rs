@@ -19,6 +19,15 @@ pub(super) enum Origin {
     Notice(u64),
     /// An entry that another shard owns since the number of shards changed.
     Transfer(EntryId),
+    /// A message of a shard that is no more; the caller's key.
+    Adopted(u64),
+}
+
+impl Origin {
+    /// The message was queued before, under an id that any shard may know.
+    const fn was_queued(self) -> bool {
+        matches!(self, Self::Transfer(_) | Self::Adopted(_))
+    }
 }
 
 /// A transaction of which other shards own recipients.
@@ -73,7 +82,8 @@ impl ShardCore {
                 self.store(part, Waiter::Part(key), pending, now);
             } else {
                 let submission = Box::new(part);
-                self.tell(to, ShardMessage::Store { key, submission, pending });
+                let transferred = origin.was_queued();
+                self.tell(to, ShardMessage::Store { key, submission, pending, transferred });
             }
         }
     }
@@ -84,16 +94,17 @@ impl ShardCore {
 
     pub(super) fn from_shard(&mut self, from: ShardId, message: ShardMessage, now: Now) {
         match message {
-            ShardMessage::Store { key, submission, pending } => {
+            ShardMessage::Store { key, mut submission, pending, transferred } => {
                 let waiter = Waiter::Shard { shard: from, key };
-                let mut submission = submission;
-                if self.index.find(submission.queue_id).is_some() {
-                    // Two parts of one message met here when the number of shards changed; notes
-                    // in the log name a message by its id alone.
-                    submission.queue_id = self.ids.next(now.unix.0);
+                if transferred {
+                    self.rename_if_known(&mut submission, now);
                 }
                 if self.overload().is_some() {
                     let result = Stored::NoSpace;
+                    self.tell(from, ShardMessage::Stored { key, result });
+                } else if transferred && self.replaying {
+                    // A part of the same message may still be found: which, is not known yet.
+                    let result = Stored::Failed;
                     self.tell(from, ShardMessage::Stored { key, result });
                 } else {
                     self.store(*submission, waiter, pending, now);
@@ -103,6 +114,30 @@ impl ShardCore {
             ShardMessage::Confirm { queue_id } => self.confirm(queue_id, now),
             ShardMessage::Cancel { queue_id } => self.cancel_stored(queue_id, now),
         }
+    }
+
+    /// Two parts of one message may meet here when the number of shards changes; the index names a
+    /// message by its id alone, so the second gets one of its own.
+    fn rename_if_known(&mut self, submission: &mut Submission, now: Now) {
+        if self.index.find(submission.queue_id).is_some() {
+            submission.queue_id = self.ids.next(now.unix.0);
+        }
+    }
+
+    /// Stores a message found in the files of a shard that is no more, all recipients of one owner,
+    /// at that owner; [`Self::take_adopted`] tells of `key` once it is durable or could not be
+    /// stored. Only after [`Self::replay_done`].
+    pub fn adopt(&mut self, key: u64, mut submission: Submission, now: Now) {
+        debug_assert!(!self.replaying, "adoption while replaying");
+        if owner(submission.recipients[0].domain(), self.shards) == self.me {
+            self.rename_if_known(&mut submission, now);
+        }
+        self.route(Origin::Adopted(key), submission, now);
+    }
+
+    /// What became of the messages given to [`Self::adopt`], by their keys.
+    pub fn take_adopted(&mut self, into: &mut Vec<(u64, Stored)>) {
+        into.append(&mut self.adopted);
     }
 
     /// One owner has answered.
@@ -135,6 +170,7 @@ impl ShardCore {
             Origin::Session(ticket) => self.actions.push(Action::Answer { ticket, result }),
             Origin::Notice(key) => self.notice_stored(key, result, now),
             Origin::Transfer(entry) => self.transferred(entry, result, now),
+            Origin::Adopted(key) => self.adopted.push((key, result)),
         }
     }
 }

@@ -29,12 +29,21 @@ use crate::status::EnhancedStatus;
 const READY_PER_SESSION: u64 = 2;
 /// Transactions on one connection at a time: one whose content is sent, and the next behind it.
 const IN_FLIGHT_MAX: u8 = 2;
-/// How long a message whose record could not be read waits, seconds.
-const READ_RETRY_S: u32 = 60;
 /// First wait after a DNS failure; doubles up to [`DNS_RETRY_S_MAX`].
 const DNS_RETRY_S_MIN: u32 = 15;
 /// Longest wait between questions.
 const DNS_RETRY_S_MAX: u32 = 600;
+
+/// How long a message rests that the disk did not give back, seconds.
+const UNREAD_RETRY_S: u32 = 60;
+
+/// Why a record could not be read back.
+enum Unread {
+    /// The disk failed; the record may be whole.
+    Disk(DiskError),
+    /// What was read is not what was written there.
+    Damaged(String),
+}
 
 /// Why a record is being read back.
 #[derive(Debug)]
@@ -438,11 +447,32 @@ impl ShardCore {
     pub(super) fn read_record(&mut self, id: EntryId, purpose: Purpose) {
         self.next_token += 1;
         let read = ReadId(self.next_token);
-        let entry = self.index.get(id);
-        // A copy that is not durable cannot be read back yet; its original can.
-        let placement = self.moving.get(&entry.queue_id).copied().unwrap_or(entry.placement);
+        let placement = self.readable_placement(id);
         self.actions.push(Action::Read { read, placement });
         self.reads.insert(read, Reading { entry: id, purpose, placement });
+    }
+
+    /// Where the message of an entry can be read back.
+    fn readable_placement(&self, id: EntryId) -> Placement {
+        let entry = self.index.get(id);
+        // A copy that is not durable cannot be read back yet; its original can.
+        self.moving.get(&entry.queue_id).copied().unwrap_or(entry.placement)
+    }
+
+    /// The disk did not give a message back: it may the next time.
+    fn defer_unread(&mut self, id: EntryId, error: &DiskError, now: Now) {
+        let entry = self.index.get_mut(id);
+        entry.state = State::Deferred;
+        entry.retry_at_s = now.unix.seconds() + UNREAD_RETRY_S;
+        let (queue_id, destination) = (entry.queue_id, entry.destination);
+        self.report(format!(
+            "message {queue_id} cannot be read back: {error}; it is tried again in {UNREAD_RETRY_S} s"
+        ));
+        let destination = &mut self.destinations[destination as usize];
+        destination.busy_len -= 1;
+        destination.deferred_len += 1;
+        self.wheel.insert(&mut self.index, id);
+        self.raise(id, Counter::Deferred, self.open_recipients(id));
     }
 
     pub(super) fn record_read(
@@ -452,22 +482,19 @@ impl ShardCore {
         now: Now,
     ) {
         let Some(Reading { entry, purpose, placement }) = self.reads.remove(&read) else { return };
+        let message = match result {
+            Ok(bytes) => self.storage.decode_message(placement, bytes).map_err(Unread::Damaged),
+            Err(error) => Err(Unread::Disk(error)),
+        };
+        if message.is_err() && self.readable_placement(entry) != placement {
+            // Compaction has moved it meanwhile, and its old place is gone or written over.
+            return self.read_record(entry, purpose);
+        }
         if let Purpose::Send(conn) = purpose
             && let Some(conn) = self.conns.get_mut(conn)
         {
             conn.loading = false;
         }
-        let message = match result {
-            Ok(bytes) => self.storage.decode_message(placement, bytes),
-            Err(error) => {
-                // The disk may do better next time; what it gave no answer about is not lost.
-                self.read_failed(entry, placement, &error, now);
-                if let Purpose::Send(conn) = purpose {
-                    self.assign(conn, now);
-                }
-                return;
-            }
-        };
         match (message, purpose) {
             (Ok(message), Purpose::Settle(synthetic)) => {
                 self.settle_synthetic(entry, &Rc::new(message), synthetic, now);
@@ -477,30 +504,23 @@ impl ShardCore {
             }
             (Ok(_), Purpose::Send(_)) => self.put_back(entry, now),
             (Ok(message), Purpose::Transfer) => self.transfer_message(entry, &message, now),
+            (Err(Unread::Disk(error)), Purpose::Transfer) if !self.is_expired(entry, now) => {
+                self.report(format!("a message to be moved to another shard: {error}"));
+                self.transfers.push_back(entry);
+            }
             (Err(why), purpose) => {
-                self.quarantine(entry, &why);
+                match why {
+                    Unread::Disk(error) if !self.is_expired(entry, now) => {
+                        self.defer_unread(entry, &error, now);
+                    }
+                    Unread::Disk(error) => self.quarantine(entry, &error.to_string()),
+                    Unread::Damaged(why) => self.quarantine(entry, &why),
+                }
                 if let Purpose::Send(conn) = purpose {
                     self.assign(conn, now);
                 }
             }
         }
-    }
-
-    fn read_failed(&mut self, id: EntryId, placement: Placement, error: &DiskError, now: Now) {
-        let entry = self.index.get_mut(id);
-        let queue_id = entry.queue_id;
-        entry.state = State::Deferred;
-        entry.retry_at_s = now.unix.seconds() + READ_RETRY_S;
-        let destination = &mut self.destinations[entry.destination as usize];
-        destination.busy_len -= 1;
-        destination.deferred_len += 1;
-        self.wheel.insert(&mut self.index, id);
-        self.raise(id, Counter::Deferred, self.open_recipients(id));
-        self.report(format!(
-            "message {queue_id} cannot be read now (queue segment {:08}, offset {}): {error}; tried \
-             again in {READ_RETRY_S} s",
-            placement.segment.0, placement.offset.0
-        ));
     }
 
     /// An entry that was taken for a connection but never tried is ready again.

@@ -170,6 +170,8 @@ pub enum ShardMessage {
         submission: Box<Submission>,
         /// Other shards own recipients too: hold it until `Confirm` or `Cancel`.
         pending: bool,
+        /// It was queued before, at a shard that does not own its domain any more.
+        transferred: bool,
     },
     /// The answer.
     Stored {

@@ -104,6 +104,23 @@ impl Message {
         }
     }
 
+    /// The message once more, for some of its recipients: to be stored at another shard.
+    pub fn submission(&self, recipients: Vec<Address>) -> Submission {
+        Submission {
+            queue_id: self.queue_id,
+            accepted: self.accepted,
+            reverse_path: self.reverse_path.as_deref().and_then(|path| Address::parse(path).ok()),
+            recipients,
+            body: self.body,
+            smtputf8: self.smtputf8,
+            content: self.content.to_vec(),
+            group: self.group.clone(),
+            tags: self.tags.clone(),
+            message_id: self.message_id.clone(),
+            peer: None,
+        }
+    }
+
     /// What it costs to keep, bytes.
     pub fn memory_bytes(&self) -> usize {
         // 512: the structure, its small strings and their allocations.

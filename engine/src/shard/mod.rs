@@ -11,9 +11,11 @@
 //! - `settle`: each recipient's outcome into the queue log, the delivery log and the counters, and the
 //!   notification to the sender;
 //! - `replay`: the index after a restart, and compaction;
+//! - `adopt`: the mail of shards that are no more;
 //! - `view`: what an operator may ask.
 
 mod accept;
+pub mod adopt;
 mod deliver;
 mod event;
 mod message;
@@ -171,9 +173,11 @@ pub struct ShardCore {
     moving: HashMap<QueueId, Placement>,
     /// Entries of domains that another shard owns now.
     transfers: VecDeque<EntryId>,
+    adopted: Vec<(u64, Stored)>,
     /// Next index slot to schedule after replay.
     replay_from: Option<usize>,
     replaying: bool,
+    replayed: replay::Replayed,
     draining: bool,
     counters: Counters,
     saved: storage::CounterStream,
@@ -226,8 +230,10 @@ impl ShardCore {
             notices: HashMap::new(),
             moving: HashMap::new(),
             transfers: VecDeque::new(),
+            adopted: Vec::new(),
             replay_from: None,
             replaying: true,
+            replayed: replay::Replayed::default(),
             draining: false,
             counters: Counters::new(now.unix, settings.counter_domains_max, settings.counter_groups_max),
             saved,

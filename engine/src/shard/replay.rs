@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use super::{Action, DiskError, ENTRIES_PER_TICK_MAX, ShardCore, Submission};
+use super::{Action, DiskError, ENTRIES_PER_TICK_MAX, ShardCore};
 use crate::clock::{Now, UnixMs};
 use crate::counters::Counter;
 use crate::ids::{QueueId, SegmentId};
@@ -25,6 +25,15 @@ use crate::schedule::index::{Entry, EntryId, State};
 
 /// Blob kind that marks the end of a compaction's copies.
 const BLOB_COMPACTED: u16 = 2;
+
+/// What replay must remember until it is through.
+#[derive(Debug, Default)]
+pub(super) struct Replayed {
+    /// Where messages that were copied forward stood before.
+    moved_from: HashMap<QueueId, SegmentId>,
+    /// Outcomes that name another segment than the one their message was found in, with that.
+    strays: Vec<Outcome>,
+}
 
 impl ShardCore {
     /// Files of earlier runs: each segment with its size, before any is replayed; and sizes of free ones.
@@ -62,23 +71,27 @@ impl ShardCore {
     pub fn replay(&mut self, placement: Placement, record: &Record<'_>) {
         match record {
             Record::Message(message) => {
+                self.replayed.moved_from.remove(&message.queue_id);
                 self.replay_message(placement, message);
             }
             Record::Outcome(outcome) => {
                 self.storage.set.note(placement, outcome.about.segment);
-                self.replay_state(outcome.about.queue_id, &outcome.state);
+                self.replay_outcome(outcome);
             }
             Record::Commit(about) => self.storage.set.note(placement, about.segment),
             Record::Cancel(about) => {
                 self.storage.set.note(placement, about.segment);
-                self.forget_replayed(about.queue_id);
+                self.forget_replayed(about.queue_id, about.segment);
             }
             Record::Moved(moved) => {
+                let queue_id = moved.message.queue_id;
                 self.storage.set.moved_from(moved.from);
-                self.forget_replayed(moved.message.queue_id);
+                self.forget_replayed(queue_id, placement.segment);
+                self.replayed.moved_from.insert(queue_id, moved.from);
                 self.replay_message(placement, &moved.message);
+                let about = About { queue_id, segment: placement.segment };
                 for state in moved.states.iter() {
-                    self.replay_state(moved.message.queue_id, &state);
+                    self.replay_outcome(&Outcome { about, state });
                 }
             }
             Record::Blob { .. } | Record::Seal(_) => {}
@@ -133,37 +146,69 @@ impl ShardCore {
         }
     }
 
-    fn forget_replayed(&mut self, queue_id: QueueId) {
-        while let Some(id) = self.index.find(queue_id) {
-            self.finish_entry(id);
+    /// Takes the entries that stand in `segment` or before it out again.
+    fn forget_replayed(&mut self, queue_id: QueueId, segment: SegmentId) {
+        let entries: Vec<EntryId> = self.index.siblings(queue_id).collect();
+        for id in entries {
+            let entry = self.index.get(id);
+            if entry.state == State::Replayed && entry.placement.segment <= segment {
+                self.finish_entry(id);
+            }
         }
     }
 
-    fn replay_state(&mut self, queue_id: QueueId, state: &OutcomeState) {
+    fn replay_outcome(&mut self, outcome: &Outcome) {
+        let queue_id = outcome.about.queue_id;
         let Some(first) = self.index.find(queue_id) else { return };
         if self.index.is_only(first) {
-            return self.replay_entry_state(first, state);
+            return self.replay_entry_outcome(first, outcome);
         }
         let entries: Vec<EntryId> = self.index.siblings(queue_id).collect();
         for id in entries {
-            self.replay_entry_state(id, state);
+            self.replay_entry_outcome(id, outcome);
         }
     }
 
-    fn replay_entry_state(&mut self, id: EntryId, state: &OutcomeState) {
+    fn replay_entry_outcome(&mut self, id: EntryId, outcome: &Outcome) {
+        let entry = self.index.get(id);
+        let About { queue_id, segment } = outcome.about;
+        let found = entry.placement.segment;
+        // A shard that took over another's mail may have had a part of the same message before, and
+        // kept notes about that.
+        let earliest = self.replayed.moved_from.get(&queue_id).copied().unwrap_or(found);
+        if entry.state != State::Replayed || segment < earliest {
+            return;
+        }
+        let is_news = self.replay_state(id, &outcome.state);
+        // The message's copy was torn and the outcome behind it was not, or the copy was given up
+        // after a failed write and is there all the same. Such an outcome holds, but does not
+        // outlive its segment: it is written again.
+        if is_news && segment != found {
+            let about = About { queue_id, segment: found };
+            self.replayed.strays.push(Outcome { about, state: outcome.state });
+        }
+    }
+
+    /// Applies a state to an entry; whether that changed anything.
+    fn replay_state(&mut self, id: EntryId, state: &OutcomeState) -> bool {
         let entry = self.index.get_mut(id);
         let count = u16::from(entry.recipient_count);
         let from = state.first.max(entry.recipient_first);
         let to = (state.first.saturating_add(state.count)).min(entry.recipient_first + count);
         if from >= to {
-            return;
+            return false;
         }
         if !state.kind.is_final() {
-            entry.attempts = entry.attempts.max(state.attempts);
-            entry.retry_at_s = state.next_retry_s;
-            return;
+            // Notes copied forward come late: the one after more attempts holds.
+            let newer = (state.attempts, state.next_retry_s) > (entry.attempts, entry.retry_at_s);
+            if newer {
+                entry.attempts = state.attempts;
+                entry.retry_at_s = state.next_retry_s;
+            }
+            return newer;
         }
-        let mut done = self.done.get(&id).copied().unwrap_or(0);
+        let before = self.done.get(&id).copied().unwrap_or(0);
+        let mut done = before;
         for recipient in from..to {
             done |= 1 << (recipient - entry.recipient_first);
         }
@@ -173,11 +218,25 @@ impl ShardCore {
         if self.open_recipients(id) == 0 {
             self.finish_entry(id);
         }
+        done != before
+    }
+
+    /// Writes the outcomes again that name a segment their message is not in.
+    fn write_strays(&mut self, now: Now) {
+        let Replayed { strays, .. } = std::mem::take(&mut self.replayed);
+        if strays.is_empty() {
+            return;
+        }
+        for Outcome { about, state } in strays {
+            self.append_outcome(about.queue_id, about.segment, state, now);
+        }
+        self.storage.note_strays();
     }
 
     /// Schedules what replay found, a bounded number of entries a tick.
     pub(super) fn schedule_replayed(&mut self, now: Now) {
         let Some(from) = self.replay_from else { return };
+        self.write_strays(now);
         let (live, next) = self.index.sweep(from, 16 * ENTRIES_PER_TICK_MAX);
         for id in live {
             if self.index.get(id).state == State::Replayed {
@@ -226,27 +285,13 @@ impl ShardCore {
             .filter(|n| done >> n & 1 == 0)
             .map(|n| message.recipients[first + n].clone())
             .collect();
-        let submission = Submission {
-            queue_id: message.queue_id,
-            accepted: message.accepted,
-            reverse_path: message
-                .reverse_path
-                .as_deref()
-                .and_then(|path| crate::address::Address::parse(path).ok()),
-            recipients,
-            body: message.body,
-            smtputf8: message.smtputf8,
-            content: message.content.to_vec(),
-            group: message.group.clone(),
-            tags: message.tags.clone(),
-            message_id: message.message_id.clone(),
-            peer: None,
-        };
+        let submission = message.submission(recipients);
         self.route(super::accept::Origin::Transfer(id), submission, now);
     }
 
     pub(super) fn transferred(&mut self, id: EntryId, result: super::Stored, now: Now) {
         if result != super::Stored::Durable {
+            // The other shard is replaying, or short of room: offered again.
             self.transfers.push_back(id);
             return;
         }
@@ -265,12 +310,21 @@ impl ShardCore {
 
     /// Asks for the next segment to be compacted, and lets go of those that hold nothing.
     pub(super) fn clean_segments(&mut self) {
-        if self.replaying || self.replay_from.is_some() || self.storage.is_failing() {
+        let reading = self.replaying || self.replay_from.is_some();
+        if reading || self.storage.is_failing() || self.storage.are_strays_waiting() {
             return;
         }
         match self.storage.set.next_task() {
+            Some(Task::Remove(segment) | Task::Compact(segment))
+                if self.storage.is_unfinished(segment) =>
+            {
+                self.storage.set.task_failed();
+            }
             Some(Task::Remove(segment)) => self.retire(segment),
-            Some(Task::Compact(segment)) => self.actions.push(Action::Compact { segment }),
+            Some(Task::Compact(segment)) => {
+                self.storage.compaction_begun();
+                self.actions.push(Action::Compact { segment });
+            }
             Some(Task::DeleteFree) => self.actions.push(Action::DeleteFree),
             None => {}
         }
@@ -302,6 +356,10 @@ impl ShardCore {
     /// One record of a segment that is being compacted. Returns how many bytes wait to be written:
     /// read on when they are below [`super::storage::BATCH_BYTES_FULL`].
     pub fn compact(&mut self, placement: Placement, record: &Record<'_>, now: Now) -> usize {
+        if self.storage.is_failing() {
+            self.storage.compaction_failed();
+            return self.storage.waiting_bytes();
+        }
         let message = match record {
             Record::Message(message) => message,
             Record::Moved(moved) => &moved.message,
@@ -336,7 +394,10 @@ impl ShardCore {
                     self.moving.insert(queue_id, placement);
                     self.storage.note_moved(queue_id, to, placement);
                 }
-                Err(error) => self.report(format!("{queue_id} cannot be moved: {error}")),
+                Err(error) => {
+                    self.storage.compaction_failed();
+                    self.report(format!("{queue_id} cannot be moved: {error}"));
+                }
             }
         }
         self.storage.waiting_bytes()
@@ -345,7 +406,10 @@ impl ShardCore {
     fn copy_note(&mut self, record: &Record<'_>, about: About, now: Now) {
         match self.storage.append(record, now) {
             Ok(to) => self.storage.set.note(to, about.segment),
-            Err(error) => self.report(format!("note on {} not moved: {error}", about.queue_id)),
+            Err(error) => {
+                self.storage.compaction_failed();
+                self.report(format!("note on {} not moved: {error}", about.queue_id));
+            }
         }
     }
 
@@ -393,6 +457,7 @@ impl ShardCore {
     pub fn compact_read(&mut self, segment: SegmentId, result: Result<(), String>, now: Now) {
         let mark = Record::Blob { kind: BLOB_COMPACTED, bytes: &segment.0.to_le_bytes() };
         let fault = match result {
+            Ok(()) if self.storage.is_failing() => Some("writing fails".to_owned()),
             Ok(()) => self.storage.append(&mark, now).err().map(|error| error.to_string()),
             Err(why) => Some(why),
         };
@@ -405,8 +470,14 @@ impl ShardCore {
         }
     }
 
+    /// All copies out of the segment are durable.
     pub(super) fn compacted(&mut self, segment: SegmentId) {
-        self.retire(segment);
+        if self.storage.is_compacted(segment) {
+            self.retire(segment);
+        } else {
+            // Something could not be copied: not settled yet, or a write failed. It is tried again.
+            self.storage.set.task_failed();
+        }
     }
 
     /// The record of a message cannot be read: it is reported and its file kept; the rest goes on.

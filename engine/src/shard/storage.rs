@@ -26,6 +26,7 @@ use crate::queue::record::{
 };
 use crate::queue::replay::read_one;
 use crate::queue::segment::{AppendError, BLOCK_BYTES, Batch, Placement, SegmentHeader, SegmentWriter};
+use crate::queue::set::Disposal;
 use crate::schedule::index::{Entry, EntryId, State};
 
 /// Bytes of records not yet durable at which no further mail is taken.
@@ -77,6 +78,15 @@ pub(super) enum Waiter {
     Compaction { from: Placement },
     /// All that was to be copied out of this segment.
     Compacted(SegmentId),
+    /// Outcomes that replay found under a segment their message is not in.
+    Strays,
+}
+
+impl Waiter {
+    /// Whether a message was stored for it, rather than something of our own written.
+    const fn is_message(self) -> bool {
+        matches!(self, Self::Origin(_) | Self::Part(_) | Self::Shard { .. })
+    }
 }
 
 #[derive(Debug)]
@@ -191,6 +201,10 @@ pub(super) struct Storage {
     recipients: RecipientsBuf,
     /// Segments whose file is still to be made, and whether out of a free one.
     begin: HashMap<SegmentId, bool>,
+    /// Something that the compaction under way was to copy was not: its segment must stay.
+    compaction_fault: bool,
+    /// No segment may go before the outcomes of [`Waiter::Strays`] are durable.
+    strays_waiting: bool,
     pub(super) set: crate::queue::set::SegmentSet,
 }
 
@@ -233,6 +247,8 @@ pub(super) fn open(
         full: false,
         recipients: RecipientsBuf::new(),
         begin: HashMap::new(),
+        compaction_fault: false,
+        strays_waiting: false,
         set: crate::queue::set::SegmentSet::new(settings.segment_bytes),
     };
     let log = LogStream {
@@ -296,10 +312,61 @@ impl Storage {
             let pending = std::mem::take(&mut self.filling);
             self.closed.push_back((batch, pending));
             self.rolled.extend(self.tail.writer.take());
-        } else if self.tail.header.is_empty() {
+        } else if self.tail.header.is_empty() && self.has_batches(writer.segment()) {
             self.rolled.push_back(writer);
+        } else if self.tail.header.is_empty() {
+            self.seal(writer);
         }
         self.tail.header.clear();
+    }
+
+    /// Ends a segment all of whose batches are durable.
+    fn seal(&mut self, mut writer: SegmentWriter) {
+        self.learn(&{ *writer.header() });
+        writer.durable(u64::from(writer.written_to()));
+        if let Some(batch) = writer.seal() {
+            self.closed.push_front((batch, Pending::default()));
+        }
+    }
+
+    /// Whether batches of the segment are on their way or about to be.
+    fn has_batches(&self, segment: SegmentId) -> bool {
+        self.in_flight.as_ref().is_some_and(|(_, _, flying, _)| *flying == segment)
+            || self.closed.iter().any(|(batch, _)| batch.segment == segment)
+    }
+
+    /// Whether the segment is not written to its end: it may be neither read through nor removed.
+    pub(super) fn is_unfinished(&self, segment: SegmentId) -> bool {
+        self.has_batches(segment)
+            || self.rolled.iter().any(|writer| writer.segment() == segment)
+            || self.tail.writer.as_ref().is_some_and(|writer| writer.segment() == segment)
+    }
+
+    pub(super) const fn are_strays_waiting(&self) -> bool {
+        self.strays_waiting
+    }
+
+    /// The outcomes appended last must be durable before any segment goes.
+    pub(super) fn note_strays(&mut self) {
+        self.strays_waiting = true;
+        let placement = Placement { segment: SegmentId(0), offset: crate::ids::Offset(0), bytes: 0 };
+        let (queue_id, waiter) = (QueueId(0), Waiter::Strays);
+        self.filling.notes.push(Note { queue_id, placement, pending: false, waiter });
+    }
+
+    /// A compaction begins.
+    pub(super) const fn compaction_begun(&mut self) {
+        self.compaction_fault = false;
+    }
+
+    /// The compaction under way has not copied something.
+    pub(super) const fn compaction_failed(&mut self) {
+        self.compaction_fault = true;
+    }
+
+    /// Whether all that the compaction of the segment was to copy was copied.
+    pub(super) fn is_compacted(&self, segment: SegmentId) -> bool {
+        !self.compaction_fault && self.set.is_drained(segment)
     }
 
     pub(super) fn append(&mut self, record: &Record<'_>, now: Now) -> Result<Placement, AppendError> {
@@ -372,17 +439,25 @@ impl Storage {
     ) -> Result<Message, String> {
         let cipher =
             self.cipher(placement.segment).ok_or_else(|| "its segment is unknown".to_owned())?;
-        let record = read_one(cipher, placement, &mut bytes).map_err(|error| error.to_string())?;
-        match record {
-            Record::Message(message) => Ok(message_of(&message)),
-            Record::Moved(moved) => Ok(message_of(&moved.message)),
-            other => Err(format!("a {} record where a message was written", other.kind())),
-        }
+        message_from(cipher, placement, &mut bytes)
     }
 
     /// No entry of the message is left.
     pub(super) fn message_done(&mut self, placement: Placement) {
         self.set.dead(placement);
+    }
+}
+
+/// A message out of its record's bytes as they lie on disk.
+pub(super) fn message_from(
+    cipher: &mut SegmentCipher,
+    placement: Placement,
+    bytes: &mut [u8],
+) -> Result<Message, String> {
+    match read_one(cipher, placement, bytes).map_err(|error| error.to_string())? {
+        Record::Message(message) => Ok(message_of(&message)),
+        Record::Moved(moved) => Ok(message_of(&moved.message)),
+        other => Err(format!("a {} record where a message was written", other.kind())),
     }
 }
 
@@ -424,6 +499,11 @@ impl ShardCore {
         pending: bool,
         now: Now,
     ) {
+        if self.storage.is_failing() {
+            // Its batch would wait for the disk, and its client with it.
+            let result = if self.storage.full { Stored::NoSpace } else { Stored::Failed };
+            return self.tell_waiter(waiter, result, now);
+        }
         submission.group_by_domain();
         let placement = match self.append_message(&submission, pending, now) {
             Ok(placement) => placement,
@@ -534,8 +614,8 @@ impl ShardCore {
     pub(super) fn confirm(&mut self, queue_id: QueueId, now: Now) {
         let Some(id) = self.index.find(queue_id) else { return };
         let about = About { queue_id, segment: self.index.get(id).placement.segment };
-        self.storage.filling.commits.push(about);
         self.append_note(&Record::Commit(about), about, now);
+        self.storage.filling.commits.push(about);
         self.stored_ready(queue_id, now);
     }
 
@@ -544,8 +624,8 @@ impl ShardCore {
         let Some(id) = self.index.find(queue_id) else { return };
         let about = About { queue_id, segment: self.index.get(id).placement.segment };
         self.forget_message(queue_id);
-        self.storage.filling.cancels.push(about);
         self.append_note(&Record::Cancel(about), about, now);
+        self.storage.filling.cancels.push(about);
     }
 
     fn append_note(&mut self, record: &Record<'_>, about: About, now: Now) {
@@ -594,7 +674,7 @@ impl ShardCore {
             Waiter::Shard { shard, key } => {
                 self.tell(shard, super::ShardMessage::Stored { key, result });
             }
-            Waiter::Compaction { .. } | Waiter::Compacted(_) => {}
+            Waiter::Compaction { .. } | Waiter::Compacted(_) | Waiter::Strays => {}
         }
     }
 
@@ -636,7 +716,7 @@ impl ShardCore {
             segment: batch.segment,
             offset: batch.file_offset,
             bytes: batch.bytes,
-            begin: begin.map(|reuse| Begin { segment_bytes: self.settings.segment_bytes, reuse }),
+            begin: begin.map(|reuse| Begin { segment_bytes: self.storage.tail.segment_bytes, reuse }),
         });
     }
 
@@ -668,18 +748,13 @@ impl ShardCore {
             writer.durable(end);
             return;
         }
-        let more = storage.closed.iter().any(|(batch, _)| batch.segment == segment);
-        if more {
+        if storage.has_batches(segment) {
             return;
         }
         if let Some(at) = storage.rolled.iter().position(|writer| writer.segment() == segment)
-            && let Some(mut writer) = storage.rolled.remove(at)
+            && let Some(writer) = storage.rolled.remove(at)
         {
-            storage.learn(&{ *writer.header() });
-            writer.durable(end);
-            if let Some(batch) = writer.seal() {
-                storage.closed.push_front((batch, Pending::default()));
-            }
+            storage.seal(writer);
         }
     }
 
@@ -687,6 +762,10 @@ impl ShardCore {
         match note.waiter {
             Waiter::Compaction { from } => return self.moved_durable(note.queue_id, from),
             Waiter::Compacted(segment) => return self.compacted(segment),
+            Waiter::Strays => {
+                self.storage.strays_waiting = false;
+                return;
+            }
             _ => {}
         }
         if !note.pending {
@@ -707,9 +786,19 @@ impl ShardCore {
         let storage = &mut self.storage;
         storage.full = *error == DiskError::Full;
         storage.failing_until = Some(now.mono.plus_ms(WRITE_RETRY_MS));
-        storage.tail.writer = None;
+        // What is durable in these segments will still be read.
+        for writer in storage.tail.writer.take().into_iter().chain(std::mem::take(&mut storage.rolled))
+        {
+            storage.learn(&{ *writer.header() });
+        }
         storage.tail.header.clear();
-        storage.rolled.clear();
+        storage.compaction_fault = true;
+        // Only what was being written may be on disk.
+        let cancels = failed.notes.iter().filter(|note| note.waiter.is_message()).map(|note| About {
+            queue_id: note.queue_id,
+            segment: note.placement.segment,
+        });
+        let cancels: Vec<About> = cancels.collect();
         let mut all = vec![failed];
         all.extend(storage.closed.drain(..).map(|(_, pending)| pending));
         all.push(std::mem::take(&mut storage.filling));
@@ -721,12 +810,7 @@ impl ShardCore {
             again.cancels.extend(pending.cancels);
             notes.extend(pending.notes);
         }
-        for note in &notes {
-            if !matches!(note.waiter, Waiter::Compaction { .. } | Waiter::Compacted(_)) {
-                let about = About { queue_id: note.queue_id, segment: note.placement.segment };
-                again.cancels.push(about);
-            }
-        }
+        again.cancels.extend(cancels);
         let moves: Vec<_> = notes
             .iter()
             .filter_map(|note| match note.waiter {
@@ -737,13 +821,20 @@ impl ShardCore {
         self.moves_failed(&moves, &mut again.outcomes);
         self.storage.filling = again;
         let result = if self.storage.full { Stored::NoSpace } else { Stored::Failed };
-        for note in notes {
-            if matches!(note.waiter, Waiter::Compacted(_)) {
-                self.storage.set.task_failed();
-            } else if !matches!(note.waiter, Waiter::Compaction { .. }) {
-                self.forget_message(note.queue_id);
-                self.tell_waiter(note.waiter, result, now);
+        for note in &notes {
+            match note.waiter {
+                Waiter::Compacted(_) => self.storage.set.task_failed(),
+                Waiter::Strays => self.storage.note_strays(),
+                Waiter::Compaction { .. } => {}
+                _ => self.forget_message(note.queue_id),
             }
+        }
+        // Files that were not made yet never will be.
+        for (segment, reuse) in std::mem::take(&mut self.storage.begin) {
+            self.storage.set.removed(segment, if reuse { Disposal::Free } else { Disposal::Delete });
+        }
+        for note in notes {
+            self.tell_waiter(note.waiter, result, now);
         }
     }
 
@@ -759,7 +850,7 @@ impl ShardCore {
             return;
         }
         self.storage.full = false;
-        let again = std::mem::take(&mut self.storage.filling);
+        let mut again = std::mem::take(&mut self.storage.filling);
         let records = again
             .outcomes
             .iter()
@@ -770,9 +861,10 @@ impl ShardCore {
             self.append_note(&record, about, now);
         }
         let filling = &mut self.storage.filling;
-        filling.outcomes = again.outcomes;
-        filling.commits = again.commits;
-        filling.cancels = again.cancels;
+        filling.outcomes.append(&mut again.outcomes);
+        filling.commits.append(&mut again.commits);
+        filling.cancels.append(&mut again.cancels);
+        filling.notes.append(&mut again.notes);
         self.resume(now);
     }
 

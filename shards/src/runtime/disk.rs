@@ -9,7 +9,8 @@ use std::rc::Rc;
 use engine::ids::{SegmentId, ShardId};
 use engine::queue::cipher::Stream;
 use engine::queue::segment::{
-    Placement, file_name, free_file_name, parse_file_name, parse_free_file_name,
+    Placement, SEGMENT_HEADER_BYTES, file_name, free_file_name, parse_file_name,
+    parse_free_file_name,
 };
 use engine::queue::set::Disposal;
 use engine::shard::{Begin, DiskError};
@@ -118,42 +119,58 @@ impl Disk {
         begin: Option<Begin>,
     ) -> Result<(), DiskError> {
         let file = match begin {
-            Some(begin) => self.make(stream, segment, begin).await?,
+            Some(begin) => self.make(stream, segment, begin, bytes).await?,
             None => self.open(stream, segment).await?,
         };
-        let mut buffer = file.alloc_dma_buffer(bytes.len());
-        buffer.as_bytes_mut()[..bytes.len()].copy_from_slice(bytes);
-        let written = file.write_at(buffer, offset).await.map_err(disk_error)?;
-        if written != bytes.len() {
-            return Err(DiskError::Io(format!("wrote {written} of {} bytes", bytes.len())));
-        }
-        file.fdatasync().await.map_err(disk_error)
+        write_synced(&file, bytes, offset).await
     }
 
+    /// Makes a segment's file out of a free one, or of nothing: under the name of a free file until
+    /// its header, the first block of `bytes`, is durable. So no crash leaves a segment without one
+    /// (docs/decisions/013).
     async fn make(
         &self,
         stream: Stream,
         segment: SegmentId,
         begin: Begin,
+        bytes: &[u8],
     ) -> Result<Rc<DmaFile>, DiskError> {
         let folder = self.folder(stream);
-        let path = folder.join(file_name(segment));
-        let free = if begin.reuse { self.free.borrow_mut().pop() } else { None };
-        let file = match free {
-            Some(free) => {
-                std::fs::rename(folder.join(free_file_name(free)), &path).map_err(io_error)?;
-                open_dma(&path, false).await?
+        let reused = if begin.reuse { self.free.borrow_mut().pop() } else { None };
+        let free = reused.unwrap_or(segment);
+        let made = self.make_from(&folder, free, reused.is_some(), segment, begin, bytes).await;
+        if made.is_err() && folder.join(free_file_name(free)).exists() {
+            if reused.is_some() {
+                self.free.borrow_mut().push(free);
+            } else {
+                // Half made; if it cannot be removed, the next start counts it as free.
+                let _ = std::fs::remove_file(folder.join(free_file_name(free)));
             }
-            None => {
-                let file = open_dma(&path, true).await?;
-                // The size is set once, so that no later sync has to change it.
-                file.truncate(u64::from(begin.segment_bytes)).await.map_err(disk_error)?;
-                file
-            }
-        };
-        sync_folder(&folder).await?;
-        let file = Rc::new(file);
+        }
+        let file = Rc::new(made?);
         self.remember(stream, segment, &file);
+        Ok(file)
+    }
+
+    async fn make_from(
+        &self,
+        folder: &Path,
+        free: SegmentId,
+        is_there: bool,
+        segment: SegmentId,
+        begin: Begin,
+        bytes: &[u8],
+    ) -> Result<DmaFile, DiskError> {
+        let path = folder.join(free_file_name(free));
+        let file = open_dma(&path, !is_there).await?;
+        if !is_there {
+            // The size is set once, so that no later sync has to change it.
+            file.truncate(u64::from(begin.segment_bytes)).await.map_err(disk_error)?;
+        }
+        let header = bytes.get(..SEGMENT_HEADER_BYTES).unwrap_or(bytes);
+        write_synced(&file, header, 0).await?;
+        std::fs::rename(&path, folder.join(file_name(segment))).map_err(io_error)?;
+        sync_folder(folder).await?;
         Ok(file)
     }
 
@@ -216,17 +233,18 @@ impl Disk {
         self.files.borrow_mut().remove(&(Stream::Queue, segment));
         let folder = self.folder(Stream::Queue);
         let path = folder.join(file_name(segment));
-        match disposal {
-            Disposal::Free => {
-                std::fs::rename(&path, folder.join(free_file_name(segment))).map_err(io_error)?;
-            }
-            Disposal::Delete => std::fs::remove_file(&path).map_err(io_error)?,
-            Disposal::Quarantine => {
-                std::fs::rename(&path, path.with_extension("damaged")).map_err(io_error)?;
-            }
-        }
+        let done = match disposal {
+            Disposal::Free => std::fs::rename(&path, folder.join(free_file_name(segment))),
+            Disposal::Delete => std::fs::remove_file(&path),
+            Disposal::Quarantine => std::fs::rename(&path, path.with_extension("damaged")),
+        };
+        let is_there = match done {
+            // Its making failed: it never came to be.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            other => other.map(|()| true).map_err(io_error)?,
+        };
         sync_folder(&folder).await?;
-        if disposal == Disposal::Free {
+        if disposal == Disposal::Free && is_there {
             self.free.borrow_mut().push(segment);
         }
         Ok(())
@@ -268,6 +286,16 @@ async fn open_dma(path: &Path, create: bool) -> Result<DmaFile, DiskError> {
         .dma_open(path)
         .await
         .map_err(disk_error)
+}
+
+async fn write_synced(file: &DmaFile, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
+    let mut buffer = file.alloc_dma_buffer(bytes.len());
+    buffer.as_bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+    let written = file.write_at(buffer, offset).await.map_err(disk_error)?;
+    if written != bytes.len() {
+        return Err(DiskError::Io(format!("wrote {written} of {} bytes", bytes.len())));
+    }
+    file.fdatasync().await.map_err(disk_error)
 }
 
 async fn sync_folder(folder: &Path) -> Result<(), DiskError> {

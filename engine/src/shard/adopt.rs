@@ -1,0 +1,302 @@
+//! The mail of shards that are no more.
+//!
+//! Started with fewer shards than before, the folders of those beyond are read by nobody. A shard that
+//! is there adopts such a folder: [`Adoption`] replays its segments (under their own names) into a
+//! small index of its own, then gives out each live message to be read, and the submissions that take
+//! it to its owners. When all are durable there, the folder may go. Nothing is written to it: a crash
+//! in between begins the adoption anew, and what had been taken over already is delivered twice.
+//!
+//! How it is driven, by whoever has the files:
+//! 1. every segment, oldest first: [`Adoption::segment`], [`Adoption::record`] for each record, or
+//!    [`Adoption::unreadable`]; then [`Adoption::replayed`];
+//! 2. while [`Adoption::next`] gives a message: read its bytes, [`Adoption::message`], each submission
+//!    to [`ShardCore::adopt`](super::ShardCore::adopt);
+//! 3. each result of [`ShardCore::take_adopted`](super::ShardCore::take_adopted) to
+//!    [`Adoption::stored`], until [`Adoption::is_done`];
+//! 4. keep [`Adoption::damaged`] segments for inspection and remove the folder, by one rename first,
+//!    so that no crash leaves notes missing and their messages there.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use super::message::{Message, Submission};
+use super::storage::message_from;
+use super::Stored;
+use crate::address::Address;
+use crate::ids::{QueueId, SegmentId, ShardId};
+use crate::keys::KeyRing;
+use crate::queue::cipher::SegmentCipher;
+use crate::queue::record::{About, OutcomeState, Record};
+use crate::queue::replay::Summary;
+use crate::queue::segment::{HeaderError, Placement, SegmentHeader};
+use crate::route::owner;
+
+/// Messages being read or stored at a time.
+pub const ADOPTING_MAX: usize = 64;
+
+/// A message's id and the segment it stands in: an id alone may name two parts of one message.
+type Name = (QueueId, SegmentId);
+
+#[derive(Debug)]
+struct Foreign {
+    placement: Placement,
+    /// The earliest segment that notes about it may name.
+    earliest: SegmentId,
+    recipients: u16,
+    done: HashSet<u16>,
+}
+
+impl Foreign {
+    fn apply(&mut self, state: &OutcomeState) {
+        if state.kind.is_final() {
+            let recipients = usize::from(self.recipients);
+            let run = state.recipients();
+            self.done.extend((run.start..run.end.min(recipients)).map(|n| n as u16));
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.done.len() >= usize::from(self.recipients)
+    }
+}
+
+/// The adoption of one shard's queue folder.
+#[derive(Debug)]
+pub struct Adoption {
+    shards: u16,
+    ciphers: HashMap<SegmentId, SegmentCipher>,
+    mail: BTreeMap<Name, Foreign>,
+    queue: VecDeque<Name>,
+    reading: HashMap<u64, Name>,
+    parts: HashMap<u64, (Name, Vec<u16>)>,
+    /// Messages that were given out, with how many of their parts are not answered.
+    given: HashMap<Name, usize>,
+    next_key: u64,
+    damaged: Vec<SegmentId>,
+    blocked: Option<String>,
+    is_replayed: bool,
+}
+
+impl Adoption {
+    /// Of a folder nobody has read yet; `shards`: how many there are now.
+    pub fn new(shards: u16) -> Self {
+        Self {
+            shards: shards.max(1),
+            ciphers: HashMap::new(),
+            mail: BTreeMap::new(),
+            queue: VecDeque::new(),
+            reading: HashMap::new(),
+            parts: HashMap::new(),
+            given: HashMap::new(),
+            next_key: 0,
+            damaged: Vec::new(),
+            blocked: None,
+            is_replayed: false,
+        }
+    }
+
+    /// The shard that adopts the folder of shard `gone`, when there are `shards` now.
+    pub fn adopter(gone: ShardId, shards: u16) -> ShardId {
+        ShardId(gone.0 % shards.max(1))
+    }
+
+    /// A segment is about to be read through.
+    pub fn segment(&mut self, header: &SegmentHeader, keys: &KeyRing) {
+        if let Some(key) = keys.find(header.key_id) {
+            let cipher = SegmentCipher::new(key, header.name, &header.nonce);
+            self.ciphers.insert(header.name.segment, cipher);
+        }
+    }
+
+    /// One record, in the order of the disk; contents may be left out.
+    pub fn record(&mut self, placement: Placement, record: &Record<'_>) {
+        match record {
+            Record::Message(message) => {
+                self.insert(placement, placement.segment, message.queue_id, message.recipients.len());
+            }
+            Record::Moved(moved) => {
+                let queue_id = moved.message.queue_id;
+                self.forget(queue_id, placement.segment);
+                self.insert(placement, moved.from, queue_id, moved.message.recipients.len());
+                for state in moved.states.iter() {
+                    self.outcome(About { queue_id, segment: placement.segment }, &state);
+                }
+            }
+            Record::Outcome(outcome) => self.outcome(outcome.about, &outcome.state),
+            Record::Cancel(about) => self.forget(about.queue_id, about.segment),
+            Record::Commit(_) | Record::Blob { .. } | Record::Seal(_) => {}
+        }
+    }
+
+    fn insert(&mut self, placement: Placement, earliest: SegmentId, id: QueueId, recipients: usize) {
+        let recipients = recipients as u16;
+        let foreign = Foreign { placement, earliest, recipients, done: HashSet::new() };
+        self.mail.insert((id, placement.segment), foreign);
+    }
+
+    /// What stands in `segment` or before it.
+    fn forget(&mut self, queue_id: QueueId, segment: SegmentId) {
+        let range = (queue_id, SegmentId(0))..=(queue_id, segment);
+        let names: Vec<Name> = self.mail.range(range).map(|(name, _)| *name).collect();
+        for name in names {
+            self.mail.remove(&name);
+        }
+    }
+
+    fn outcome(&mut self, about: About, state: &OutcomeState) {
+        let range = (about.queue_id, SegmentId(0))..=(about.queue_id, SegmentId(u32::MAX));
+        let mut done = Vec::new();
+        for (name, foreign) in self.mail.range_mut(range) {
+            if foreign.earliest <= about.segment {
+                foreign.apply(state);
+                if foreign.is_done() {
+                    done.push(*name);
+                }
+            }
+        }
+        for name in done {
+            self.mail.remove(&name);
+        }
+    }
+
+    /// A segment was read through.
+    pub fn segment_done(&mut self, segment: SegmentId, summary: &Summary) {
+        if !summary.damage.is_empty() {
+            self.damaged.push(segment);
+        }
+    }
+
+    /// A segment cannot be read. If that may change (a key that was not given, a newer format),
+    /// nothing of the folder is adopted: notes would be lost that its mail needs.
+    pub fn unreadable(&mut self, segment: SegmentId, error: &HeaderError) {
+        match error {
+            HeaderError::UnknownKey { .. } | HeaderError::NewerFormat { .. } => {
+                self.blocked.get_or_insert(format!("queue segment {:08}: {error}", segment.0));
+            }
+            _ => self.damaged.push(segment),
+        }
+    }
+
+    /// The disk did not give a segment: nothing of the folder is adopted until it does.
+    pub fn unread(&mut self, segment: SegmentId, why: &str) {
+        self.blocked.get_or_insert(format!("queue segment {:08}: {why}", segment.0));
+    }
+
+    /// Why the folder has to stay as it is until the next start, if so.
+    pub fn blocked(&self) -> Option<&str> {
+        self.blocked.as_deref()
+    }
+
+    /// Everything there was is read.
+    pub fn replayed(&mut self) {
+        self.is_replayed = true;
+        if self.blocked.is_none() {
+            let mut names: Vec<(Placement, Name)> =
+                self.mail.iter().map(|(name, foreign)| (foreign.placement, *name)).collect();
+            names.sort_unstable();
+            self.queue = names.into_iter().map(|(_, name)| name).collect();
+        }
+    }
+
+    /// Messages that are not durable at their owners yet.
+    pub fn len(&self) -> usize {
+        self.mail.len()
+    }
+
+    /// Whether every message is.
+    pub fn is_empty(&self) -> bool {
+        self.mail.is_empty()
+    }
+
+    /// Whether the folder may go.
+    pub fn is_done(&self) -> bool {
+        self.is_replayed && self.blocked.is_none() && self.mail.is_empty()
+    }
+
+    /// Segments that could not be read in part or in whole: to be kept for inspection.
+    pub fn damaged(&self) -> &[SegmentId] {
+        &self.damaged
+    }
+
+    /// The next message to be read back, with a key for [`Self::message`]; `None`: none, or
+    /// [`ADOPTING_MAX`] are on their way.
+    pub fn next(&mut self) -> Option<(u64, Placement)> {
+        if self.reading.len() + self.given.len() >= ADOPTING_MAX {
+            return None;
+        }
+        let name = self.queue.pop_front()?;
+        let placement = self.mail.get(&name)?.placement;
+        self.next_key += 1;
+        self.reading.insert(self.next_key, name);
+        Some((self.next_key, placement))
+    }
+
+    /// A message was read: its submissions, one for each owner, with a key for [`Self::stored`].
+    ///
+    /// # Errors
+    /// What is wrong with the record. It is out of the adoption then, and its segment is kept.
+    pub fn message(&mut self, key: u64, bytes: Vec<u8>) -> Result<Vec<(u64, Submission)>, String> {
+        let Some(name) = self.reading.remove(&key) else { return Ok(Vec::new()) };
+        let Some(placement) = self.mail.get(&name).map(|foreign| foreign.placement) else {
+            return Ok(Vec::new());
+        };
+        match self.decode(placement, bytes) {
+            Ok(message) => Ok(self.give(name, &message)),
+            Err(why) => {
+                self.mail.remove(&name);
+                self.damaged.push(name.1);
+                Err(format!("message {} in queue segment {:08}: {why}", name.0, name.1.0))
+            }
+        }
+    }
+
+    /// A message could not be read from the disk: it comes again.
+    pub fn not_read(&mut self, key: u64) {
+        self.queue.extend(self.reading.remove(&key));
+    }
+
+    fn decode(&mut self, placement: Placement, mut bytes: Vec<u8>) -> Result<Message, String> {
+        let cipher = self.ciphers.get_mut(&placement.segment).ok_or("its segment is unknown")?;
+        message_from(cipher, placement, &mut bytes)
+    }
+
+    fn give(&mut self, name: Name, message: &Message) -> Vec<(u64, Submission)> {
+        let Some(foreign) = self.mail.get(&name) else { return Vec::new() };
+        let mut by_owner: BTreeMap<ShardId, (Vec<u16>, Vec<Address>)> = BTreeMap::new();
+        for (n, recipient) in message.recipients.iter().enumerate() {
+            if !foreign.done.contains(&(n as u16)) {
+                let part = by_owner.entry(owner(recipient.domain(), self.shards)).or_default();
+                part.0.push(n as u16);
+                part.1.push(recipient.clone());
+            }
+        }
+        self.given.insert(name, by_owner.len());
+        let mut submissions = Vec::with_capacity(by_owner.len());
+        for (numbers, recipients) in by_owner.into_values() {
+            self.next_key += 1;
+            self.parts.insert(self.next_key, (name, numbers));
+            submissions.push((self.next_key, message.submission(recipients)));
+        }
+        submissions
+    }
+
+    /// A submission is durable at its owner, or could not be stored: then it comes again.
+    pub fn stored(&mut self, key: u64, result: Stored) {
+        let Some((name, numbers)) = self.parts.remove(&key) else { return };
+        if result == Stored::Durable
+            && let Some(foreign) = self.mail.get_mut(&name)
+        {
+            foreign.done.extend(numbers);
+        }
+        let Some(awaited) = self.given.get_mut(&name) else { return };
+        *awaited -= 1;
+        if *awaited > 0 {
+            return;
+        }
+        self.given.remove(&name);
+        if self.mail.get(&name).is_some_and(Foreign::is_done) {
+            self.mail.remove(&name);
+        } else {
+            self.queue.push_back(name);
+        }
+    }
+}
