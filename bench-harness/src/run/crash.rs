@@ -91,6 +91,7 @@ pub fn run(args: &CrashArgs) -> Result<(), Failure> {
     settings
         .routes
         .push(("*".to_owned(), fleet.hosts[0].1.to_string()));
+    settings.delivery = "retry_schedule = [\"1s\"]".to_owned();
     let mut daemon = Daemon::start(settings, &programs)?;
     print_machine(work.path());
     println!(
