@@ -83,7 +83,8 @@ impl fmt::Display for KeysError {
             ),
             Self::AlreadyThere(path) => write!(
                 f,
-                "{} exists already and is never overwritten; move it away if you really want a new installation",
+                "{} exists already and is never overwritten; move it away if you really want a \
+                 new installation",
                 path.display()
             ),
             Self::NotInitialised(data_dir) => {
@@ -95,7 +96,8 @@ impl fmt::Display for KeysError {
             }
             Self::NewerFormat { data_dir, found } => write!(
                 f,
-                "{} is of format `{found}`, newer than this program's; install the version that wrote it",
+                "{} is of format `{found}`, newer than this program's; install the version that \
+                 wrote it",
                 data_dir.display()
             ),
             Self::InUse { data_dir, pid } => {

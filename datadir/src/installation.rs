@@ -9,8 +9,9 @@
 //! [key] secret                        the installation secret, on another disk
 //! ```
 //!
-//! `rekey` first puts every older key under the new one, then replaces `current`: that is the moment it happens.
-//! Wrapped keys that are not under the current key are left-overs of a rekey that was cut short.
+//! `rekey` first puts every older key under the new one, then replaces `current`: that is the
+//! moment it happens. Wrapped keys that are not under the current key are left-overs of a rekey
+//! that was cut short.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -106,7 +107,8 @@ impl Installation {
     /// Checks that this is a data directory of our format, with right permissions. Changes nothing.
     ///
     /// # Errors
-    /// [`KeysError::NotInitialised`], [`KeysError::NewerFormat`], [`KeysError::Exposed`], [`KeysError::Io`].
+    /// [`KeysError::NotInitialised`], [`KeysError::NewerFormat`], [`KeysError::Exposed`],
+    /// [`KeysError::Io`].
     pub fn check(&self) -> Result<(), KeysError> {
         let path = self.format_file();
         let text = match read_text(&path, 256) {
@@ -173,11 +175,12 @@ impl Installation {
         }
     }
 
-    /// Derives and verifies the key, opens the older ones, and locks their pages in memory. Changes nothing on disk.
+    /// Derives and verifies the key, opens the older ones, and locks their pages in memory. Changes
+    /// nothing on disk.
     ///
     /// # Errors
-    /// [`KeysError::Key`] with [`engine::keys::KeyError::WrongKey`] for a wrong passphrase, and all that reading
-    /// can meet.
+    /// [`KeysError::Key`] with [`engine::keys::KeyError::WrongKey`] for a wrong passphrase, and all
+    /// that reading can meet.
     pub fn unlock(&self, passphrase: &[u8]) -> Result<KeyRing, KeysError> {
         self.check()?;
         let verifier = self.verifier()?;
@@ -208,8 +211,8 @@ impl Installation {
         Ok(self.verifier()?.key_id())
     }
 
-    /// Starts a new key, derived from `passphrase` with a new salt; the keys of `ring` are kept for reading. Returns
-    /// the ring with which new segments are to be written.
+    /// Starts a new key, derived from `passphrase` with a new salt; the keys of `ring` are kept for
+    /// reading. Returns the ring with which new segments are to be written.
     ///
     /// # Errors
     /// [`KeysError`]; then the old key is still the current one, on disk and in `ring`.
@@ -517,7 +520,8 @@ mod tests {
         let second = installation
             .rekey(&first, b"second", KdfCost::Least)
             .unwrap();
-        // As if power had gone before the last step: wrapped keys are there, the verifier is the old one.
+        // As if power had gone before the last step: wrapped keys are there, the verifier is the
+        // old one.
         fs::write(installation.verifier_file(), verifier).unwrap();
         let ring = installation.unlock(b"open sesame").unwrap();
         assert_eq!(ring.current_id(), first.current_id());

@@ -16,15 +16,16 @@ use zeroize::Zeroize;
 /// Most bytes of one secret.
 pub const LOCKED_BYTES_MAX: usize = 1 << 20;
 
-/// Bytes on pages of their own that are locked, not dumped, not inherited by a forked child, and zeroed on drop.
+/// Bytes on pages of their own that are locked, not dumped, not inherited by a forked child, and
+/// zeroed on drop.
 pub struct LockedBytes {
     start: NonNull<u8>,
     mapped: usize,
     len: usize,
 }
 
-// SAFETY: the mapping is owned by this value alone, and is reached through `&self` and `&mut self` only, as with a
-// `Vec<u8>`.
+// SAFETY: the mapping is owned by this value alone, and is reached through `&self` and `&mut self`
+// only, as with a `Vec<u8>`.
 unsafe impl Send for LockedBytes {}
 // SAFETY: as above; `&LockedBytes` gives only `&[u8]`.
 unsafe impl Sync for LockedBytes {}
@@ -88,8 +89,8 @@ impl Deref for LockedBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `len` ≤ `mapped` bytes from `start` are mapped, readable and initialised (zero at first), and are
-        // not written while this borrow lives.
+        // SAFETY: `len` ≤ `mapped` bytes from `start` are mapped, readable and initialised (zero at
+        // first), and are not written while this borrow lives.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
@@ -116,8 +117,8 @@ impl fmt::Debug for LockedBytes {
     }
 }
 
-/// Locks the pages that hold `bytes` and leaves them out of core dumps, for as long as the process lives: for keys
-/// that other code keeps on the heap.
+/// Locks the pages that hold `bytes` and leaves them out of core dumps, for as long as the process
+/// lives: for keys that other code keeps on the heap.
 ///
 /// # Errors
 /// If the system will not lock more; the message says which limit to raise.
@@ -126,8 +127,8 @@ pub fn lock_pages_of(bytes: &[u8]) -> io::Result<()> {
     let start = bytes.as_ptr() as usize;
     let first = start - start % page;
     let len = (start + bytes.len().max(1)).next_multiple_of(page) - first;
-    // SAFETY: the pages hold at least one byte of a live borrow, so they are mapped. Locking and leaving out of
-    // dumps changes nothing about their content, whoever else has data on them.
+    // SAFETY: the pages hold at least one byte of a live borrow, so they are mapped. Locking and
+    // leaving out of dumps changes nothing about their content, whoever else has data on them.
     unsafe { protect(first as *mut c_void, len) }
 }
 

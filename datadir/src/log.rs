@@ -9,23 +9,13 @@ use engine::clock::UnixMs;
 use engine::delivery_log::{LogFilter, LogRecord, read_batch};
 use engine::ids::{SegmentId, ShardId};
 use engine::keys::KeyRing;
+use engine::operator::LogEnd;
 use engine::queue::cipher::Stream;
 use engine::queue::record::Record;
 use engine::queue::replay::{Contents, SegmentReader};
 use engine::queue::segment::SEGMENT_HEADER_BYTES;
 
 use crate::segments::{Go, ScanError, SegmentFile, fill, list, peek, scan, shards};
-
-/// How far a shard has written its log: what stands behind is not read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogEnd {
-    /// The shard.
-    pub shard: ShardId,
-    /// The segment that is being written.
-    pub segment: SegmentId,
-    /// Bytes of it that are written.
-    pub offset: u64,
-}
 
 /// Something of the log that could not be read; the rest is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +24,11 @@ pub struct LogDamage {
     pub text: String,
 }
 
-/// Reads what is wanted out of all segments, shard by shard in the order of writing, and gives each record to
-/// `visit`. Lines of several shards are in the order of time only within a shard.
+/// Reads what is wanted out of all segments, shard by shard in the order of writing, and gives each
+/// record to `visit`. Lines of several shards are in the order of time only within a shard.
+///
+/// `ends`: nothing behind these is read, as it is followed ([`Follow`]); a shard without one is
+/// read whole.
 ///
 /// Returns damage met.
 ///
@@ -45,13 +38,21 @@ pub fn read_all(
     data_dir: &Path,
     keys: &KeyRing,
     filter: &LogFilter,
+    ends: &[LogEnd],
     mut visit: impl FnMut(&LogRecord<'_>) -> Go,
 ) -> io::Result<Vec<LogDamage>> {
     let mut damage = Vec::new();
     for shard in shards(data_dir)? {
         let files = list(data_dir, shard, Stream::DeliveryLog)?;
+        let end = ends.iter().find(|end| end.shard == shard);
+        let is_behind = |segment: SegmentId, offset: u64| {
+            end.is_some_and(|end| (segment, offset) >= (end.segment, end.offset))
+        };
         for (index, file) in files.iter().enumerate() {
-            if file.free || began_before(files.get(index + 1), filter.since) {
+            if file.free
+                || is_behind(file.name.segment, 0)
+                || began_before(files.get(index + 1), filter.since)
+            {
                 continue;
             }
             let mut stopped = false;
@@ -60,6 +61,9 @@ pub fn read_all(
                 keys,
                 Contents::Read,
                 |found| {
+                    if is_behind(file.name.segment, found.placement.offset.0.into()) {
+                        return Go::Stop;
+                    }
                     let go = match found.record {
                         Record::Blob { bytes, .. } => {
                             visit_batch(bytes, filter, &mut visit, |text| {
@@ -98,8 +102,8 @@ pub fn read_all(
     Ok(damage)
 }
 
-/// Whether the segment after the one in question was begun before `since`: then the one in question holds nothing
-/// that is wanted.
+/// Whether the segment after the one in question was begun before `since`: then the one in question
+/// holds nothing that is wanted.
 fn began_before(next: Option<&SegmentFile>, since: Option<UnixMs>) -> bool {
     let (Some(next), Some(since)) = (next.filter(|next| !next.free), since) else {
         return false;
@@ -144,10 +148,10 @@ pub struct Follow {
     keys: Arc<KeyRing>,
     shard: ShardId,
     open: Option<Open>,
-    /// Lines before this are skipped: they were there already.
-    from: UnixMs,
     /// Segments before this are not looked at.
     first: SegmentId,
+    /// Nor is what stands before this in the first one.
+    skip_to: u64,
 }
 
 #[derive(Debug)]
@@ -173,6 +177,11 @@ impl Follow {
         }
     }
 
+    /// The shard it follows.
+    pub const fn shard(&self) -> ShardId {
+        self.shard
+    }
+
     /// Reads up to `end` and gives each wanted record to `visit`.
     ///
     /// # Errors
@@ -194,19 +203,17 @@ impl Follow {
             if !open.feed(if is_last { Some(end.offset) } else { None })? && is_last {
                 return Ok(Go::On);
             }
+            let skip_to = if open.segment == self.first {
+                self.skip_to
+            } else {
+                0
+            };
             while let Some(found) = open.reader.next() {
-                if let Record::Blob { bytes, .. } = found.record {
-                    let from = self.from;
-                    let mut newer = |record: &LogRecord<'_>| {
-                        if record.time >= from {
-                            visit(record)
-                        } else {
-                            Go::On
-                        }
-                    };
-                    if visit_batch(bytes, filter, &mut newer, |_| {}) == Go::Stop {
-                        return Ok(Go::Stop);
-                    }
+                if let Record::Blob { bytes, .. } = found.record
+                    && u64::from(found.placement.offset.0) >= skip_to
+                    && visit_batch(bytes, filter, &mut visit, |_| {}) == Go::Stop
+                {
+                    return Ok(Go::Stop);
                 }
             }
             if is_last && open.read >= end.offset {
@@ -214,6 +221,7 @@ impl Follow {
             }
             if !is_last && (open.reader.is_done() || open.at_end()?) {
                 self.first = SegmentId(open.segment.0 + 1);
+                self.skip_to = 0;
                 self.open = None;
             }
         }

@@ -8,7 +8,8 @@ use std::path::Path;
 use crate::error::KeysError;
 use crate::locked::LockedBytes;
 
-/// Reads a secret of at most `bytes_max` bytes into locked memory. A regular file that others may read is refused.
+/// Reads a secret of at most `bytes_max` bytes into locked memory. A regular file that others may
+/// read is refused.
 ///
 /// # Errors
 /// [`KeysError::Exposed`] with the `chmod` to run, [`KeysError::Io`].
@@ -22,7 +23,8 @@ pub fn read_secret(path: &Path, bytes_max: usize) -> Result<LockedBytes, KeysErr
     read_stream(file, path, bytes_max)
 }
 
-/// Reads a stream to its end, at most `bytes_max` bytes, into locked memory. `path` names it in errors.
+/// Reads a stream to its end, at most `bytes_max` bytes, into locked memory. `path` names it in
+/// errors.
 ///
 /// # Errors
 /// [`KeysError::Io`], also if there is more.

@@ -1,7 +1,8 @@
 //! Segments of a data directory, read through plain files.
 //!
-//! The daemon may be running: a segment can grow, and can vanish, while it is read. A file that is gone is left out;
-//! what stands behind the last good batch of a segment that is being written is its tail, not damage.
+//! The daemon may be running: a segment can grow, and can vanish, while it is read. A file that is
+//! gone is left out; what stands behind the last good batch of a segment that is being written is
+//! its tail, not damage.
 
 use std::fmt;
 use std::fs::{self, File};

@@ -25,8 +25,8 @@ pub const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 /// `credentials`: the value of `$CREDENTIALS_DIRECTORY`.
 ///
 /// # Errors
-/// [`KeysError::NoTerminal`] for source `prompt` without a terminal, on which the daemon starts locked; any other
-/// [`KeysError`] says what to do.
+/// [`KeysError::NoTerminal`] for source `prompt` without a terminal, on which the daemon starts
+/// locked; any other [`KeysError`] says what to do.
 pub fn passphrase(key: &Key, credentials: Option<OsString>) -> Result<LockedBytes, KeysError> {
     let mut bytes = match &key.source {
         KeySource::Prompt => return prompt::ask("Passphrase: "),
@@ -45,8 +45,8 @@ pub fn passphrase(key: &Key, credentials: Option<OsString>) -> Result<LockedByte
         KeySource::Credential(name) => {
             let directory = credentials.ok_or_else(|| {
                 KeysError::Source(format!(
-                    "source \"credential\" needs ${CREDENTIALS_DIRECTORY}; start from a systemd unit with \
-                     LoadCredentialEncrypted={name}:PATH"
+                    "source \"credential\" needs ${CREDENTIALS_DIRECTORY}; start from a \
+                     systemd unit with LoadCredentialEncrypted={name}:PATH"
                 ))
             })?;
             read_secret(&PathBuf::from(directory).join(name), PASSPHRASE_BYTES_MAX)?

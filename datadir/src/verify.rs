@@ -39,8 +39,8 @@ pub struct Verified {
     pub gone: bool,
 }
 
-/// Checks one segment: header, every MAC, every record's form, and the seal's totals. `progress` is told of bytes
-/// read.
+/// Checks one segment: header, every MAC, every record's form, and the seal's totals. `progress` is
+/// told of bytes read.
 pub fn verify_segment(file: &SegmentFile, keys: &KeyRing, progress: impl FnMut(u64)) -> Verified {
     let mut verified = Verified::default();
     let fault = |offset, resync, reason: String| Fault {

@@ -1,7 +1,8 @@
-//! One master key kept under another, so that after `hikyaku rekey` one passphrase opens old and new segments.
+//! One master key kept under another, so that after `hikyaku rekey` one passphrase opens old and
+//! new segments.
 //!
-//! HKDF-SHA256 over the newer key, with a fresh nonce as salt, gives a pad that is used once and a key for
-//! HMAC-SHA256 over nonce, key id and ciphertext.
+//! HKDF-SHA256 over the newer key, with a fresh nonce as salt, gives a pad that is used once and a
+//! key for HMAC-SHA256 over nonce, key id and ciphertext.
 
 use std::fmt;
 

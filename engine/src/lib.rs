@@ -30,6 +30,7 @@ pub mod queue;
 pub mod dns;
 pub mod pool;
 pub mod schedule;
+pub mod operator;
 pub mod shard;
 
 pub mod dsn;

@@ -1,14 +1,15 @@
 //! Bounds that hold whatever the configuration says, and how they relate.
 //!
-//! What an operator may choose is in [`crate::config`], within these. A bound that only one module knows
-//! stays in that module.
+//! What an operator may choose is in [`crate::config`], within these. A bound that only one module
+//! knows stays in that module.
 
 use crate::queue::{record, segment};
 
 /// Shards of one daemon: queue ids have 8 bits for the shard that accepted.
 pub const SHARDS_MAX: u16 = 256;
 
-/// Content of one message as a client sends it, bytes. The queue takes 1 MiB more, for the headers we add.
+/// Content of one message as a client sends it, bytes. The queue takes 1 MiB more, for the headers
+/// we add.
 pub const MESSAGE_BYTES_MAX: u64 = 47 << 20;
 
 /// Recipients of one transaction. RFC 5321 §4.5.3.1.8 asks for at least 100.

@@ -1,5 +1,7 @@
 //! `hikyakud`, the daemon: pinned shards that carry out what the engine decides.
 
+#[cfg_attr(not(test), expect(dead_code, reason = "served once the daemon starts it"))]
+mod control;
 mod daemon;
 mod runtime;
 mod settings;

@@ -1,28 +1,122 @@
 //! `hikyaku`, the operator's command line.
+//!
+//! [`daemon`] asks the running daemon over its control socket ([`client`]); [`keys`] makes and
+//! opens an installation; [`log`] and [`shard`] read what is on disk; [`template`] needs neither.
+//! [`table`] is how rows are shown.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
+mod client;
+mod daemon;
+mod keys;
+mod log;
+mod shard;
+mod site;
+mod table;
 mod template;
+
+use site::{Failure, Site};
+use table::Format;
 
 /// Operate a Hikyaku mail relay.
 #[derive(Debug, Parser)]
 #[command(name = "hikyaku", version, arg_required_else_help = true)]
 struct Cli {
+    /// Configuration file
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        default_value = "/etc/hikyaku/hikyaku.toml"
+    )]
+    config: PathBuf,
+    /// How rows are shown; a table on a terminal, TSV elsewhere
+    #[arg(long, global = true, value_enum)]
+    format: Option<Format>,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a new installation: data directory, installation secret, key verifier
+    Init(keys::InitArgs),
+    /// Give the passphrase to a daemon that waits for it
+    Unlock,
+    /// The daemon at a glance
+    Status,
+    /// The twelve counters
+    Counters(daemon::CountersArgs),
+    /// Domains with queued mail, or the messages of one
+    Queue(daemon::QueueArgs),
+    /// Why mail for a domain, or one message, is not being delivered
+    Why(daemon::WhyArgs),
+    /// The delivery log
+    Log(log::LogArgs),
+    /// Try deferred mail again now
+    Retry(daemon::RetryArgs),
+    /// Read the configuration again
+    Reload,
+    /// Start a new key for new segments
+    Rekey(keys::RekeyArgs),
+    /// What lies in the files of the data directory
+    Shard(shard::ShardArgs),
     /// Preview, check and render message templates
     Template(template::TemplateArgs),
+    /// Write man pages and shell completions into a directory
+    #[command(hide = true)]
+    Pages {
+        /// Where to
+        directory: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match cli.command {
-        Command::Template(args) => template::run(&args),
+    if let Command::Template(args) = cli.command {
+        return template::run(&args);
     }
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("hikyaku: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), Failure> {
+    if let Command::Pages { directory } = &cli.command {
+        return pages(directory);
+    }
+    let format = Format::or_default(cli.format);
+    let site = Site::open(&cli.config)?;
+    match &cli.command {
+        Command::Init(args) => keys::init(&site, args),
+        Command::Unlock => keys::unlock(&site),
+        Command::Status => daemon::status(&site, format),
+        Command::Counters(args) => daemon::counters(&site, args, format),
+        Command::Queue(args) => daemon::queue(&site, args, format),
+        Command::Why(args) => daemon::why(&site, args, format),
+        Command::Log(args) => log::run(&site, args, format),
+        Command::Retry(args) => daemon::retry(&site, args),
+        Command::Reload => daemon::reload(&site),
+        Command::Rekey(args) => keys::rekey(&site, args),
+        Command::Shard(args) => shard::run(&site, args, format),
+        Command::Template(_) | Command::Pages { .. } => Ok(()),
+    }
+}
+
+/// Writes a man page for every command, and completions, from the definitions above.
+fn pages(directory: &std::path::Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(directory)?;
+    clap_mangen::generate_to(Cli::command(), directory)?;
+    use clap_complete::Shell::{Bash, Fish, Zsh};
+    for shell in [Bash, Zsh, Fish] {
+        clap_complete::generate_to(shell, &mut Cli::command(), "hikyaku", directory)?;
+    }
+    Ok(())
 }

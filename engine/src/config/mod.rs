@@ -1,10 +1,10 @@
 //! Configuration: TOML text in, checked values out.
 //!
-//! [`Config::parse`] reads one file and gathers every fault with line and column. [`sections`] has the
-//! tables and all their keys, defaults and bounds; [`reader`] how one table is read; [`units`] and
-//! [`net`] the values. What an operator needs is in `docs/configuration.md`, which a test holds against
-//! [`Config::keys`]. Nothing here touches a file: whether a path can be opened is found out by who opens
-//! it.
+//! [`Config::parse`] reads one file and gathers every fault with line and column. [`sections`] has
+//! the tables and all their keys, defaults and bounds; [`reader`] how one table is read; [`units`]
+//! and [`net`] the values. What an operator needs is in `docs/configuration.md`, which a test holds
+//! against [`Config::keys`]. Nothing here touches a file: whether a path can be opened is found out
+//! by who opens it.
 
 mod error;
 mod net;
@@ -109,7 +109,8 @@ impl Config {
             keys: Vec::new(),
         };
         Self::read(&mut sink, &DeTable::new());
-        // The repeatable tables are absent from an empty file, so they are read once for their keys.
+        // The repeatable tables are absent from an empty file, so they are read once for their
+        // keys.
         sections::listen(&mut Reader::new(&mut sink, "[[listen]]", None, 0..0));
         sections::route(&mut Reader::new(&mut sink, "[[route]]", None, 0..0));
         let order = |key: &KeyDoc| {
@@ -127,7 +128,8 @@ impl Config {
             .find(|route| route.domain.matches(domain))
     }
 
-    /// What `new` changes that takes effect only after a restart, as `table.key`; empty if a reload does.
+    /// What `new` changes that takes effect only after a restart, as `table.key`; empty if a reload
+    /// does.
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
         let mut keys = Vec::new();
         let mut differs = |changed: bool, key| {
@@ -298,7 +300,8 @@ fn check_listeners(sink: &mut Sink<'_>, root: &DeTable<'_>, listen: &[Listen]) {
 
 /// A message with its envelope must fit one segment.
 fn check_sizes(sink: &mut Sink<'_>, root: &DeTable<'_>, limits: &Limits, queue: &Queue) {
-    // Each recipient with a domain of its own, the other texts of the envelope, and the frame around it all.
+    // Each recipient with a domain of its own, the other texts of the envelope, and the frame
+    // around it all.
     let per_recipient = (ADDRESS_BYTES_MAX + DOMAIN_BYTES_MAX + 8) as u64;
     let around = (3 << 20).min(u64::from(limits.recipients_max) * per_recipient) + (64 << 10);
     let needed = (limits.message_bytes_max + around).min(RECORD_BYTES_MAX as u64 + (64 << 10));

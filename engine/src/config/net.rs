@@ -85,7 +85,8 @@ pub enum NextHop {
 }
 
 impl NextHop {
-    /// Parses `host`, `host:port`, `192.0.2.1`, `192.0.2.1:2600`, `[2001:db8::1]:25`; port 25 unless given.
+    /// Parses `host`, `host:port`, `192.0.2.1`, `192.0.2.1:2600`, `[2001:db8::1]:25`; port 25
+    /// unless given.
     ///
     /// # Errors
     /// A sentence that says what is wrong.

@@ -1,7 +1,7 @@
 //! Reads one table of a configuration file key by key, and gathers every fault.
 //!
-//! Each key is named once, where it is read, together with its default and bounds. What was asked for
-//! is what is known: a key that nobody asked for is an error, and the same list is what
+//! Each key is named once, where it is read, together with its default and bounds. What was asked
+//! for is what is known: a key that nobody asked for is an error, and the same list is what
 //! `docs/configuration.md` is tested against.
 
 use std::fmt::Display;
@@ -288,8 +288,8 @@ impl<'a, 't> Reader<'a, 't> {
         words[0].1
     }
 
-    /// A text that `parse` turns into a value. `default` is used when the key is absent; `None` means
-    /// that there is none, and with `required` that this is an error.
+    /// A text that `parse` turns into a value. `default` is used when the key is absent; `None`
+    /// means that there is none, and with `required` that this is an error.
     pub(super) fn text<T>(
         &mut self,
         key: &'static str,

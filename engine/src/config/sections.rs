@@ -1,4 +1,5 @@
-//! The tables of a configuration file: each key with its default and bounds, named where it is read.
+//! The tables of a configuration file: each key with its default and bounds, named where it is
+//! read.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -433,8 +434,8 @@ pub(super) fn limits(r: &mut Reader<'_, '_>) -> Limits {
     }
     if limits.message_bytes_max > limits.memory_bytes_max {
         let hint = "lower it, or raise `memory_bytes_max`".to_owned();
-        let message = "`message_bytes_max` is more than `memory_bytes_max`: such a message could not be \
-                       accepted";
+        let message = "`message_bytes_max` is more than `memory_bytes_max`: such a message could \
+                       not be accepted";
         r.fault("message_bytes_max", message, Some(hint));
     }
     limits

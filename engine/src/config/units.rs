@@ -23,8 +23,8 @@ const SIZE_UNITS: [(&str, u64); 9] = [
     ("GB", 1_000_000_000),
 ];
 
-/// Milliseconds of a duration such as `500ms`, `30s`, `5m`, `4h`, `5d` or `1h30m`; `None` for anything
-/// else, a number without a unit included.
+/// Milliseconds of a duration such as `500ms`, `30s`, `5m`, `4h`, `5d` or `1h30m`; `None` for
+/// anything else, a number without a unit included.
 pub fn parse_duration_ms(text: &str) -> Option<u64> {
     let text = text.trim();
     if text.is_empty() || text.len() > TEXT_BYTES_MAX {
@@ -51,8 +51,8 @@ pub fn parse_duration_ms(text: &str) -> Option<u64> {
     Some(total)
 }
 
-/// Bytes of a size such as `512B`, `64KiB`, `10MiB`, `2GB`; `None` for anything else, a number without a
-/// unit included.
+/// Bytes of a size such as `512B`, `64KiB`, `10MiB`, `2GB`; `None` for anything else, a number
+/// without a unit included.
 pub fn parse_size_bytes(text: &str) -> Option<u64> {
     let text = text.trim();
     if text.len() > TEXT_BYTES_MAX {

@@ -1,11 +1,12 @@
 //! What of the counters survives: the counts since ever, as the payload of one record.
 //!
-//! Levels are left out, since replay counts what is queued anew, and so are the windows. The record goes into the
-//! queue's own stream, in order with the outcomes: after a crash the outcomes replayed behind it are what has to be
-//! counted on top of it.
+//! Levels are left out, since replay counts what is queued anew, and so are the windows. The record
+//! goes into the queue's own stream, in order with the outcomes: after a crash the outcomes
+//! replayed behind it are what has to be counted on top of it.
 //!
 //! ```text
-//! version u8 = 1 | row of the total | rows u32 | { name | row }* domains | rows u32 | { name | row }* groups
+//! version u8 = 1 | row of the total | rows u32 | { name | row }* domains
+//! | rows u32 | { name | row }* groups
 //! row: 9 varints, in the order of the counters without the levels; name: varint length and bytes
 //! ```
 
@@ -49,7 +50,8 @@ impl Counters {
         put_rows(&self.groups, out);
     }
 
-    /// Adds saved counts, of this shard or of one that is no more. Nothing is added if they cannot be read.
+    /// Adds saved counts, of this shard or of one that is no more. Nothing is added if they cannot
+    /// be read.
     ///
     /// # Errors
     /// [`CountersDecodeError`] says why not.

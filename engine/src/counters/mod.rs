@@ -1,9 +1,9 @@
 //! The twelve counters (contract: their names and order), in total, by domain and by group.
 //!
-//! [`Counters`] is a shard's own set: it is counted on every event, so a count costs three rows of array
-//! increments and no hashing. [`row`] keeps one row since ever, by the hour and by 5 minutes; [`table`] is an
-//! answer that can be merged across shards and written as TSV, JSON or OpenMetrics; [`codec`] is what
-//! survives a restart.
+//! [`Counters`] is a shard's own set: it is counted on every event, so a count costs three rows of
+//! array increments and no hashing. [`row`] keeps one row since ever, by the hour and by 5 minutes;
+//! [`table`] is an answer that can be merged across shards and written as TSV, JSON or OpenMetrics;
+//! [`codec`] is what survives a restart.
 
 mod codec;
 mod row;
@@ -182,8 +182,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 
 /// A row of domains, got once per domain from [`Counters::domain`].
 ///
-/// It stays good while the row has anything queued, or was used within the last 6 hours; after that the row may
-/// be given to another domain, and counts with the old handle go to `(other)`.
+/// It stays good while the row has anything queued, or was used within the last 6 hours; after that
+/// the row may be given to another domain, and counts with the old handle go to `(other)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomainRow(RowId);
 
@@ -312,7 +312,8 @@ struct Slot {
     row: Row,
 }
 
-/// Rows looked at for one that can be given away, per new name, so that a flood of names costs little each.
+/// Rows looked at for one that can be given away, per new name, so that a flood of names costs
+/// little each.
 const EVICTION_STEPS_MAX: u32 = 64;
 
 impl Rows {
@@ -382,7 +383,8 @@ impl Rows {
         }
     }
 
-    /// Frees a row that has been quiet for longer than the windows reach; its counts go to `(other)`.
+    /// Frees a row that has been quiet for longer than the windows reach; its counts go to
+    /// `(other)`.
     fn give_away(&mut self, now: Periods) -> Option<u32> {
         let named = self.rows.len() as u32 - 1;
         for _ in 0..EVICTION_STEPS_MAX.min(named) {

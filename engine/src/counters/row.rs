@@ -1,7 +1,8 @@
 //! One row: since ever, the last 6 hours by the hour, the last hour by 5 minutes.
 //!
-//! A bucket of a level holds the level at the bucket's end (that of the running bucket: the level now); a bucket
-//! of any other counter what was counted within it. Buckets are aligned to the clock in UTC.
+//! A bucket of a level holds the level at the bucket's end (that of the running bucket: the level
+//! now); a bucket of any other counter what was counted within it. Buckets are aligned to the clock
+//! in UTC.
 
 use crate::clock::UnixMs;
 

@@ -85,8 +85,8 @@ impl CounterTable {
         }
     }
 
-    /// Adds another shard's answer to the same question. If that was asked a moment later, past the end of a
-    /// bucket, both are brought to the later time.
+    /// Adds another shard's answer to the same question. If that was asked a moment later, past the
+    /// end of a bucket, both are brought to the later time.
     ///
     /// # Errors
     /// [`TableMismatch`] if it answers another question.
@@ -127,8 +127,8 @@ impl CounterTable {
         }
     }
 
-    /// TSV with a header line: `domain` or `group` unless by total, `from` (start of the bucket) unless since ever,
-    /// and the counters in their order.
+    /// TSV with a header line: `domain` or `group` unless by total, `from` (start of the bucket)
+    /// unless since ever, and the counters in their order.
     pub fn tsv(&self) -> String {
         let mut out = String::new();
         if self.by != By::Total {

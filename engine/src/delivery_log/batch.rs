@@ -1,8 +1,8 @@
 //! Records packed together: what one encrypted segment record of the log stream holds.
 //!
-//! A record of its own for each line would pay the cipher's and the segment's overhead 15,000 times a
-//! second. A batch is written when it is large or old enough, and its header lets a reader skip what lies
-//! outside the time asked for.
+//! A record of its own for each line would pay the cipher's and the segment's overhead 15,000 times
+//! a second. A batch is written when it is large or old enough, and its header lets a reader skip
+//! what lies outside the time asked for.
 //!
 //! ```text
 //! version u8 = 1 | records u32 | first ms u64 | last ms u64 | { bytes u32 | packed record }*
@@ -26,8 +26,9 @@ pub const BATCH_BYTES_MAX: usize = BATCH_BYTES_FULL + RECORD_BYTES_MAX + 4;
 
 /// Records waiting to be written.
 ///
-/// After [`push`](Self::push) ask [`is_due`](Self::is_due); when it is, write [`take`](Self::take)'s bytes as
-/// one record of the log stream and hand the buffer back with [`reuse`](Self::reuse).
+/// After [`push`](Self::push) ask [`is_due`](Self::is_due); when it is, write
+/// [`take`](Self::take)'s bytes as one record of the log stream and hand the buffer back with
+/// [`reuse`](Self::reuse).
 #[derive(Debug, Default)]
 pub struct LogBatch {
     bytes: Vec<u8>,
@@ -78,7 +79,8 @@ impl LogBatch {
                 || now.0.abs_diff(self.first.0) >= BATCH_AGE_MS_MAX)
     }
 
-    /// The batch as bytes, at most [`BATCH_BYTES_MAX`] if it was taken when due; empty if nothing waits.
+    /// The batch as bytes, at most [`BATCH_BYTES_MAX`] if it was taken when due; empty if nothing
+    /// waits.
     pub fn take(&mut self) -> Vec<u8> {
         if self.records == 0 {
             return Vec::new();
@@ -115,8 +117,8 @@ pub struct LogBatchHeader {
 /// Reads a batch: its header, and its records in the order in which they were pushed.
 ///
 /// # Errors
-/// [`LogDecodeError`] if there is no header; the iterator yields one in place of the first record that
-/// cannot be read, and ends with it.
+/// [`LogDecodeError`] if there is no header; the iterator yields one in place of the first record
+/// that cannot be read, and ends with it.
 pub fn read_batch(
     bytes: &[u8],
 ) -> Result<

@@ -9,7 +9,8 @@ use super::batch::LogBatchHeader;
 use super::record::LogRecord;
 use super::utc;
 
-/// Conditions that must all hold; an absent one always does. Texts are compared whole, without case.
+/// Conditions that must all hold; an absent one always does. Texts are compared whole, without
+/// case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogFilter {
     /// Not before.
@@ -38,8 +39,8 @@ impl LogFilter {
         "since", "until", "queue_id", "group", "domain", "site", "address", "outcome", "class",
     ];
 
-    /// Sets one condition from a parameter of the API or CLI; `false` if it has no such parameter. `now` is for
-    /// times given as an age, such as `2h`.
+    /// Sets one condition from a parameter of the API or CLI; `false` if it has no such parameter.
+    /// `now` is for times given as an age, such as `2h`.
     ///
     /// # Errors
     /// A sentence that says what the value must be.
@@ -102,6 +103,9 @@ fn time(value: &str, now: UnixMs) -> Result<UnixMs, String> {
         return Ok(UnixMs(now.0.saturating_sub(age_ms)));
     }
     utc::parse(value).ok_or_else(|| {
-        format!("`{value}` is no time; write an age such as `2h` or a time such as `2026-11-24T06:57:00Z`")
+        format!(
+            "`{value}` is no time; write an age such as `2h` or a time such as \
+             `2026-11-24T06:57:00Z`"
+        )
     })
 }

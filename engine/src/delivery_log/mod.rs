@@ -1,9 +1,11 @@
-//! The delivery log: one record per recipient and attempt, from which every second of it can be told.
+//! The delivery log: one record per recipient and attempt, from which every second of it can be
+//! told.
 //!
-//! [`record`] is what a line says and how it is packed; [`batch`] packs records together into what one
-//! encrypted segment record holds; [`rotation`] says when a segment is sealed and which are deleted;
-//! [`text`] writes TSV and JSON lines; [`filter`] picks records. Writing segments, and reading them
-//! back, is `queue::segment`'s and the daemon's part: the log is one more stream of sealed segments.
+//! [`record`] is what a line says and how it is packed; [`batch`] packs records together into what
+//! one encrypted segment record holds; [`rotation`] says when a segment is sealed and which are
+//! deleted; [`text`] writes TSV and JSON lines; [`filter`] picks records. Writing segments, and
+//! reading them back, is `queue::segment`'s and the daemon's part: the log is one more stream of
+//! sealed segments.
 
 pub mod batch;
 pub mod filter;

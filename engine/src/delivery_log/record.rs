@@ -1,7 +1,8 @@
 //! One line of the delivery log as a value, and its packed form.
 //!
-//! Packing happens once per delivery on a shard's hot path: no allocation beyond the buffer's growth, no
-//! formatting, one pass. Numbers are LEB128 varints, texts are a varint length and their bytes.
+//! Packing happens once per delivery on a shard's hot path: no allocation beyond the buffer's
+//! growth, no formatting, one pass. Numbers are LEB128 varints, texts are a varint length and their
+//! bytes.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -21,8 +22,8 @@ pub const TEXT_BYTES_MAX: usize = 1024;
 /// Longest packed record, bytes: every text at its longest and the numbers.
 pub const RECORD_BYTES_MAX: usize = 13 * (TEXT_BYTES_MAX + 2) + 160;
 
-/// One line: one recipient at one attempt. Texts are bytes, since some come from the network; an empty one
-/// is an empty column.
+/// One line: one recipient at one attempt. Texts are bytes, since some come from the network; an
+/// empty one is an empty column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogRecord<'a> {
     /// When the outcome was known.
@@ -82,7 +83,8 @@ pub struct LogRecord<'a> {
 }
 
 impl LogRecord<'_> {
-    /// A record with every other column empty, to be filled by `LogRecord { …, ..LogRecord::new(…) }`.
+    /// A record with every other column empty, to be filled by `LogRecord { …, ..LogRecord::new(…)
+    /// }`.
     pub const fn new(
         time: UnixMs,
         queue_id: QueueId,

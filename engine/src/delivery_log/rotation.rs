@@ -5,8 +5,8 @@ use crate::ids::{SegmentId, ShardId};
 
 /// Decides when a shard starts its next log segment.
 ///
-/// Before each batch ask [`must_rotate`](Self::must_rotate); if so, seal the open segment, open the next one and
-/// call [`opened`](Self::opened). After each batch call [`appended`](Self::appended).
+/// Before each batch ask [`must_rotate`](Self::must_rotate); if so, seal the open segment, open the
+/// next one and call [`opened`](Self::opened). After each batch call [`appended`](Self::appended).
 #[derive(Clone, Debug)]
 pub struct LogRotation {
     rotate_bytes: u64,
@@ -21,7 +21,8 @@ struct Open {
 }
 
 impl LogRotation {
-    /// Rotation at a size in bytes and at clock-aligned periods in ms (see `[log]` in the configuration).
+    /// Rotation at a size in bytes and at clock-aligned periods in ms (see `[log]` in the
+    /// configuration).
     pub const fn new(rotate_bytes: u64, rotate_every_ms: u64) -> Self {
         let rotate_every_ms = if rotate_every_ms == 0 {
             1
@@ -35,8 +36,8 @@ impl LogRotation {
         }
     }
 
-    /// Whether a batch of `bytes` must go into a new segment: none is open, the period has changed, or it
-    /// would grow beyond the bound. A segment with nothing in it takes any batch.
+    /// Whether a batch of `bytes` must go into a new segment: none is open, the period has changed,
+    /// or it would grow beyond the bound. A segment with nothing in it takes any batch.
     pub fn must_rotate(&self, now: UnixMs, bytes: u64) -> bool {
         let Some(open) = self.open else { return true };
         let other_period = open.period != now.0 / self.rotate_every_ms;

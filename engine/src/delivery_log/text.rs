@@ -1,8 +1,8 @@
 //! Records as TSV and JSON lines (contract: the names and order of the columns).
 //!
-//! In TSV a tab, newline, carriage return or backslash within a value is written `\t`, `\n`, `\r`, `\\`, any other
-//! control character `\xHH`. Bytes that are no UTF-8 become U+FFFD in both forms. What is not known is an empty
-//! column, in JSON `null` for numbers and `""` for texts.
+//! In TSV a tab, newline, carriage return or backslash within a value is written `\t`, `\n`, `\r`,
+//! `\\`, any other control character `\xHH`. Bytes that are no UTF-8 become U+FFFD in both forms.
+//! What is not known is an empty column, in JSON `null` for numbers and `""` for texts.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;

@@ -32,8 +32,8 @@ pub fn text(time: UnixMs) -> [u8; TEXT_CHARS] {
     out
 }
 
-/// Reads `2026-11-24`, `2026-11-24T06:57`, `…:00`, `…:00.123`, with or without `Z` or an offset such as `+09:00`;
-/// without one it is UTC.
+/// Reads `2026-11-24`, `2026-11-24T06:57`, `…:00`, `…:00.123`, with or without `Z` or an offset
+/// such as `+09:00`; without one it is UTC.
 pub fn parse(text: &str) -> Option<UnixMs> {
     let (date, time) = match text.find(['T', 't', ' ']) {
         Some(at) => (&text[..at], Some(&text[at + 1..])),

@@ -1,0 +1,208 @@
+//! The control plane: HTTP on a Unix socket, for `hikyaku`, monitoring and the page.
+//!
+//! [`serve`] owns a few threads that are not pinned to a core. They ask the shards through
+//! [`Daemon`] and share no state with them. [`request`] is a request taken apart, [`routes`] what
+//! each path does, [`answer`] rows as TSV or JSON, [`log`] the delivery log, [`page`] the page for
+//! a browser.
+//!
+//! Who may open the socket is the operator: it has mode 0600, and that is all there is of
+//! authentication. HTTPS with tokens, in front of the same routes, is not part of this version. The
+//! API is described in docs/operations.md.
+
+mod answer;
+mod log;
+mod page;
+mod request;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use datadir::LockedBytes;
+use engine::clock::UnixMs;
+use engine::ids::ShardId;
+use engine::keys::{KeyId, KeyRing};
+use engine::operator::{Answer, Query};
+use tiny_http::Server;
+
+/// Threads that answer requests; a question waits for the slowest shard.
+const THREADS: usize = 4;
+
+/// Requests that read the delivery log at the same time; each has a thread of its own.
+const LOG_READERS_MAX: usize = 8;
+
+/// The daemon as the control plane sees it.
+pub(crate) trait Daemon: Send + Sync + 'static {
+    /// What it is doing.
+    fn state(&self) -> State;
+
+    /// When it was started.
+    fn started(&self) -> UnixMs;
+
+    /// Its name in greetings.
+    fn hostname(&self) -> String;
+
+    /// The data directory.
+    fn data_dir(&self) -> PathBuf;
+
+    /// How many shards there are to ask; 0 while locked.
+    fn shards(&self) -> u16;
+
+    /// Asks one shard and waits for its answer, bounded by `[control] answer_timeout`.
+    fn ask(&self, shard: ShardId, query: Query) -> Result<Answer, AskError>;
+
+    /// The keys, to read the delivery log with; `None` while locked.
+    fn keys(&self) -> Option<Arc<KeyRing>>;
+
+    /// Derives the key from a passphrase and starts the shards.
+    fn unlock(&self, passphrase: LockedBytes) -> Result<(), Refusal>;
+
+    /// Starts a new key for new segments.
+    fn rekey(&self, passphrase: LockedBytes) -> Result<KeyId, Refusal>;
+
+    /// Reads the configuration again; the lines say what was applied and what needs a restart.
+    fn reload(&self) -> Result<Vec<String>, Refusal>;
+
+    /// Writes a line into the daemon's own log: who reads mail or changes something leaves a trace.
+    fn note(&self, line: &str);
+}
+
+/// What the daemon is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It waits for the key, and serves the control socket only.
+    Locked,
+    /// It accepts and delivers mail.
+    Running,
+    /// It finishes what it has begun and then ends.
+    Stopping,
+}
+
+impl State {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Locked => "locked",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// A shard gave no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AskError {
+    /// Its channel is full.
+    Busy,
+    /// It did not answer in time.
+    TimedOut,
+    /// It has ended.
+    Gone,
+}
+
+impl fmt::Display for AskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Busy => "has too many questions waiting; ask again",
+            Self::TimedOut => "did not answer in time (see [control] answer_timeout)",
+            Self::Gone => "has ended; see the daemon's log",
+        })
+    }
+}
+
+/// The daemon will not do it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// HTTP status: 4xx if the operator can put it right, 5xx if not.
+    pub(crate) status: u16,
+    /// What is wrong and what to do, one line.
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: u16, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+        }
+    }
+}
+
+/// Opens the socket, mode 0600. A socket left by a daemon that is gone is replaced.
+///
+/// # Errors
+/// [`io::Error`] with a sentence that says what to do: another daemon answers there, the path is
+/// something else, or the directory cannot be made.
+pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
+    let say = |error: io::Error, what: &str| {
+        io::Error::new(
+            error.kind(),
+            format!("control socket {}: {what}: {error}", path.display()),
+        )
+    };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(|error| say(error, "cannot make its directory"))?;
+    }
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(say(error, "cannot look at it")),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::other(format!(
+                "control socket {}: there is something else of that name; set [control] \
+                 socket to another path",
+                path.display()
+            )));
+        }
+        Ok(_) if UnixStream::connect(path).is_ok() => {
+            return Err(io::Error::other(format!(
+                "control socket {}: a daemon answers there already; stop it, or set \
+                 [control] socket to another path",
+                path.display()
+            )));
+        }
+        Ok(_) => std::fs::remove_file(path).map_err(|error| say(error, "cannot replace it"))?,
+    }
+    // Bound under a name of our own first: nobody can connect before the mode is set.
+    let new = path.with_extension(format!("new-{}", std::process::id()));
+    let _ = std::fs::remove_file(&new);
+    let listener = UnixListener::bind(&new).map_err(|error| say(error, "cannot open it"))?;
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| std::fs::rename(&new, path))
+        .map_err(|error| say(error, "cannot set its mode"))?;
+    Ok(listener)
+}
+
+/// Serves until the process ends, from threads of its own.
+///
+/// # Errors
+/// [`io::Error`] if a thread cannot be started.
+pub(crate) fn serve(listener: UnixListener, daemon: Arc<dyn Daemon>) -> io::Result<()> {
+    let server = Server::from_listener(listener, None).map_err(io::Error::other)?;
+    let server = Arc::new(server);
+    let readers = Arc::new(log::Readers::new(LOG_READERS_MAX));
+    for number in 0..THREADS {
+        let (server, daemon, readers) = (server.clone(), daemon.clone(), readers.clone());
+        thread::Builder::new()
+            .name(format!("control-{number}"))
+            .spawn(move || {
+                loop {
+                    match server.recv() {
+                        Ok(request) => routes::answer(request, &daemon, &readers),
+                        Err(error) => {
+                            // Out of descriptors or the like; the accepting thread has ended with
+                            // it.
+                            daemon.note(&format!("control plane: {error}"));
+                            return;
+                        }
+                    }
+                }
+            })?;
+    }
+    Ok(())
+}
