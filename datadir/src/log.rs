@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::clock::UnixMs;
-use engine::delivery_log::{LogFilter, LogRecord, read_batch};
+use engine::delivery_log::{LogFilter, LogRecord, SealedLog, expired_segments, read_batch};
 use engine::ids::{SegmentId, ShardId};
 use engine::keys::KeyRing;
 use engine::operator::LogEnd;
@@ -102,6 +102,61 @@ pub fn read_all(
     Ok(damage)
 }
 
+/// Deletes log segments that are older than `keep_age_ms`, and the oldest above `keep_bytes` in all.
+///
+/// The newest segment of each of the `shards` that run is left alone, as it may be being written;
+/// shards of earlier starts write nothing. Returns what was deleted. Call it now and then: each call
+/// lists directories only.
+///
+/// # Errors
+/// [`io::Error`] if a directory cannot be listed or a file not deleted.
+pub fn remove_expired(
+    data_dir: &Path,
+    shards_running: u16,
+    now: UnixMs,
+    keep_age_ms: u64,
+    keep_bytes: u64,
+) -> io::Result<Vec<SegmentFile>> {
+    let mut closed = Vec::new();
+    let mut open_bytes = 0;
+    for shard in shards(data_dir)? {
+        let mut files = list(data_dir, shard, Stream::DeliveryLog)?;
+        files.retain(|file| !file.free);
+        if shard.0 < shards_running {
+            open_bytes += files.pop().map_or(0, |newest| newest.bytes);
+        }
+        closed.append(&mut files);
+    }
+    let mut sealed = Vec::new();
+    for file in &closed {
+        // The time of the last batch written is that of the file.
+        let modified = std::fs::metadata(&file.path)?.modified()?;
+        let last = modified
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        sealed.push(SealedLog {
+            shard: file.name.shard,
+            segment: file.name.segment,
+            last: UnixMs(last.as_millis() as u64),
+            bytes: file.bytes,
+        });
+    }
+    let keep_bytes = keep_bytes.saturating_sub(open_bytes);
+    let expired = expired_segments(sealed, now, keep_age_ms, keep_bytes);
+    let is_expired = |file: &SegmentFile| {
+        let name = (file.name.shard, file.name.segment);
+        expired.iter().any(|log| (log.shard, log.segment) == name)
+    };
+    closed.retain(is_expired);
+    for file in &closed {
+        match std::fs::remove_file(&file.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(closed)
+}
+
 /// Whether the segment after the one in question was begun before `since`: then the one in question
 /// holds nothing that is wanted.
 fn began_before(next: Option<&SegmentFile>, since: Option<UnixMs>) -> bool {
@@ -164,16 +219,15 @@ struct Open {
 }
 
 impl Follow {
-    /// Follows what is logged at or after `from`. `end` is where the log ends now.
-    pub fn new(data_dir: &Path, keys: Arc<KeyRing>, end: LogEnd, from: UnixMs) -> Self {
-        let data_dir = data_dir.to_owned();
+    /// Follows what stands behind `from`.
+    pub fn new(data_dir: &Path, keys: Arc<KeyRing>, from: LogEnd) -> Self {
         Self {
-            data_dir,
+            data_dir: data_dir.to_owned(),
             keys,
-            shard: end.shard,
+            shard: from.shard,
             open: None,
-            from,
-            first: end.segment,
+            first: from.segment,
+            skip_to: from.offset,
         }
     }
 

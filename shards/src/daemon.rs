@@ -1,216 +1,307 @@
-//! The daemon's life: data directory, key, shards, signals, the end.
+//! The daemon's life: data directory, control socket, key, shards, signals, the end.
 
-use std::cell::RefCell;
-use std::path::Path;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use datadir::installation::Installation;
+use crossbeam_channel::bounded;
+use datadir::{Installation, KeysError, LockedBytes};
 use engine::bounce::Classifier;
+use engine::clock::UnixMs;
 use engine::config::Config;
 use engine::ids::ShardId;
-use engine::keys::KeyRing;
-use engine::queue::cipher::{NONCE_BYTES, Stream};
-use engine::shard::ShardCore;
-use engine::shard::storage::StorageSetup;
+use engine::keys::{KeyId, KeyRing};
+use engine::operator::{Answer, Query};
 use glommio::channels::channel_mesh::{FullMesh, MeshBuilder};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::runtime::accept::{ClientSessions, Door, accept_task, bind};
-use crate::runtime::connect::ClientSetup;
-use crate::runtime::disk::{Disk, Listing, list, stream_folder};
-use crate::runtime::mailbox::{Mailbox, MailboxSender, mailbox};
-use crate::runtime::resolver::{Answered, ResolverThread};
-use crate::runtime::{Shard, now, replay_all, spawn};
+use crate::control::{self, AskError, Daemon, Refusal, State};
+use crate::runtime::accept::ClientSessions;
+use crate::runtime::mailbox::{MailboxSender, mailbox};
+use crate::runtime::now;
+use crate::runtime::resolver::ResolverThread;
 use crate::settings;
+use crate::shard_main::{self, Command, Start, probe};
 
 /// Messages between two shards that wait to be read.
 const MESH_MESSAGES_MAX: usize = 4096;
 /// Commands to a shard that wait to be read.
 const COMMANDS_MAX: usize = 256;
-/// Longest time deliveries in flight are waited for at the end.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// Locked memory of an executor's ring, bytes: within the common RLIMIT_MEMLOCK for many shards.
 const IO_MEMORY_BYTES: usize = 256 * 1024;
+/// How long a shard may take to open its files and listeners, or to change them.
+const SHARD_START_MAX: Duration = Duration::from_secs(60);
 
-/// What other threads tell a shard.
-pub(crate) enum Command {
-    /// Finish what is in flight and end.
-    Stop,
+struct Shards {
+    handles: Vec<ExecutorJoinHandle<()>>,
+    commands: Vec<MailboxSender<Command>>,
+    keys: Arc<KeyRing>,
 }
 
-/// Everything a shard's thread starts from.
-struct Start {
-    id: ShardId,
-    shards: u16,
-    config: Arc<Config>,
-    keys: KeyRing,
-    classifier: Arc<Classifier>,
-    resolver: ResolverThread,
-    sessions: Arc<ClientSessions>,
-    mesh: FullMesh<engine::shard::ShardMessage>,
-    commands: Mailbox<Command>,
+/// The daemon, as its own threads share it.
+pub(crate) struct Hikyakud {
+    file: PathBuf,
+    config: Mutex<Arc<Config>>,
+    installation: Installation,
+    shards: Mutex<Option<Shards>>,
+    stopping: Mutex<bool>,
+    started: UnixMs,
 }
 
-/// Runs the shards until told to stop.
+/// Runs the daemon until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// One line for the operator.
-pub(crate) fn run(config: Config) -> Result<(), String> {
+/// One line for the operator; nothing was changed on disk then.
+pub(crate) fn run(file: PathBuf, config: Config) -> Result<(), String> {
     datadir::process_not_dumpable().map_err(|error| format!("cannot forbid core dumps: {error}"))?;
     let installation = Installation::new(&config.server.data_dir, &config.key.secret);
     installation.check().map_err(|error| error.to_string())?;
     let _lock = installation.lock().map_err(|error| error.to_string())?;
-    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
-    let passphrase = datadir::source::passphrase(&config.key, credentials)
-        .map_err(|error| error.to_string())?;
-    let keys = installation.unlock(&passphrase).map_err(|error| error.to_string())?;
-    let config = Arc::new(config);
-    let (handles, commands) = start_shards(&config, &keys)?;
-    let mut signals = signal_hook::iterator::Signals::new([
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGINT,
-    ])
-    .map_err(|error| format!("cannot wait for signals: {error}"))?;
-    std::thread::spawn(move || {
-        if signals.forever().next().is_some() {
-            for shard in &commands {
-                let _ = shard.try_send(Command::Stop);
-            }
-        }
-    });
-    for handle in handles {
-        handle.join().map_err(|error| format!("a shard ended: {error}"))??;
+    for listen in &config.listen {
+        probe(listen.address)?;
     }
+    let listener = control::listen(&config.control.socket).map_err(|error| error.to_string())?;
+    let socket = config.control.socket.clone();
+    let daemon = Arc::new(Hikyakud {
+        file,
+        config: Mutex::new(Arc::new(config)),
+        installation,
+        shards: Mutex::default(),
+        stopping: Mutex::new(false),
+        started: now().unix,
+    });
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .map_err(|error| format!("cannot wait for signals: {error}"))?;
+    control::serve(listener, Arc::clone(&daemon) as Arc<dyn Daemon>)
+        .map_err(|error| format!("cannot serve the control socket: {error}"))?;
+    daemon.first_unlock()?;
+    for signal in signals.forever() {
+        if signal != SIGHUP {
+            break;
+        }
+        match daemon.reload() {
+            Ok(lines) => lines.iter().for_each(|line| daemon.note(line)),
+            Err(refusal) => daemon.note(&format!("not reloaded: {}", refusal.message)),
+        }
+    }
+    daemon.stop();
+    let _ = std::fs::remove_file(socket);
     Ok(())
 }
 
-type Handles = Vec<ExecutorJoinHandle<Result<(), String>>>;
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-fn start_shards(
-    config: &Arc<Config>,
-    keys: &KeyRing,
-) -> Result<(Handles, Vec<MailboxSender<Command>>), String> {
-    let cpus = available_cpus();
-    let shards = config.server.shards.unwrap_or(cpus.len() as u16).max(1);
-    let resolver = ResolverThread::start(&settings::resolver_setup(config))?;
-    let sessions =
-        ClientSessions::new(config.limits.sessions_max, config.limits.sessions_per_client_max);
-    let classifier = Arc::new(Classifier::builtin());
-    let mesh: FullMesh<_> = MeshBuilder::full(usize::from(shards), MESH_MESSAGES_MAX);
-    let (mut handles, mut senders) = (Vec::new(), Vec::new());
-    for id in 0..shards {
-        let (sender, commands) = mailbox(COMMANDS_MAX);
-        senders.push(sender);
-        let start = Start {
-            id: ShardId(id),
-            shards,
-            config: Arc::clone(config),
-            keys: keys.clone(),
-            classifier: Arc::clone(&classifier),
-            resolver: resolver.clone(),
-            sessions: Arc::clone(&sessions),
-            mesh: mesh.clone(),
-            commands,
-        };
-        let placement = match cpus.get(usize::from(id)) {
-            Some(cpu) => Placement::Fixed(*cpu),
-            None => Placement::Unbound,
-        };
-        let handle = LocalExecutorBuilder::new(placement)
-            .name(&format!("shard-{id}"))
-            .io_memory(IO_MEMORY_BYTES)
-            .spawn(move || run_shard(start))
-            .map_err(|error| format!("cannot start shard {id}: {error}"))?;
-        handles.push(handle);
+impl Hikyakud {
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&lock(&self.config))
     }
-    Ok((handles, senders))
+
+    /// Unlocks with the configured source; without a terminal to ask on, waits for `hikyaku unlock`.
+    fn first_unlock(&self) -> Result<(), String> {
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
+        match datadir::source::passphrase(&self.config().key, credentials) {
+            Ok(passphrase) => self.unlock(passphrase).map_err(|refusal| refusal.message),
+            Err(KeysError::NoTerminal) => {
+                self.note("locked: give the passphrase with `hikyaku unlock`");
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn start(&self, keys: KeyRing) -> Result<Shards, String> {
+        let config = self.config();
+        let cpus = available_cpus();
+        let shards = config.server.shards.unwrap_or(cpus.len() as u16).max(1);
+        let resolver = ResolverThread::start(&settings::resolver_setup(&config))?;
+        let sessions =
+            ClientSessions::new(config.limits.sessions_max, config.limits.sessions_per_client_max);
+        let classifier = Arc::new(Classifier::builtin());
+        let mesh: FullMesh<_> = MeshBuilder::full(usize::from(shards), MESH_MESSAGES_MAX);
+        let (ready, readiness) = bounded(usize::from(shards));
+        let (mut handles, mut commands) = (Vec::new(), Vec::new());
+        for id in 0..shards {
+            let (sender, receiver) = mailbox(COMMANDS_MAX);
+            commands.push(sender);
+            let start = Start {
+                id: ShardId(id),
+                shards,
+                config: Arc::clone(&config),
+                keys: keys.clone(),
+                classifier: Arc::clone(&classifier),
+                resolver: resolver.clone(),
+                sessions: Arc::clone(&sessions),
+                mesh: mesh.clone(),
+                commands: receiver,
+                ready: ready.clone(),
+            };
+            let placement = match cpus.get(usize::from(id)) {
+                Some(cpu) => Placement::Fixed(*cpu),
+                None => Placement::Unbound,
+            };
+            let handle = LocalExecutorBuilder::new(placement)
+                .name(&format!("shard-{id}"))
+                .io_memory(IO_MEMORY_BYTES)
+                .spawn(move || shard_main::run(start))
+                .map_err(|error| format!("cannot start shard {id}: {error}"))?;
+            handles.push(handle);
+        }
+        for _ in 0..shards {
+            readiness
+                .recv_timeout(SHARD_START_MAX)
+                .map_err(|_| "a shard did not start in time".to_owned())??;
+        }
+        let addresses: Vec<String> =
+            config.listen.iter().map(|listen| listen.address.to_string()).collect();
+        self.note(&format!("ready: {shards} shards, listening on {}", addresses.join(", ")));
+        Ok(Shards { handles, commands, keys: Arc::new(keys) })
+    }
+
+    fn stop(&self) {
+        *lock(&self.stopping) = true;
+        let Some(shards) = lock(&self.shards).take() else { return };
+        for shard in &shards.commands {
+            let _ = shard.try_send(Command::Stop);
+        }
+        for handle in shards.handles {
+            if let Err(error) = handle.join() {
+                self.note(&format!("a shard ended badly: {error}"));
+            }
+        }
+        self.note("stopped");
+    }
+}
+
+impl Daemon for Hikyakud {
+    fn state(&self) -> State {
+        if *lock(&self.stopping) {
+            State::Stopping
+        } else if lock(&self.shards).is_some() {
+            State::Running
+        } else {
+            State::Locked
+        }
+    }
+
+    fn started(&self) -> UnixMs {
+        self.started
+    }
+
+    fn hostname(&self) -> String {
+        self.config().server.hostname.clone()
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.config().server.data_dir.clone()
+    }
+
+    fn shards(&self) -> u16 {
+        lock(&self.shards).as_ref().map_or(0, |shards| shards.commands.len() as u16)
+    }
+
+    fn ask(&self, shard: ShardId, query: Query) -> Result<Answer, AskError> {
+        let timeout = Duration::from_millis(self.config().control.answer_timeout_ms);
+        let commands = lock(&self.shards)
+            .as_ref()
+            .and_then(|shards| shards.commands.get(usize::from(shard.0)).cloned())
+            .ok_or(AskError::Gone)?;
+        let (reply, answer) = bounded(1);
+        commands.try_send(Command::Ask { query, reply }).map_err(|_| AskError::Busy)?;
+        answer.recv_timeout(timeout).map_err(|error| match error {
+            crossbeam_channel::RecvTimeoutError::Timeout => AskError::TimedOut,
+            crossbeam_channel::RecvTimeoutError::Disconnected => AskError::Gone,
+        })
+    }
+
+    fn keys(&self) -> Option<Arc<KeyRing>> {
+        lock(&self.shards).as_ref().map(|shards| Arc::clone(&shards.keys))
+    }
+
+    fn unlock(&self, passphrase: LockedBytes) -> Result<(), Refusal> {
+        let mut shards = lock(&self.shards);
+        if shards.is_some() {
+            return Err(Refusal::new(409, "already unlocked"));
+        }
+        let keys = self
+            .installation
+            .unlock(&passphrase)
+            .map_err(|error| Refusal::new(403, error.to_string()))?;
+        drop(passphrase);
+        match self.start(keys) {
+            Ok(started) => {
+                *shards = Some(started);
+                Ok(())
+            }
+            Err(why) => Err(Refusal::new(500, why)),
+        }
+    }
+
+    fn rekey(&self, passphrase: LockedBytes) -> Result<KeyId, Refusal> {
+        let mut guard = lock(&self.shards);
+        let Some(shards) = guard.as_mut() else {
+            return Err(Refusal::new(409, "locked: unlock with the key so far first"));
+        };
+        let keys = self
+            .installation
+            .rekey(&shards.keys, &passphrase, datadir::installation::KdfCost::Recommended)
+            .map_err(|error| Refusal::new(409, error.to_string()))?;
+        for (id, shard) in shards.commands.iter().enumerate() {
+            let (done, answer) = bounded(1);
+            let command = Command::Rekey { keys: keys.clone(), done };
+            let told = shard.try_send(command).is_ok() && answer.recv_timeout(SHARD_START_MAX).is_ok();
+            if !told {
+                // The old key still reads and writes there; a restart takes the new one everywhere.
+                self.note(&format!("shard {id} goes on with the old key until the next start"));
+            }
+        }
+        let id = keys.current_id();
+        shards.keys = Arc::new(keys);
+        Ok(id)
+    }
+
+    fn reload(&self) -> Result<Vec<String>, Refusal> {
+        let name = self.file.display().to_string();
+        let text = std::fs::read_to_string(&self.file)
+            .map_err(|error| Refusal::new(409, format!("cannot read {name}: {error}")))?;
+        let new = Config::parse(&name, &text).map_err(|errors| {
+            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            Refusal::new(409, lines.join("; "))
+        })?;
+        let old = self.config();
+        let mut lines: Vec<String> = old
+            .needs_restart(&new)
+            .into_iter()
+            .map(|key| format!("{key} changed: it takes effect at the next start"))
+            .collect();
+        lines.extend(new.warnings());
+        let new = Arc::new(new);
+        if let Some(shards) = &*lock(&self.shards) {
+            for shard in &shards.commands {
+                let (done, answer) = bounded(1);
+                shard
+                    .try_send(Command::Reload { config: Arc::clone(&new), done })
+                    .map_err(|_| Refusal::new(503, "a shard has too many commands waiting"))?;
+                answer
+                    .recv_timeout(SHARD_START_MAX)
+                    .map_err(|_| Refusal::new(503, "a shard did not answer"))?
+                    .map_err(|why| Refusal::new(409, why))?;
+            }
+        }
+        *lock(&self.config) = new;
+        lines.push(format!("{name}: reloaded"));
+        Ok(lines)
+    }
+
+    fn note(&self, line: &str) {
+        eprintln!("hikyakud: {line}");
+    }
 }
 
 /// The processors this process may run on.
 fn available_cpus() -> Vec<usize> {
     let Ok(set) = rustix::thread::sched_getaffinity(None) else { return vec![0] };
     (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
-}
-
-async fn run_shard(start: Start) -> Result<(), String> {
-    let Start { id, shards, config, keys, classifier, resolver, sessions, mesh, commands } = start;
-    let queue = folder(&config.server.data_dir, id, Stream::Queue)?;
-    let log = folder(&config.server.data_dir, id, Stream::DeliveryLog)?;
-    let listeners = config.listen.iter().map(|listen| bind(listen.address)).collect::<Result<Vec<_>, _>>()?;
-    let (senders, receivers) = mesh.join().await.map_err(|error| error.to_string())?;
-    let free = queue.free.iter().map(|(segment, _)| *segment).collect();
-    let disk = Rc::new(Disk::new(config.server.data_dir.clone(), id, free));
-    let shard_settings = Rc::new(settings::shard_settings(&config, shards, &classifier));
-    let setup = StorageSetup {
-        keys,
-        nonces: Box::new(random_nonce),
-        next_segment: queue.next,
-        next_log_segment: log.next,
-    };
-    let mut core = ShardCore::new(id, shards, shard_settings, setup, seed(), now());
-    let free_sizes: Vec<u64> = queue.free.iter().map(|(_, bytes)| *bytes).collect();
-    core.found_files(&queue.segments, &free_sizes);
-    let (answers_in, answers) = mailbox::<Answered>(engine::shard::QUESTIONS_MAX);
-    let (client_settings, connect_timeout) = settings::client_settings(&config);
-    let client = ClientSetup { settings: client_settings, connect_timeout };
-    let receiving_bytes_max = (config.limits.memory_bytes_max
-        - config.limits.content_cache_bytes_max.min(config.limits.memory_bytes_max))
-        as usize
-        / usize::from(shards);
-    let shard =
-        Shard::new(id, shards, core, disk, resolver.handle(answers_in), client, receiving_bytes_max);
-    shard.start_tasks(senders, receivers);
-    {
-        let shard = Rc::clone(&shard);
-        spawn(async move {
-            while let Some(Answered { question, answer, ttl_s }) = answers.recv().await {
-                shard.handle(engine::shard::Event::Answered { question, answer, ttl_s });
-            }
-        });
-    }
-    for (listen, listener) in config.listen.iter().zip(listeners) {
-        let door = Rc::new(Door {
-            listen: RefCell::new(listen.clone()),
-            settings: RefCell::new(settings::server_settings(&config)),
-            sessions: Arc::clone(&sessions),
-        });
-        spawn(accept_task(Rc::clone(&shard), listener, door));
-    }
-    {
-        let shard = Rc::clone(&shard);
-        spawn(async move { replay_all(&shard, queue.segments).await });
-    }
-    while let Some(command) = commands.recv().await {
-        match command {
-            Command::Stop => {
-                if !shard.drained(DRAIN_MAX).await {
-                    eprintln!("hikyakud: shard {}: deliveries in flight were cut short", id.0);
-                }
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
-}
-
-fn folder(data_dir: &Path, id: ShardId, stream: Stream) -> Result<Listing, String> {
-    let folder = stream_folder(data_dir, id, stream);
-    datadir::private::make_directory(&folder).map_err(|error| error.to_string())?;
-    list(&folder)
-}
-
-/// Fresh bytes from the system for every segment.
-fn random_nonce() -> [u8; NONCE_BYTES] {
-    let mut nonce = [0; NONCE_BYTES];
-    // Without random bytes no segment may be written; the kernel never refuses them once it is up.
-    getrandom::fill(&mut nonce).expect("getrandom works after boot");
-    nonce
-}
-
-fn seed() -> u64 {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).expect("getrandom works after boot");
-    u64::from_le_bytes(bytes)
 }

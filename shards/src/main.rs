@@ -5,6 +5,7 @@ mod control;
 mod daemon;
 mod runtime;
 mod settings;
+mod shard_main;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,5 +51,5 @@ fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
         println!("{file_name}: configuration is valid");
         return Ok(());
     }
-    daemon::run(config).map_err(|line| vec![line])
+    daemon::run(arguments.config.clone(), config).map_err(|line| vec![line])
 }

@@ -54,6 +54,9 @@ pub(crate) fn shard_settings(config: &Config, shards: u16, classifier: &Arc<Clas
         dns_entries_max: config.dns.cache_entries_max as usize,
         segment_bytes: config.queue.segment_bytes as u32,
         log_segment_bytes: config.log.rotate_bytes as u32,
+        counter_domains_max: config.counters.domains_max,
+        counter_groups_max: config.counters.groups_max,
+        counter_save_ms: config.counters.save_every_ms,
         classifier: Arc::clone(classifier),
     }
 }

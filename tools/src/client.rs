@@ -95,7 +95,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub(crate) fn stream(&self, target: &str) -> Result<impl BufRead, ClientError> {
+    pub(crate) fn stream(&self, target: &str) -> Result<impl BufRead + use<>, ClientError> {
         Ok(BufReader::new(self.send("GET", target, b"")?))
     }
 

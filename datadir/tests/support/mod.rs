@@ -1,4 +1,5 @@
 //! Writes segments as the daemon would.
+#![allow(dead_code, reason = "each test file uses some of it")]
 
 use std::fs;
 use std::io::Write;

@@ -191,6 +191,24 @@ pub struct DomainRow(RowId);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupRow(RowId);
 
+impl DomainRow {
+    /// `(other)`: before a row was asked for.
+    pub const NONE: Self = Self(RowId { index: 0, generation: 0 });
+
+    /// The row's number, for an index entry that has 32 bits to spare; back with
+    /// [`Counters::domain_row`].
+    pub const fn number(self) -> u32 {
+        self.0.index
+    }
+}
+
+impl GroupRow {
+    /// As [`DomainRow::number`]; back with [`Counters::group_row`].
+    pub const fn number(self) -> u32 {
+        self.0.index
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct RowId {
     index: u32,
@@ -237,6 +255,17 @@ impl Counters {
     pub fn group(&mut self, name: &str) -> GroupRow {
         let name = if name.is_empty() { NO_GROUP } else { name };
         GroupRow(self.groups.find_or_add(name, self.periods))
+    }
+
+    /// The domain row of that number. Only good as long as something queued has kept the row: then
+    /// it cannot have been given to another domain.
+    pub fn domain_row(&self, number: u32) -> DomainRow {
+        DomainRow(self.domains.numbered(number))
+    }
+
+    /// As [`Self::domain_row`], of a group.
+    pub fn group_row(&self, number: u32) -> GroupRow {
+        GroupRow(self.groups.numbered(number))
     }
 
     /// Counts `n` more of a counter that is no level.
@@ -339,6 +368,20 @@ impl Rows {
             .is_some_and(|slot| slot.generation == id.generation);
         let index = if current { id.index as usize } else { 0 };
         &mut self.rows[index].row
+    }
+
+    /// The row of that number as it is now; `(other)` if there is none.
+    fn numbered(&self, number: u32) -> RowId {
+        match self.rows.get(number as usize) {
+            Some(slot) => RowId {
+                index: number,
+                generation: slot.generation,
+            },
+            None => RowId {
+                index: 0,
+                generation: 0,
+            },
+        }
     }
 
     fn find_or_add(&mut self, name: &str, now: Periods) -> RowId {

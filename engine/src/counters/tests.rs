@@ -189,6 +189,24 @@ fn names_beyond_the_cap_are_counted_under_other() {
 }
 
 #[test]
+fn a_row_comes_back_by_its_number() {
+    let mut counters = set();
+    let (domain, group) = (counters.domain("example.jp"), counters.group("news"));
+    assert_eq!(counters.domain_row(domain.number()), domain);
+    assert_eq!(counters.group_row(group.number()), group);
+    let unknown = counters.domain_row(99);
+    counters.count(unknown, group, Counter::Failed, 1);
+    assert_eq!(
+        values(
+            &counters.table(By::Domain, Window::All),
+            OTHER,
+            Counter::Failed
+        ),
+        [1]
+    );
+}
+
+#[test]
 fn a_quiet_row_is_given_to_another_name_and_its_counts_kept_under_other() {
     let mut counters = Counters::new(start(), 2, 1);
     let group = counters.group("");

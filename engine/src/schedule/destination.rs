@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::index::List;
 use crate::address::Domain;
 use crate::clock::Mono;
+use crate::counters::DomainRow;
 use crate::dns::{DnsFailure, DnsTrouble, Targets};
 
 /// Index into a shard's destinations.
@@ -40,6 +41,8 @@ pub enum Lookup {
 pub struct Destination {
     /// The domain.
     pub domain: Domain,
+    /// Where its mail is counted; good while it has any.
+    pub row: DomainRow,
     /// Entries that could be sent now.
     pub ready: List,
     /// How many entries are in `ready`.
@@ -61,6 +64,7 @@ impl Destination {
     pub fn new(domain: Domain) -> Self {
         Self {
             domain,
+            row: DomainRow::NONE,
             ready: List::default(),
             ready_len: 0,
             deferred_len: 0,

@@ -54,7 +54,7 @@ pub struct Entry {
     pub placement: Placement,
     /// Index into the shard's destinations.
     pub destination: u32,
-    /// Index into the shard's groups.
+    /// Where it is counted by group: the number of a row that stays while the entry does.
     pub group: u32,
     /// Link of the list it is in.
     pub(crate) next: Option<EntryId>,

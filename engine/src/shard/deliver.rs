@@ -14,6 +14,7 @@ use super::{
     ShardCore,
 };
 use crate::clock::{Mono, Now};
+use crate::counters::Counter;
 use crate::dns::{self, Answer, DnsTrouble, Plan, Question, Targets};
 use crate::phase::Phase;
 use crate::queue::segment::Placement;
@@ -72,6 +73,21 @@ impl ShardCore {
             self.sites[site as usize].ready_len += 1;
         }
         self.activate(destination_id, now);
+    }
+
+    /// Every destination is looked up anew: routes may have changed.
+    pub(super) fn forget_lookups(&mut self, now: Now) {
+        for id in 0..self.destinations.len() as DestinationId {
+            let destination = &self.destinations[id as usize];
+            if let Lookup::Site { site, .. } = destination.lookup {
+                if destination.in_round {
+                    self.leave_round(site, id);
+                } else {
+                    self.destinations[id as usize].lookup = Lookup::Unknown;
+                }
+                self.activate(id, now);
+            }
+        }
     }
 
     /// Brings a destination with ready mail on its way: to its site, or to the resolver first.
@@ -496,6 +512,7 @@ impl ShardCore {
         };
         let ready_since = message.accepted;
         let started = now;
+        self.raise(entry_id, Counter::Delivering, recipients.len() as u32);
         let delivery = Delivery { entry: entry_id, recipients, message, destination, started, ready_since };
         self.deliveries.insert(token, delivery);
         self.actions.push(Action::Start { conn: conn_id, transaction });
@@ -529,6 +546,7 @@ impl ShardCore {
     /// The connection ended before anything was said about this transaction.
     pub(super) fn returned(&mut self, id: ConnId, token: u64, now: Now) {
         let Some(delivery) = self.deliveries.remove(&token) else { return };
+        self.lower(delivery.entry, Counter::Delivering, delivery.recipients.len() as u32);
         if let Some(conn) = self.conns.get_mut(id) {
             conn.in_flight -= 1;
             conn.quitting = true;
@@ -544,7 +562,6 @@ impl ShardCore {
         site.idle.retain(|idle| *idle != id);
         if conn.peer.is_none() {
             site.opening -= 1;
-            self.counts.connect_fail += 1;
         }
         if conn.answered == 0 && !conn.quitting {
             site.cool(conn.target.address, now.mono);
@@ -618,15 +635,14 @@ impl ShardCore {
         self.wheel.advance(&mut self.index, now_s, ENTRIES_PER_TICK_MAX, |_, id| due.push(id));
         for id in due {
             let entry = self.index.get(id);
-            let destination = &mut self.destinations[entry.destination as usize];
-            destination.deferred_len -= 1;
             if entry.state == State::Gone {
                 self.index.remove(id);
             } else if entry.retry_at_s > now_s {
                 // Farther ahead than the wheel reaches.
-                destination.deferred_len += 1;
                 self.wheel.insert(&mut self.index, id);
             } else {
+                self.destinations[entry.destination as usize].deferred_len -= 1;
+                self.lower(id, Counter::Deferred, self.open_recipients(id));
                 self.make_ready(id, now);
             }
         }

@@ -229,6 +229,13 @@ pub enum Action {
         /// Whether to keep it, and as what.
         disposal: Disposal,
     },
+    /// Delete a segment's file of another stream than the queue.
+    Delete {
+        /// Delivery log or counters.
+        stream: Stream,
+        /// Which.
+        segment: SegmentId,
+    },
     /// Delete one of the queue's free files; answered with [`Event::FreeDeleted`].
     DeleteFree,
     /// Read the queue segment through and give its records back by

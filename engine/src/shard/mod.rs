@@ -34,6 +34,7 @@ pub use view::{DestinationView, ShardStatus, Why};
 use crate::address::Domain;
 use crate::bounce::Classifier;
 use crate::clock::{Now, UnixMs};
+use crate::counters::{Counter, Counters};
 use crate::dns::{Cache, OwnNames, Question};
 use crate::ids::{QueueId, QueueIds, ShardId};
 use crate::pool::{Conns, Site, SiteId};
@@ -100,6 +101,12 @@ pub struct Settings {
     pub segment_bytes: u32,
     /// Delivery log file size, bytes.
     pub log_segment_bytes: u32,
+    /// Rows of counters by domain, and by group.
+    pub counter_domains_max: u32,
+    /// See above.
+    pub counter_groups_max: u32,
+    /// How often counts are made durable, milliseconds.
+    pub counter_save_ms: u64,
     /// What replies mean.
     pub classifier: Arc<Classifier>,
 }
@@ -168,7 +175,8 @@ pub struct ShardCore {
     replay_from: Option<usize>,
     replaying: bool,
     draining: bool,
-    counts: view::Counts,
+    counters: Counters,
+    saved: storage::CounterStream,
 }
 
 impl ShardCore {
@@ -184,7 +192,7 @@ impl ShardCore {
         seed: u64,
         now: Now,
     ) -> Self {
-        let (storage, log) = storage::open(me, &settings, storage);
+        let (storage, log, saved) = storage::open(me, &settings, storage);
         Self {
             me,
             shards: shards.max(1),
@@ -221,13 +229,15 @@ impl ShardCore {
             replay_from: None,
             replaying: true,
             draining: false,
-            counts: view::Counts::default(),
+            counters: Counters::new(now.unix, settings.counter_domains_max, settings.counter_groups_max),
+            saved,
             settings,
         }
     }
 
     /// Takes in what happened. Ask [`Self::take_actions`] afterwards; several events may come first.
     pub fn handle(&mut self, event: Event, now: Now) {
+        self.counters.advance(now.unix);
         match event {
             Event::Accepted { ticket, submission } => {
                 self.route(accept::Origin::Session(ticket), *submission, now);
@@ -276,15 +286,9 @@ impl ShardCore {
     }
 
     /// New settings from the configuration; lookups are made anew where routes changed.
-    pub fn reload(&mut self, settings: Rc<Settings>) {
+    pub fn reload(&mut self, settings: Rc<Settings>, now: Now) {
         self.settings = settings;
-        for destination in &mut self.destinations {
-            if matches!(destination.lookup, crate::schedule::destination::Lookup::Site { .. })
-                && !destination.in_round
-            {
-                destination.lookup = crate::schedule::destination::Lookup::Unknown;
-            }
-        }
+        self.forget_lookups(now);
     }
 
     /// Start no more deliveries; outcomes are synced at once from now on.
@@ -298,6 +302,7 @@ impl ShardCore {
             && self.transactions.is_empty()
             && self.storage.is_idle()
             && self.log.is_idle()
+            && self.saved.is_closed()
     }
 
     fn tick(&mut self, now: Now) {
@@ -311,15 +316,53 @@ impl ShardCore {
         self.tend_sites(now);
         self.clean_segments();
         self.flush_log(now);
+        self.save_counters(now);
+    }
+
+    /// Recipients of an entry that are not done.
+    fn open_recipients(&self, id: EntryId) -> u32 {
+        let done = self.done.get(&id).map_or(0, |done| done.count_ones());
+        u32::from(self.index.get(id).recipient_count).saturating_sub(done)
+    }
+
+    /// Counts something that happened to an entry's mail.
+    fn count(&mut self, id: EntryId, counter: Counter, n: u32) {
+        let entry = self.index.get(id);
+        let row = self.destinations[entry.destination as usize].row;
+        self.counters.count(row, self.counters.group_row(entry.group), counter, n);
+    }
+
+    fn raise(&mut self, id: EntryId, counter: Counter, n: u32) {
+        let entry = self.index.get(id);
+        let row = self.destinations[entry.destination as usize].row;
+        self.counters.raise(row, self.counters.group_row(entry.group), counter, n);
+    }
+
+    fn lower(&mut self, id: EntryId, counter: Counter, n: u32) {
+        let entry = self.index.get(id);
+        let row = self.destinations[entry.destination as usize].row;
+        self.counters.lower(row, self.counters.group_row(entry.group), counter, n);
+    }
+
+    /// The counters, for an operator's question.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     fn destination_of(&mut self, domain: &Domain) -> DestinationId {
-        if let Some(id) = self.by_domain.get(domain) {
-            return *id;
+        let id = match self.by_domain.get(domain) {
+            Some(id) => *id,
+            None => {
+                let id = self.destinations.len() as DestinationId;
+                self.destinations.push(Destination::new(domain.clone()));
+                self.by_domain.insert(domain.clone(), id);
+                id
+            }
+        };
+        let destination = &mut self.destinations[id as usize];
+        if destination.queued() == 0 {
+            destination.row = self.counters.domain(domain.as_str());
         }
-        let id = self.destinations.len() as DestinationId;
-        self.destinations.push(Destination::new(domain.clone()));
-        self.by_domain.insert(domain.clone(), id);
         id
     }
 }

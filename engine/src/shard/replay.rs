@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 use super::{Action, DiskError, ENTRIES_PER_TICK_MAX, ShardCore, Submission};
 use crate::clock::{Now, UnixMs};
+use crate::counters::Counter;
 use crate::ids::{QueueId, SegmentId};
 use crate::keys::KeyRing;
 use crate::queue::segment::Placement;
@@ -111,18 +112,21 @@ impl ShardCore {
             let name = crate::address::Domain::from_stored(domain.domain);
             let destination = self.destination_of(&name);
             let per_entry = self.settings.recipients_per_message_max as u16;
+            let group = self.counters.group(message.group.unwrap_or("")).number();
             let mut first = domain.first;
             while first < domain.first + domain.count {
                 let count = (domain.first + domain.count - first).min(per_entry);
                 let entry = Entry {
                     placement,
                     destination,
+                    group,
                     recipient_first: first,
                     recipient_count: count as u8,
                     state: State::Replayed,
                     ..Entry::new(message.queue_id)
                 };
-                self.index.insert(entry);
+                let id = self.index.insert(entry);
+                self.raise(id, Counter::Queued, u32::from(count));
                 self.destinations[destination as usize].busy_len += 1;
                 first += count;
             }
@@ -163,10 +167,11 @@ impl ShardCore {
         for recipient in from..to {
             done |= 1 << (recipient - entry.recipient_first);
         }
-        if done == u128::MAX >> (128 - u32::from(count)) {
+        let open = self.open_recipients(id);
+        self.done.insert(id, done);
+        self.lower(id, Counter::Queued, open - self.open_recipients(id));
+        if self.open_recipients(id) == 0 {
             self.finish_entry(id);
-        } else {
-            self.done.insert(id, done);
         }
     }
 
@@ -194,6 +199,7 @@ impl ShardCore {
             entry.state = State::Deferred;
             destination.deferred_len += 1;
             self.wheel.insert(&mut self.index, id);
+            self.raise(id, Counter::Deferred, self.open_recipients(id));
         } else {
             self.make_ready(id, now);
         }

@@ -11,6 +11,7 @@ use super::accept::Origin;
 use super::deliver::Purpose;
 use super::{Delivery, Message, ShardCore, Stored, Submission};
 use crate::clock::{Now, UnixMs};
+use crate::counters::Counter;
 use crate::delivery_log::LogRecord;
 use crate::dns::{DnsFailure, DnsTrouble, Target};
 use crate::dsn::{self, Diagnostic, DsnRecipient, DsnRequest};
@@ -104,6 +105,7 @@ impl ShardCore {
                 reply: result.reply.clone(),
             })
             .collect();
+        self.lower(delivery.entry, Counter::Delivering, delivery.recipients.len() as u32);
         self.index.get_mut(delivery.entry).attempts =
             self.index.get(delivery.entry).attempts.saturating_add(1);
         self.log_outcomes(&delivery, &settled, &context, now);
@@ -136,9 +138,13 @@ impl ShardCore {
         let (count, destination) = (entry.recipient_count, entry.destination);
         let reply = self.synthetic_reply(destination, &synthetic);
         match synthetic {
-            Synthetic::DnsTrouble(_) => self.counts.dns_tempfail += 1,
-            Synthetic::DnsFailure(_) => self.counts.dns_fail += 1,
-            _ => {}
+            Synthetic::DnsTrouble(_) => self.count(id, Counter::DnsTempfail, 1),
+            Synthetic::DnsFailure(_) => self.count(id, Counter::DnsFail, 1),
+            Synthetic::NoConnection { connecting: true, .. } => {
+                self.count(id, Counter::ConnectFail, 1);
+            }
+            Synthetic::NoConnection { .. } => self.count(id, Counter::SessionError, 1),
+            Synthetic::Expired => {}
         }
         let done = self.done.get(&id).copied().unwrap_or(0);
         let recipients: Vec<u8> = (0..count).filter(|n| done >> n & 1 == 0).collect();
@@ -330,8 +336,11 @@ impl ShardCore {
             return;
         }
         if done != 0 {
+            let open = self.open_recipients(id);
             self.done.insert(id, done);
+            self.lower(id, Counter::Queued, open - self.open_recipients(id));
         }
+        self.raise(id, Counter::Deferred, self.open_recipients(id));
         let entry = self.index.get_mut(id);
         entry.state = State::Deferred;
         entry.retry_at_s = retry_at_s;
@@ -345,6 +354,8 @@ impl ShardCore {
     pub(super) fn finish_entry(&mut self, id: EntryId) {
         let entry = self.index.get(id);
         let placement = entry.placement;
+        self.lower(id, Counter::Queued, self.open_recipients(id));
+        let entry = self.index.get(id);
         self.destinations[entry.destination as usize].busy_len -= 1;
         self.done.remove(&id);
         self.memory_drop(id);
@@ -360,6 +371,16 @@ impl ShardCore {
     }
 
     fn log_outcomes(&mut self, delivery: &Delivery, settled: &[Settled], context: &Context, now: Now) {
+        for one in settled {
+            let counter = match one.kind {
+                OutcomeKind::Delivered => Counter::Delivered,
+                OutcomeKind::Failed => Counter::Failed,
+                OutcomeKind::Expired => Counter::Expired,
+                OutcomeKind::Deferred => Counter::Tempfail,
+                OutcomeKind::Suspended | OutcomeKind::Cancelled | OutcomeKind::Suppressed => continue,
+            };
+            self.count(delivery.entry, counter, 1);
+        }
         let entry = self.index.get(delivery.entry);
         let message = &*delivery.message;
         let first = usize::from(entry.recipient_first);
@@ -378,7 +399,6 @@ impl ShardCore {
         let peer = context.peer.as_deref();
         for one in settled {
             let recipient = &message.recipients[first + usize::from(one.recipient)];
-            self.counts.outcome(one.kind);
             let verdict = match one.kind {
                 OutcomeKind::Delivered => "",
                 _ => self.classify(one, site, destination.domain.as_str()),

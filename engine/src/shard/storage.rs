@@ -16,6 +16,7 @@ use super::accept::Origin;
 use super::{Action, BatchId, Begin, DiskError, Message, Settings, ShardCore, Stored, Submission};
 use crate::address::Address;
 use crate::clock::{Mono, Now, UnixMs};
+use crate::counters::Counter;
 use crate::delivery_log::{LogBatch, LogRecord};
 use crate::ids::{QueueId, SegmentId, ShardId};
 use crate::keys::KeyRing;
@@ -24,7 +25,7 @@ use crate::queue::record::{
     About, Message as MessageRecord, Outcome, OutcomeState, Record, RecipientsBuf,
 };
 use crate::queue::replay::read_one;
-use crate::queue::segment::{AppendError, Batch, Placement, SegmentHeader, SegmentWriter};
+use crate::queue::segment::{AppendError, BLOCK_BYTES, Batch, Placement, SegmentHeader, SegmentWriter};
 use crate::schedule::index::{Entry, EntryId, State};
 
 /// Bytes of records not yet durable at which no further mail is taken.
@@ -33,6 +34,8 @@ pub const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const BATCH_BYTES_FULL: usize = 2 * 1024 * 1024;
 /// How long writing rests after a failure, milliseconds.
 pub const WRITE_RETRY_MS: u64 = 1000;
+/// Blob kind of the counts since ever.
+pub const BLOB_COUNTERS: u16 = 3;
 /// Blob kind of a delivery log batch.
 pub const BLOB_LOG_BATCH: u16 = 1;
 /// Bytes of delivery log kept while the disk does not take them; beyond, lines are dropped and counted.
@@ -51,6 +54,8 @@ pub struct StorageSetup {
     pub next_segment: SegmentId,
     /// Number of the first new delivery log segment.
     pub next_log_segment: SegmentId,
+    /// Number of the first new segment of counters.
+    pub next_counters_segment: SegmentId,
 }
 
 impl fmt::Debug for StorageSetup {
@@ -196,12 +201,17 @@ pub(super) struct LogStream {
     batch: LogBatch,
     waiting: VecDeque<Vec<u8>>,
     waiting_bytes: usize,
-    in_flight: Option<(BatchId, Vec<u8>)>,
+    in_flight: Option<(BatchId, SegmentId, u64, Vec<u8>)>,
+    durable: Option<(SegmentId, u64)>,
     retry_at: Option<Mono>,
     dropped_lines: u64,
 }
 
-pub(super) fn open(me: ShardId, settings: &Settings, setup: StorageSetup) -> (Storage, LogStream) {
+pub(super) fn open(
+    me: ShardId,
+    settings: &Settings,
+    setup: StorageSetup,
+) -> (Storage, LogStream, CounterStream) {
     let tail = |stream, segment_bytes, next| Tail {
         stream,
         segment_bytes,
@@ -231,10 +241,18 @@ pub(super) fn open(me: ShardId, settings: &Settings, setup: StorageSetup) -> (St
         waiting: VecDeque::new(),
         waiting_bytes: 0,
         in_flight: None,
+        durable: None,
         retry_at: None,
         dropped_lines: 0,
     };
-    (storage, log)
+    let saved = CounterStream {
+        next: setup.next_counters_segment,
+        in_flight: None,
+        durable: None,
+        saved_at: None,
+        closed: false,
+    };
+    (storage, log, saved)
 }
 
 impl Storage {
@@ -263,11 +281,13 @@ impl Storage {
         &self.maker.keys
     }
 
-    pub(super) const fn keys_mut(&mut self) -> &mut KeyRing {
-        &mut self.maker.keys
+    /// New segments under the ring's current key from now on.
+    pub(super) fn rekey(&mut self, keys: KeyRing) {
+        self.roll();
+        self.maker.keys = keys;
     }
 
-    /// New segments from now on: used after the key changed.
+    /// New segments from now on.
     pub(super) fn roll(&mut self) {
         let Some(mut writer) = self.tail.writer.take() else { return };
         if let Some(batch) = writer.take_batch() {
@@ -419,6 +439,7 @@ impl ShardCore {
         self.storage.close_full_batch();
         let message = std::rc::Rc::new(Message::from_submission(submission));
         let keep = self.memory_bytes + message.memory_bytes() <= self.settings.memory_bytes_max;
+        let group = self.counters.group(message.group.as_deref().unwrap_or("")).number();
         let mut first = 0;
         for run in message.recipients.chunk_by(|a, b| a.domain() == b.domain()) {
             let destination = self.destination_of(run[0].domain());
@@ -426,12 +447,14 @@ impl ShardCore {
                 let entry = Entry {
                     placement,
                     destination,
+                    group,
                     recipient_first: first,
                     recipient_count: part.len() as u8,
                     ..Entry::new(queue_id)
                 };
                 first += part.len() as u16;
                 let id = self.index.insert(entry);
+                self.raise(id, Counter::Queued, part.len() as u32);
                 self.destinations[destination as usize].busy_len += 1;
                 if keep {
                     self.memory_bytes += message.memory_bytes();
@@ -604,7 +627,7 @@ impl ShardCore {
         });
         let Some((batch, pending)) = next else { return };
         self.storage.next_batch += 1;
-        let id = BatchId(self.storage.next_batch << 1);
+        let id = BatchId(self.storage.next_batch << 2 | KIND_QUEUE);
         self.storage.in_flight = Some((id, batch.end(), batch.segment, pending));
         let begin = self.storage.begin.remove(&batch.segment);
         self.actions.push(Action::Write {
@@ -618,8 +641,10 @@ impl ShardCore {
     }
 
     pub(super) fn written(&mut self, batch: BatchId, result: Result<(), DiskError>, now: Now) {
-        if batch.0 & 1 == 1 {
-            return self.log_written(batch, result, now);
+        match batch.0 & 3 {
+            KIND_LOG => return self.log_written(batch, result, now),
+            KIND_COUNTERS => return self.counters_written(result),
+            _ => {}
         }
         let Some((id, end, segment, pending)) = self.storage.in_flight.take() else { return };
         debug_assert_eq!(id, batch, "one batch is on its way at a time");
@@ -759,7 +784,113 @@ impl ShardCore {
     }
 }
 
+/// Counts since ever as they are saved: each time a new small segment, then the one before goes.
+#[derive(Debug)]
+pub(super) struct CounterStream {
+    next: SegmentId,
+    in_flight: Option<(BatchId, SegmentId)>,
+    durable: Option<SegmentId>,
+    saved_at: Option<Mono>,
+    /// The counts of the whole run are saved.
+    closed: bool,
+}
+
+impl CounterStream {
+    /// Whether, while draining, the last counts are durable.
+    pub(super) const fn is_closed(&self) -> bool {
+        self.closed && self.in_flight.is_none()
+    }
+}
+
+impl ShardCore {
+    /// Counts of earlier runs; `segment` holds them, `saved` is what [`BLOB_COUNTERS`] said there.
+    ///
+    /// # Errors
+    /// A sentence; nothing is added then.
+    pub fn restore_counters(&mut self, segment: SegmentId, saved: &[u8]) -> Result<(), String> {
+        self.counters.restore(saved).map_err(|error| error.to_string())?;
+        self.saved.durable = Some(segment);
+        Ok(())
+    }
+
+    pub(super) fn save_counters(&mut self, now: Now) {
+        let every_ms = self.settings.counter_save_ms;
+        let due = self.saved.saved_at.is_none_or(|at| now.mono.ms_since(at) >= every_ms);
+        let closing = self.draining && self.deliveries.is_empty() && self.storage.is_idle();
+        let wanted = !self.saved.closed && (closing || due);
+        if self.saved.in_flight.is_some() || !wanted || self.storage.is_failing() {
+            return;
+        }
+        self.saved.closed = closing;
+        let first = self.saved.saved_at.is_none();
+        self.saved.saved_at = Some(now.mono);
+        if first && !closing {
+            return;
+        }
+        let mut bytes = Vec::new();
+        self.counters.save(&mut bytes);
+        let record = Record::Blob { kind: BLOB_COUNTERS, bytes: &bytes };
+        let room = bytes.len() + 8 * BLOCK_BYTES;
+        let segment_bytes = room.next_multiple_of(BLOCK_BYTES) as u32;
+        let mut tail = Tail {
+            stream: Stream::Counters,
+            segment_bytes,
+            next: self.saved.next,
+            writer: None,
+            header: Vec::new(),
+            begun: None,
+        };
+        let maker = &mut self.storage.maker;
+        if tail.writer(maker, now.unix).append(&record).is_err() {
+            return;
+        }
+        let Some(batch) = tail.take_batch() else { return };
+        self.saved.next = tail.next;
+        self.storage.next_batch += 1;
+        let id = BatchId(self.storage.next_batch << 2 | KIND_COUNTERS);
+        self.saved.in_flight = Some((id, batch.segment));
+        self.actions.push(Action::Write {
+            batch: id,
+            stream: Stream::Counters,
+            segment: batch.segment,
+            offset: batch.file_offset,
+            bytes: batch.bytes,
+            begin: Some(Begin { segment_bytes, reuse: false }),
+        });
+    }
+
+    fn counters_written(&mut self, result: Result<(), DiskError>) {
+        let Some((_, segment)) = self.saved.in_flight.take() else { return };
+        let old = match result {
+            Ok(()) => self.saved.durable.replace(segment),
+            Err(_) => Some(segment),
+        };
+        if let Some(segment) = old {
+            self.actions.push(Action::Delete { stream: Stream::Counters, segment });
+        }
+    }
+}
+
+/// The low bits of a batch's number say which stream it is of.
+const KIND_QUEUE: u64 = 0;
+const KIND_LOG: u64 = 1;
+const KIND_COUNTERS: u64 = 2;
+
+impl ShardCore {
+    /// Starts new segments under `keys`' current key; the older ones stay readable.
+    pub fn rekey(&mut self, keys: KeyRing) {
+        self.storage.rekey(keys);
+        self.log.tail.writer = None;
+        self.log.tail.header.clear();
+    }
+}
+
 impl LogStream {
+    /// The segment being written and how much of it is durable.
+    pub(super) fn end(&self) -> Option<(SegmentId, u64)> {
+        self.durable
+    }
+
     pub(super) fn push(&mut self, record: &LogRecord<'_>) {
         self.batch.push(record);
     }
@@ -810,8 +941,8 @@ impl ShardCore {
             return;
         };
         self.storage.next_batch += 1;
-        let id = BatchId(self.storage.next_batch << 1 | 1);
-        log.in_flight = Some((id, lines));
+        let id = BatchId(self.storage.next_batch << 2 | KIND_LOG);
+        log.in_flight = Some((id, batch.segment, batch.end(), lines));
         self.actions.push(Action::Write {
             batch: id,
             stream: Stream::DeliveryLog,
@@ -824,7 +955,7 @@ impl ShardCore {
 
     fn log_written(&mut self, batch: BatchId, result: Result<(), DiskError>, now: Now) {
         let log = &mut self.log;
-        let Some((id, lines)) = log.in_flight.take() else { return };
+        let Some((id, segment, end, lines)) = log.in_flight.take() else { return };
         debug_assert_eq!(id, batch, "one log batch is on its way at a time");
         if result.is_err() {
             // A new segment: whether these bytes are in the old one is unknown.
@@ -834,6 +965,7 @@ impl ShardCore {
             log.waiting.push_front(lines);
             log.retry_at = Some(now.mono.plus_ms(WRITE_RETRY_MS));
         } else {
+            log.durable = Some((segment, end));
             log.batch.reuse(lines);
         }
     }

@@ -4,44 +4,11 @@ use std::rc::Rc;
 
 use super::{Settings, ShardCore};
 use crate::clock::Now;
-use crate::ids::{QueueId, ShardId};
-use crate::queue::record::OutcomeKind;
+use crate::counters::Counter;
+use crate::ids::{QueueId, SegmentId, ShardId};
 use crate::schedule::Binding;
 use crate::schedule::destination::{Destination, Lookup};
 use crate::schedule::index::{EntryId, State};
-
-/// Counts since the start of the process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Recipients delivered to.
-    pub delivered: u64,
-    /// Recipients failed for good.
-    pub failed: u64,
-    /// Temporary failures met.
-    pub tempfail: u64,
-    /// DNS gave no answer.
-    pub dns_tempfail: u64,
-    /// No connection.
-    pub connect_fail: u64,
-    /// Connection broke, or the peer broke the protocol.
-    pub session_error: u64,
-    /// DNS said there is no host.
-    pub dns_fail: u64,
-    /// Recipients expired.
-    pub expired: u64,
-}
-
-impl Counts {
-    pub(super) const fn outcome(&mut self, kind: OutcomeKind) {
-        match kind {
-            OutcomeKind::Delivered => self.delivered += 1,
-            OutcomeKind::Failed => self.failed += 1,
-            OutcomeKind::Deferred => self.tempfail += 1,
-            OutcomeKind::Expired => self.expired += 1,
-            OutcomeKind::Suspended | OutcomeKind::Cancelled | OutcomeKind::Suppressed => {}
-        }
-    }
-}
 
 /// A shard at a glance.
 #[derive(Clone, Debug)]
@@ -56,8 +23,12 @@ pub struct ShardStatus {
     pub deferred: u64,
     /// With a connection.
     pub delivering: u64,
-    /// Since the start.
-    pub counts: Counts,
+    /// Recipients delivered to, since ever.
+    pub delivered: u64,
+    /// Recipients failed, since ever.
+    pub failed: u64,
+    /// Recipients expired, since ever.
+    pub expired: u64,
     /// Domains with mail or a lookup.
     pub destinations: u64,
     /// Connections, opening ones too.
@@ -117,7 +88,9 @@ impl ShardCore {
             queued: self.index.len() as u64,
             deferred: self.wheel.len(),
             delivering: self.deliveries.len() as u64,
-            counts: self.counts,
+            delivered: self.counters.total(Counter::Delivered),
+            failed: self.counters.total(Counter::Failed),
+            expired: self.counters.total(Counter::Expired),
             destinations: self.destinations.len() as u64,
             connections: self.sites.iter().map(|site| u64::from(site.conns)).sum(),
             memory_bytes: self.memory_bytes as u64,
@@ -220,6 +193,32 @@ impl ShardCore {
             attempts: u64::from(entry.attempts),
             binding,
         }
+    }
+
+    /// Queued messages, of one domain or of all, at most `max`.
+    pub fn search(&self, domain: Option<&str>, max: usize, now: Now) -> Vec<Why> {
+        let mut found = Vec::new();
+        let mut from = Some(0);
+        while let Some(start) = from {
+            let (live, next) = self.index.sweep(start, super::ENTRIES_PER_TICK_MAX);
+            for id in live {
+                let destination = self.index.get(id).destination as usize;
+                if domain.is_none_or(|domain| self.destinations[destination].domain.as_str() == domain)
+                {
+                    found.push(self.why_entry(id, now));
+                    if found.len() == max {
+                        return found;
+                    }
+                }
+            }
+            from = next;
+        }
+        found
+    }
+
+    /// The delivery log segment being written, and how many bytes of it are durable.
+    pub fn log_end(&self) -> Option<(SegmentId, u64)> {
+        self.log.end()
     }
 
     /// Makes deferred mail ready at once: all of it, or that of one domain; and lifts back-offs.

@@ -52,10 +52,6 @@ impl ClientSessions {
         Some(Admission { sessions: Arc::clone(self), ip })
     }
 
-    /// Sessions there are.
-    pub(crate) fn len(&self) -> u32 {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).0
-    }
 }
 
 /// A session's place among those of its client; given back when dropped.
@@ -124,15 +120,63 @@ impl Host for ShardHost<'_> {
 
 /// A listener's settings, exchanged on reload.
 pub(crate) struct Door {
-    pub(crate) listen: RefCell<Listen>,
-    pub(crate) settings: RefCell<Rc<ServerSettings>>,
-    pub(crate) sessions: Arc<ClientSessions>,
+    listen: RefCell<Listen>,
+    settings: RefCell<Rc<ServerSettings>>,
+    sessions: Arc<ClientSessions>,
+    closed: Cell<bool>,
+    bell: Bell,
 }
 
-/// Accepts on one listener until the shard stops.
+impl Door {
+    /// A listener and how its sessions behave.
+    pub(crate) fn new(
+        listen: Listen,
+        settings: Rc<ServerSettings>,
+        sessions: Arc<ClientSessions>,
+    ) -> Self {
+        let (listen, settings) = (RefCell::new(listen), RefCell::new(settings));
+        Self { listen, settings, sessions, closed: Cell::new(false), bell: Bell::default() }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listen.borrow().address
+    }
+
+    /// For sessions that begin from now on.
+    pub(crate) fn change(&self, listen: Listen, settings: Rc<ServerSettings>) {
+        *self.listen.borrow_mut() = listen;
+        *self.settings.borrow_mut() = settings;
+    }
+
+    /// Accepts nobody any more; sessions there are go on.
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+        self.bell.ring();
+    }
+
+    async fn closed(&self) {
+        poll_fn(|cx| {
+            if self.closed.get() {
+                return Poll::Ready(());
+            }
+            self.bell.listen(cx.waker());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Accepts on one listener until it is closed or the shard stops.
 pub(crate) async fn accept_task(shard: Rc<Shard>, listener: TcpListener, door: Rc<Door>) {
     loop {
-        match listener.accept().await {
+        let accepted = async { Some(listener.accept().await) };
+        let closed = async {
+            door.closed().await;
+            None
+        };
+        let Some(accepted) = futures_lite::future::or(accepted, closed).await else { return };
+        match accepted {
             Ok(stream) if !shard.stopping.get() => greet(&shard, stream, &door),
             Ok(_) => {}
             Err(error) => {

@@ -210,6 +210,15 @@ impl Disk {
         Ok(())
     }
 
+    /// Deletes a segment's file; not worth a sync, as coming back after a crash does no harm.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub(crate) fn delete(&self, stream: Stream, segment: SegmentId) -> Result<(), DiskError> {
+        self.files.borrow_mut().remove(&(stream, segment));
+        std::fs::remove_file(self.folder(stream).join(file_name(segment))).map_err(io_error)
+    }
+
     /// Deletes one free file.
     ///
     /// # Errors

@@ -208,6 +208,11 @@ impl Shard {
                     shard.handle(Event::Retired { segment, disposal, result });
                 });
             }
+            Action::Delete { stream, segment } => {
+                if let Err(error) = self.disk.delete(stream, segment) {
+                    eprintln!("hikyakud: shard {}: {stream}: {error}", self.id.0);
+                }
+            }
             Action::DeleteFree => {
                 let shard = Rc::clone(self);
                 spawn(async move {

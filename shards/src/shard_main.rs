@@ -1,0 +1,273 @@
+//! One shard's thread: what it starts from, and the commands it takes until it ends.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use datadir::segments::{Go, list as list_segments, scan};
+use engine::bounce::Classifier;
+use engine::config::Config;
+use engine::ids::ShardId;
+use engine::keys::KeyRing;
+use engine::operator::{Answer, LogEnd, Query};
+use engine::queue::cipher::{NONCE_BYTES, Stream};
+use engine::queue::record::Record;
+use engine::queue::replay::Contents;
+use engine::shard::storage::{BLOB_COUNTERS, StorageSetup};
+use engine::shard::{Event, ShardCore, ShardMessage};
+use glommio::channels::channel_mesh::FullMesh;
+
+use crate::runtime::accept::{ClientSessions, Door, accept_task, bind};
+use crate::runtime::connect::ClientSetup;
+use crate::runtime::disk::{Disk, Listing, list, stream_folder};
+use crate::runtime::mailbox::{Mailbox, mailbox};
+use crate::runtime::resolver::{Answered, ResolverThread};
+use crate::runtime::{Shard, now, replay_all, spawn};
+use crate::settings;
+
+/// Longest time deliveries in flight are waited for at the end.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+/// What other threads tell a shard.
+pub(crate) enum Command {
+    /// An operator's question.
+    Ask {
+        query: Query,
+        reply: Sender<Answer>,
+    },
+    /// New segments under this ring's current key.
+    Rekey { keys: KeyRing, done: Sender<()> },
+    /// The configuration was read anew.
+    Reload { config: Arc<Config>, done: Sender<Result<(), String>> },
+    /// Finish what is in flight and end.
+    Stop,
+}
+
+/// Everything a shard's thread starts from.
+pub(crate) struct Start {
+    pub(crate) id: ShardId,
+    pub(crate) shards: u16,
+    pub(crate) config: Arc<Config>,
+    pub(crate) keys: KeyRing,
+    pub(crate) classifier: Arc<Classifier>,
+    pub(crate) resolver: ResolverThread,
+    pub(crate) sessions: Arc<ClientSessions>,
+    pub(crate) mesh: FullMesh<ShardMessage>,
+    pub(crate) commands: Mailbox<Command>,
+    /// Told once when the shard accepts mail, or why it cannot.
+    pub(crate) ready: Sender<Result<(), String>>,
+}
+
+/// Runs a shard until it is told to stop.
+pub(crate) async fn run(start: Start) {
+    let ready = start.ready.clone();
+    let id = start.id;
+    match open(start).await {
+        Ok((running, commands)) => {
+            let _ = ready.send(Ok(()));
+            serve(&running, &commands).await;
+        }
+        Err(why) => {
+            let _ = ready.send(Err(format!("shard {}: {why}", id.0)));
+        }
+    }
+}
+
+struct Running {
+    shard: Rc<Shard>,
+    shards: u16,
+    classifier: Arc<Classifier>,
+    sessions: Arc<ClientSessions>,
+    doors: RefCell<Vec<Rc<Door>>>,
+}
+
+async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
+    let Start { id, shards, config, keys, classifier, resolver, sessions, mesh, commands, .. } = start;
+    let data_dir = &config.server.data_dir;
+    let queue = folder(data_dir, id, Stream::Queue)?;
+    let log = folder(data_dir, id, Stream::DeliveryLog)?;
+    let counters = folder(data_dir, id, Stream::Counters)?;
+    let (senders, receivers) = mesh.join().await.map_err(|error| error.to_string())?;
+    let free = queue.free.iter().map(|(segment, _)| *segment).collect();
+    let disk = Rc::new(Disk::new(data_dir.clone(), id, free));
+    let shard_settings = Rc::new(settings::shard_settings(&config, shards, &classifier));
+    let setup = StorageSetup {
+        keys: keys.clone(),
+        nonces: Box::new(random_nonce),
+        next_segment: queue.next,
+        next_log_segment: log.next,
+        next_counters_segment: counters.next,
+    };
+    let mut core = ShardCore::new(id, shards, shard_settings, setup, seed(), now());
+    let free_sizes: Vec<u64> = queue.free.iter().map(|(_, bytes)| *bytes).collect();
+    core.found_files(&queue.segments, &free_sizes);
+    restore_counters(&mut core, data_dir, id, &keys);
+    let (answers_in, answers) = mailbox::<Answered>(engine::shard::QUESTIONS_MAX);
+    let (client_settings, connect_timeout) = settings::client_settings(&config);
+    let client = ClientSetup { settings: client_settings, connect_timeout };
+    let limits = &config.limits;
+    let receiving_bytes =
+        limits.memory_bytes_max.saturating_sub(limits.content_cache_bytes_max) / u64::from(shards);
+    let resolver = resolver.handle(answers_in);
+    let shard = Shard::new(id, shards, core, disk, resolver, client, receiving_bytes as usize);
+    shard.start_tasks(senders, receivers);
+    {
+        let shard = Rc::clone(&shard);
+        spawn(async move {
+            while let Some(Answered { question, answer, ttl_s }) = answers.recv().await {
+                shard.handle(Event::Answered { question, answer, ttl_s });
+            }
+        });
+    }
+    let doors = RefCell::default();
+    let running = Running { shard, shards, classifier, sessions, doors };
+    running.listen(&config)?;
+    let shard = Rc::clone(&running.shard);
+    spawn(async move { replay_all(&shard, queue.segments).await });
+    Ok((running, commands))
+}
+
+/// Counts since ever, from the newest segment that can be read.
+fn restore_counters(core: &mut ShardCore, data_dir: &Path, id: ShardId, keys: &KeyRing) {
+    let Ok(mut files) = list_segments(data_dir, id, Stream::Counters) else { return };
+    files.sort_by_key(|file| file.name.segment);
+    let mut restored = false;
+    for file in files.iter().rev() {
+        if restored {
+            // Left behind by a crash between writing the next and deleting this one.
+            let _ = std::fs::remove_file(&file.path);
+            continue;
+        }
+        let mut saved = Vec::new();
+        let read = scan(file, keys, Contents::Read, |found| {
+            if let Record::Blob { kind: BLOB_COUNTERS, bytes } = found.record {
+                saved = bytes.to_vec();
+            }
+            Go::On
+        }, |_| {});
+        if read.is_ok() && !saved.is_empty() {
+            match core.restore_counters(file.name.segment, &saved) {
+                Ok(()) => restored = true,
+                Err(why) => eprintln!("hikyakud: {}: counters: {why}", file.path.display()),
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Opens listeners that are new, changes those that stay, closes those that are gone.
+    fn listen(&self, config: &Config) -> Result<(), String> {
+        let settings = settings::server_settings(config);
+        let mut doors = self.doors.borrow_mut();
+        doors.retain(|door| {
+            let stays = config.listen.iter().find(|listen| listen.address == door.address());
+            match stays {
+                Some(listen) => door.change(listen.clone(), Rc::clone(&settings)),
+                None => door.close(),
+            }
+            stays.is_some()
+        });
+        for listen in &config.listen {
+            if doors.iter().any(|door| door.address() == listen.address) {
+                continue;
+            }
+            let listener = bind(listen.address)?;
+            let sessions = Arc::clone(&self.sessions);
+            let door = Rc::new(Door::new(listen.clone(), Rc::clone(&settings), sessions));
+            spawn(accept_task(Rc::clone(&self.shard), listener, Rc::clone(&door)));
+            doors.push(door);
+        }
+        Ok(())
+    }
+
+    fn reload(&self, config: &Config) -> Result<(), String> {
+        self.listen(config)?;
+        let settings = Rc::new(settings::shard_settings(config, self.shards, &self.classifier));
+        let (client, connect_timeout) = settings::client_settings(config);
+        *self.shard.client.borrow_mut() = ClientSetup { settings: client, connect_timeout };
+        self.shard.with_core(|core, now| core.reload(settings, now));
+        Ok(())
+    }
+
+    fn answer(&self, query: Query) -> Answer {
+        self.shard.with_core(|core, now| match query {
+            Query::Status => Answer::Status(Box::new(core.status())),
+            Query::Counters(by, window) => Answer::Counters(core.counters().table(by, window)),
+            Query::Destinations { rows_max } => {
+                Answer::Destinations(core.destinations(rows_max, now))
+            }
+            Query::Destination(domain) => {
+                Answer::Destinations(core.destination(&domain, now).into_iter().collect())
+            }
+            Query::Message(queue_id) => Answer::Messages(core.why(queue_id, now)),
+            Query::Search { domain, rows_max } => {
+                Answer::Messages(core.search(domain.as_deref(), rows_max, now))
+            }
+            Query::Retry { domain } => Answer::Retried(core.retry_now(domain.as_deref(), now)),
+            Query::LogEnd => Answer::LogEnd(core.log_end().map(|(segment, offset)| LogEnd {
+                shard: self.shard.id,
+                segment,
+                offset,
+            })),
+        })
+    }
+}
+
+async fn serve(running: &Running, commands: &Mailbox<Command>) {
+    while let Some(command) = commands.recv().await {
+        // Who asked may have given up waiting; then nobody reads the answer.
+        match command {
+            Command::Ask { query, reply } => {
+                let _ = reply.send(running.answer(query));
+            }
+            Command::Rekey { keys, done } => {
+                running.shard.with_core(|core, _| core.rekey(keys));
+                let _ = done.send(());
+            }
+            Command::Reload { config, done } => {
+                let _ = done.send(running.reload(&config));
+            }
+            Command::Stop => {
+                if !running.shard.drained(DRAIN_MAX).await {
+                    let id = running.shard.id.0;
+                    eprintln!("hikyakud: shard {id}: deliveries in flight were cut short");
+                }
+                return;
+            }
+        }
+    }
+}
+
+fn folder(data_dir: &Path, id: ShardId, stream: Stream) -> Result<Listing, String> {
+    let folder = stream_folder(data_dir, id, stream);
+    datadir::private::make_directory(&folder).map_err(|error| error.to_string())?;
+    list(&folder)
+}
+
+/// Fresh bytes from the system for every segment.
+fn random_nonce() -> [u8; NONCE_BYTES] {
+    let mut nonce = [0; NONCE_BYTES];
+    // Without random bytes no segment may be written; the kernel never refuses them once it is up.
+    getrandom::fill(&mut nonce).expect("getrandom works after boot");
+    nonce
+}
+
+fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("getrandom works after boot");
+    u64::from_le_bytes(bytes)
+}
+
+/// Finds out before anything is touched whether an address can be listened on.
+///
+/// # Errors
+/// One line for the operator.
+pub(crate) fn probe(address: SocketAddr) -> Result<(), String> {
+    std::net::TcpListener::bind(address).map(|_| ()).map_err(|error| {
+        format!("cannot listen on {address}: {error}; stop what listens there or change [[listen]]")
+    })
+}
