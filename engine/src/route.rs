@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(owners, OWNERS_OF_RELEASE_1);
     }
 
-    const OWNERS_OF_RELEASE_1: [u16; 5] = [0, 0, 0, 0, 0];
+    const OWNERS_OF_RELEASE_1: [u16; 5] = [7, 2, 0, 6, 6];
 
     #[test]
     fn first_matching_route_wins() {

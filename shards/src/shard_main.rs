@@ -94,6 +94,9 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
     let (senders, receivers) = mesh.join().await.map_err(|error| error.to_string())?;
     let free = queue.free.iter().map(|(segment, _)| *segment).collect();
     let disk = Rc::new(Disk::new(data_dir.clone(), id, free));
+    disk.probe_device()
+        .await
+        .map_err(|error| format!("{}: {error}", data_dir.display()))?;
     let shard_settings = Rc::new(settings::shard_settings(&config, shards, &classifier));
     let setup = StorageSetup {
         keys: keys.clone(),

@@ -29,6 +29,8 @@ use crate::status::EnhancedStatus;
 const READY_PER_SESSION: u64 = 2;
 /// Transactions on one connection at a time: one whose content is sent, and the next behind it.
 const IN_FLIGHT_MAX: u8 = 2;
+/// How long a message whose record could not be read waits, seconds.
+const READ_RETRY_S: u32 = 60;
 /// First wait after a DNS failure; doubles up to [`DNS_RETRY_S_MAX`].
 const DNS_RETRY_S_MIN: u32 = 15;
 /// Longest wait between questions.
@@ -457,8 +459,14 @@ impl ShardCore {
         }
         let message = match result {
             Ok(bytes) => self.storage.decode_message(placement, bytes),
-            Err(DiskError::Full) => Err("no space".to_owned()),
-            Err(DiskError::Io(why)) => Err(why),
+            Err(error) => {
+                // The disk may do better next time; what it gave no answer about is not lost.
+                self.read_failed(entry, placement, &error, now);
+                if let Purpose::Send(conn) = purpose {
+                    self.assign(conn, now);
+                }
+                return;
+            }
         };
         match (message, purpose) {
             (Ok(message), Purpose::Settle(synthetic)) => {
@@ -476,6 +484,23 @@ impl ShardCore {
                 }
             }
         }
+    }
+
+    fn read_failed(&mut self, id: EntryId, placement: Placement, error: &DiskError, now: Now) {
+        let entry = self.index.get_mut(id);
+        let queue_id = entry.queue_id;
+        entry.state = State::Deferred;
+        entry.retry_at_s = now.unix.seconds() + READ_RETRY_S;
+        let destination = &mut self.destinations[entry.destination as usize];
+        destination.busy_len -= 1;
+        destination.deferred_len += 1;
+        self.wheel.insert(&mut self.index, id);
+        self.raise(id, Counter::Deferred, self.open_recipients(id));
+        self.report(format!(
+            "message {queue_id} cannot be read now (queue segment {:08}, offset {}): {error}; tried \
+             again in {READ_RETRY_S} s",
+            placement.segment.0, placement.offset.0
+        ));
     }
 
     /// An entry that was taken for a connection but never tried is ready again.

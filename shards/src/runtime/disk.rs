@@ -79,6 +79,28 @@ impl Disk {
         Self { data_dir, shard, files: RefCell::default(), free: RefCell::new(free) }
     }
 
+    /// Lets glommio find out, on a file with data in it, whether the device completes reads by polling.
+    ///
+    /// It finds out at the first file it opens on a device, by reading it. Of an empty file or a hole
+    /// the kernel reads without asking the device, so polling would be taken for possible where it is
+    /// not, and every later read fail with EOPNOTSUPP.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub(crate) async fn probe_device(&self) -> Result<(), DiskError> {
+        let path = self.data_dir.join(format!("shard-{:02}", self.shard.0)).join("probe");
+        let written = std::fs::File::create(&path).and_then(|mut file| {
+            std::io::Write::write_all(&mut file, &[0x5a; 4096])?;
+            file.sync_all()
+        });
+        let opened = match written {
+            Ok(()) => open_dma(&path, false).await.map(drop),
+            Err(error) => Err(io_error(error)),
+        };
+        std::fs::remove_file(&path).map_err(io_error)?;
+        opened
+    }
+
     fn folder(&self, stream: Stream) -> PathBuf {
         stream_folder(&self.data_dir, self.shard, stream)
     }
