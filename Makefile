@@ -38,7 +38,7 @@ crash: build ## kill -9 under load, CYCLES times (SEED= repeats a run); every me
 	$(BENCH) crash $(ARGS)
 
 sim: ## Simulated shards, disks, networks, power cuts: SEEDS= many, or one SEED=
-	HIKYAKU_SIM_SEED="$(SEED)" HIKYAKU_SIM_SEEDS="$(or $(SEEDS),1000)" \
+	$(if $(SEED),HIKYAKU_SIM_SEED=$(SEED),HIKYAKU_SIM_SEEDS=$(or $(SEEDS),1000)) \
 		$(CARGO) test --release --locked -p hikyaku-engine --test sim -- --nocapture
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS each (needs cargo-fuzz and a nightly toolchain)

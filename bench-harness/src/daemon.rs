@@ -352,13 +352,36 @@ impl Daemon {
     /// # Errors
     /// [`Failure::Io`] when the socket does not answer.
     pub fn control(&self, path: &str) -> Result<(u16, String), Failure> {
+        self.request("GET", path)
+    }
+
+    /// Tells the control plane to do something: `POST path`. The status code and the body.
+    ///
+    /// # Errors
+    /// [`Failure::Io`] when the socket does not answer.
+    pub fn command(&self, path: &str) -> Result<(u16, String), Failure> {
+        self.request("POST", path)
+    }
+
+    /// One value of `/api/v1/status`; `None` when the daemon does not tell.
+    pub fn status(&self, column: &str) -> Option<String> {
+        let (code, body) = self.control("/api/v1/status").ok()?;
+        let mut lines = body.lines();
+        let at = lines.next()?.split('\t').position(|name| name == column)?;
+        (code == 200).then(|| lines.next()?.split('\t').nth(at).map(str::to_owned))?
+    }
+
+    fn request(&self, method: &str, path: &str) -> Result<(u16, String), Failure> {
         let socket = self.settings.control_path();
-        let what = || format!("no answer from {} to GET {path}", socket.display());
+        let what = || format!("no answer from {} to {method} {path}", socket.display());
         let mut stream = UnixStream::connect(&socket).context(what)?;
         stream
             .set_read_timeout(Some(Duration::from_secs(10)))
             .context(what)?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: hikyaku\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: hikyaku\r\nContent-Length: 0\r\n\
+             Connection: close\r\n\r\n"
+        );
         stream.write_all(request.as_bytes()).context(what)?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).context(what)?;

@@ -32,7 +32,7 @@ const OUTCOME_MS_MAX: u32 = 100;
 const SCHEDULING_MS_MAX: u32 = 150;
 /// Nothing arriving for so long at the end is a loss.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// One kill in so many falls into the first moments of the daemon.
+/// One kill in so many falls into the start of the daemon: key, replay, first sessions.
 const EARLY_ONE_IN: u64 = 4;
 
 /// Kill -9 the daemon under load and count every message.
@@ -91,6 +91,7 @@ pub fn run(args: &CrashArgs) -> Result<(), Failure> {
     settings
         .routes
         .push(("*".to_owned(), fleet.hosts[0].1.to_string()));
+    settings.delivery = "retry_schedule = [\"1s\"]".to_owned();
     let mut daemon = Daemon::start(settings, &programs)?;
     print_machine(work.path());
     println!(
@@ -128,7 +129,7 @@ pub fn run(args: &CrashArgs) -> Result<(), Failure> {
     let explained = Explained::new(&tally.duplicates(), &kills);
     let totals = tally.totals();
     println!(
-        "\nkills      {} ({} in the first moments)",
+        "\nkills      {} ({} while it started)",
         kills.len(),
         early(&kills)
     );
@@ -191,16 +192,21 @@ fn kill_again_and_again(
     random: &mut Random,
 ) -> Result<Vec<Kill>, Failure> {
     let mut kills = Vec::new();
+    // How long a start takes here, from the start of the process to the greeting.
+    let mut start_us = 100_000;
+    let mut launched = Instant::now();
     let bar = report::bar(u64::from(args.cycles), "kills");
     for cycle in 0..args.cycles {
         let early = cycle > 0 && random.below(EARLY_ONE_IN) == 0;
-        let wait = if early {
-            Duration::from_micros(random.below(80_000))
+        let due = if early {
+            launched + Duration::from_micros(random.below(start_us * 5 / 4))
         } else {
             daemon.wait_until_it_greets()?;
-            Duration::from_millis(10 + random.below(args.load_ms_max))
+            if cycle > 0 {
+                start_us = launched.elapsed().as_micros() as u64;
+            }
+            Instant::now() + Duration::from_millis(10 + random.below(args.load_ms_max))
         };
-        let due = Instant::now() + wait;
         while Instant::now() < due {
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
@@ -213,6 +219,7 @@ fn kill_again_and_again(
         let at_ms = tally.elapsed_ms();
         daemon.kill();
         let again_ms = tally.elapsed_ms();
+        launched = Instant::now();
         daemon.relaunch()?;
         kills.push(Kill {
             at_ms,

@@ -177,8 +177,9 @@ fn settled_resident_bytes(daemon: &Daemon) -> u64 {
 
 /// Waits until the daemon counts all `accepted` messages as queued. The time since `started`.
 fn wait_for_replay(daemon: &Daemon, accepted: u64, started: Instant) -> Result<Duration, Failure> {
-    let queued = || queued(daemon).unwrap_or(0);
-    if wait_until(PATIENCE, || queued() >= accepted, queued) {
+    let queued = || number(daemon, "queued").unwrap_or(0);
+    let done = || number(daemon, "replaying") == Some(0) && queued() >= accepted;
+    if wait_until(PATIENCE, done, queued) {
         return Ok(started.elapsed());
     }
     Err(Failure::Broken(format!(
@@ -187,15 +188,8 @@ fn wait_for_replay(daemon: &Daemon, accepted: u64, started: Instant) -> Result<D
     )))
 }
 
-/// The level `queued` of the daemon's counters, as the control plane tells it now.
-fn queued(daemon: &Daemon) -> Option<u64> {
-    let (code, body) = daemon.control("/api/v1/counters?by=total").ok()?;
-    let mut lines = body.lines();
-    let column = lines
-        .next()?
-        .split('\t')
-        .position(|name| name == "queued")?;
-    (code == 200).then(|| lines.next()?.split('\t').nth(column)?.parse().ok())?
+fn number(daemon: &Daemon, column: &str) -> Option<u64> {
+    daemon.status(column)?.parse().ok()
 }
 
 /// Brings the far end up and waits for everything.
@@ -213,7 +207,7 @@ fn drain(
     let accepted = injected.accepted_count();
     let started = Instant::now();
     // Retry times may be far away: an operator who knows that the route is back says so.
-    let (code, said) = daemon.control("/api/v1/retry?domain=*")?;
+    let (code, said) = daemon.command("/api/v1/retry")?;
     if code != 200 {
         println!("note       retry was answered {code}: {}", said.trim());
     }

@@ -33,7 +33,7 @@ fn ground() -> Option<Ground> {
 impl Ground {
     /// Starts the daemon and expects it to end by itself with a failure.
     fn refused(&self, words: &[&str]) {
-        let before = files(&self.settings.data_dir());
+        let before = self.data();
         let output = self.run();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success(), "it started: {said}");
@@ -50,7 +50,7 @@ impl Ground {
                 "{word:?} in {said}"
             );
         }
-        let after = files(&self.settings.data_dir());
+        let after = self.data();
         let names = |list: &[(std::path::PathBuf, Vec<u8>)]| -> Vec<_> {
             list.iter()
                 .map(|(path, content)| (path.clone(), content.len()))
@@ -58,6 +58,13 @@ impl Ground {
         };
         assert_eq!(names(&before), names(&after), "nothing is made or removed");
         assert!(before == after, "nothing is changed");
+    }
+
+    /// The data directory's files, but for the lock, which names the process that held it last.
+    fn data(&self) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+        let mut found = files(&self.settings.data_dir());
+        found.retain(|(path, _)| !path.ends_with("lock"));
+        found
     }
 
     fn run(&self) -> Output {
@@ -135,6 +142,17 @@ fn missing_secret_is_told() {
     let Some(ground) = ground() else { return };
     fs::remove_file(ground.dir.path().join("installation.secret")).unwrap();
     ground.refused(&["installation.secret"]);
+}
+
+#[test]
+fn newer_format_is_refused() {
+    let Some(ground) = ground() else { return };
+    fs::write(
+        ground.settings.data_dir().join("format"),
+        "hikyaku data 99\n",
+    )
+    .unwrap();
+    ground.refused(&["99", "newer"]);
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn why(daemon: &Daemon, domain: &str) -> String {
             let mut lines = body.lines();
             let names: Vec<_> = lines.next().unwrap_or_default().split('\t').collect();
             let values: Vec<_> = lines.next().unwrap_or_default().split('\t').collect();
-            let wanted = ["binding", "reason", "why", "detail", "reply"];
+            let wanted = ["binding"];
             let told: Vec<_> = names
                 .iter()
                 .zip(&values)
