@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bounce;
 mod template;
 
 /// Operate a Hikyaku mail relay.
@@ -16,6 +17,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Read returned mail: who failed and why
+    Bounce(bounce::BounceArgs),
     /// Preview, check and render message templates
     Template(template::TemplateArgs),
 }
@@ -23,6 +26,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
+        Command::Bounce(args) => bounce::run(&args),
         Command::Template(args) => template::run(&args),
     }
 }

@@ -15,6 +15,10 @@ const LINES_MAX: usize = 1500;
 const BLOCK_BYTES_MAX: usize = 2048;
 /// Lines of text taken for one recipient.
 const BLOCK_LINES_MAX: usize = 30;
+/// Recipients for which the whole notice is searched; a longer list is read as a list.
+pub(super) const SEARCHES_MAX: usize = 64;
+/// Recipients taken from one notice.
+const MENTIONS_MAX: usize = 256;
 /// Bytes before an address that say what it is.
 const CONTEXT_BYTES_MAX: usize = 90;
 
@@ -183,7 +187,7 @@ pub(super) fn mentions(notice: &str, senders: &[&str], signals: &Signals) -> Vec
             chosen.push(candidate);
         }
         // A guess is taken once; a list as long as it is.
-        if best == Kind::Loose {
+        if best == Kind::Loose || chosen.len() >= MENTIONS_MAX {
             break;
         }
     }
@@ -191,7 +195,11 @@ pub(super) fn mentions(notice: &str, senders: &[&str], signals: &Signals) -> Vec
         .iter()
         .enumerate()
         .map(|(index, candidate)| {
-            let replies = replies(&lines, candidate.address);
+            let replies = if index < SEARCHES_MAX {
+                replies(&lines, candidate.address)
+            } else {
+                String::new()
+            };
             let (head, block) = if best == Kind::Replied {
                 let from = index
                     .checked_sub(1)

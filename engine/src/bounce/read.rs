@@ -303,8 +303,9 @@ impl Reading<'_> {
             recipients.into_iter().filter(|r| !is_success(r)).collect();
         let mut failures: Vec<Failure> = Vec::new();
         let alone = failed.len() == 1;
-        for recipient in failed {
-            let failure = self.field_failure(recipient, alone);
+        for (index, recipient) in failed.into_iter().enumerate() {
+            let search = index < notice::SEARCHES_MAX;
+            let failure = self.field_failure(recipient, alone, search);
             let known = failures
                 .iter()
                 .any(|f| f.recipient.eq_ignore_ascii_case(&failure.recipient));
@@ -318,20 +319,16 @@ impl Reading<'_> {
         self.finish(failures, (Reason::Unknown, Verdict::Soft), decided)
     }
 
-    fn field_failure(&self, fields: dsn::Recipient, alone: bool) -> Failure {
+    fn field_failure(&self, fields: dsn::Recipient, alone: bool, search: bool) -> Failure {
         let (mut recipient, original_recipient) = recipients_of(&fields);
-        if !recipient.contains('@') {
+        if search && !recipient.contains('@') {
             // A file, a program or a local name: the address is where people look for it.
             if let Some(mention) = self.who().0.into_iter().next() {
                 recipient = mention.address;
             }
         }
         let action = fields.action.unwrap_or(Action::Failed);
-        let mention = notice::about(self.notice, &recipient).or_else(|| {
-            original_recipient
-                .as_ref()
-                .and_then(|original| notice::about(self.notice, original))
-        });
+        let mention = search.then(|| self.mention(&recipient, original_recipient.as_deref())).flatten();
         let specific = |s: &EnhancedStatus| s.subject != 0;
         let said = scan::enhanced(&fields.diagnostic);
         let enhanced = said
@@ -348,7 +345,7 @@ impl Reading<'_> {
             text: &fields.status_text,
         });
         push_mention(&mut sources, mention.as_ref());
-        if alone || mention.is_none() {
+        if alone || (search && mention.is_none()) {
             sources.push(Source {
                 name: "notice",
                 text: self.notice,
@@ -366,6 +363,11 @@ impl Reading<'_> {
             failure.diagnostic = squeeze(&fields.diagnostic);
         }
         failure
+    }
+
+    fn mention(&self, recipient: &str, original: Option<&str>) -> Option<Mention> {
+        notice::about(self.notice, recipient)
+            .or_else(|| original.and_then(|original| notice::about(self.notice, original)))
     }
 
     /// No fields: the notice says who and why.
