@@ -53,7 +53,12 @@ fn reading(c: &mut Criterion) {
     let mut group = c.benchmark_group("bounce");
     group.throughput(Throughput::Elements(messages.len() as u64));
     group.bench_function("read", |b| {
-        b.iter(|| messages.iter().map(|m| reader.read(m).failures.len()).sum::<usize>());
+        b.iter(|| {
+            messages
+                .iter()
+                .map(|m| reader.read(m).failures.len())
+                .sum::<usize>()
+        });
     });
     group.throughput(Throughput::Elements(1));
     let classifier = Classifier::builtin();

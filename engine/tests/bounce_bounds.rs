@@ -37,14 +37,19 @@ static ALLOCATOR: Counting = Counting;
 
 /// Reads `message` and returns the verdict and the most memory that was in use, in bytes.
 fn cost(name: &str, message: &[u8]) -> Verdict {
-    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _turn = TURN
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     let reader = Reader::new(Classifier::builtin());
     let before = LIVE.load(Relaxed);
     PEAK.store(before, Relaxed);
     let report = reader.read(message);
     let used = PEAK.load(Relaxed) - before;
     println!("{name}: {} bytes read with {used} bytes", message.len());
-    assert!(used <= MEMORY_BYTES_MAX, "{name}: {used} bytes beyond the message");
+    assert!(
+        used <= MEMORY_BYTES_MAX,
+        "{name}: {used} bytes beyond the message"
+    );
     report.verdict
 }
 
@@ -61,9 +66,21 @@ fn nested(depth: usize, open: &str) -> Vec<u8> {
 fn mime_nested_a_thousand_deep() {
     let parts = "Content-Type: multipart/mixed; boundary=\"b{}\"\n\n--b{}\n";
     cost("multiparts", &nested(1000, parts));
-    cost("messages", &nested(1000, "Content-Type: message/rfc822\n\n"));
-    cost("digests", &nested(1000, "Content-Type: multipart/digest; boundary=\"b{}\"\n\n--b{}\n\n"));
-    cost("spaced", &nested(5000, "Content-Type: message / rfc822\n\n"));
+    cost(
+        "messages",
+        &nested(1000, "Content-Type: message/rfc822\n\n"),
+    );
+    cost(
+        "digests",
+        &nested(
+            1000,
+            "Content-Type: multipart/digest; boundary=\"b{}\"\n\n--b{}\n\n",
+        ),
+    );
+    cost(
+        "spaced",
+        &nested(5000, "Content-Type: message / rfc822\n\n"),
+    );
 }
 
 #[test]
@@ -87,11 +104,23 @@ fn a_hundred_megabytes_of_header_fields() {
 
 #[test]
 fn charsets_that_swell() {
-    for charset in ["iso-2022-jp", "utf-7", "utf-16", "gb18030", "shift_jis", "koi8-r", "big5"] {
-        for byte in [b"\x1b$B!!", b"+AAAA", b"\xff\xff\xff\xff\xff", b"\x81\x30\x81\x30\x80"] {
-            let head = format!(
-                "From: MAILER-DAEMON@a.b\nContent-Type: text/html; charset={charset}\n\n"
-            );
+    for charset in [
+        "iso-2022-jp",
+        "utf-7",
+        "utf-16",
+        "gb18030",
+        "shift_jis",
+        "koi8-r",
+        "big5",
+    ] {
+        for byte in [
+            b"\x1b$B!!",
+            b"+AAAA",
+            b"\xff\xff\xff\xff\xff",
+            b"\x81\x30\x81\x30\x80",
+        ] {
+            let head =
+                format!("From: MAILER-DAEMON@a.b\nContent-Type: text/html; charset={charset}\n\n");
             let mut message = head.into_bytes();
             while message.len() < 1 << 20 {
                 message.extend(byte.iter());
@@ -110,9 +139,19 @@ fn endless_lists_of_addresses() {
     assert_eq!(cost("notice", &message), Verdict::Hard);
     let mut message = b"From: a@b.c\nContent-Type: message/delivery-status\n\n".to_vec();
     for number in 0..100_000 {
-        message.extend(format!("Final-Recipient: rfc822;u{number}@a.jp\nAction: failed\nStatus: 5.1.1\n\n").as_bytes());
+        message.extend(
+            format!("Final-Recipient: rfc822;u{number}@a.jp\nAction: failed\nStatus: 5.1.1\n\n")
+                .as_bytes(),
+        );
     }
     assert_eq!(cost("fields", &message), Verdict::Hard);
-    cost("at signs", &b"From: MAILER-DAEMON@a.b\n\n".iter().copied().chain(b"@a".repeat(1 << 19)).collect::<Vec<_>>());
+    cost(
+        "at signs",
+        &b"From: MAILER-DAEMON@a.b\n\n"
+            .iter()
+            .copied()
+            .chain(b"@a".repeat(1 << 19))
+            .collect::<Vec<_>>(),
+    );
     cost("nothing", b"");
 }

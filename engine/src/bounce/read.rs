@@ -189,6 +189,11 @@ struct Source<'t> {
     text: &'t str,
 }
 
+const CODES_ALONE: Source<'static> = Source {
+    name: "codes",
+    text: "",
+};
+
 impl Reading<'_> {
     fn report(mut self) -> Report {
         if let Some(part) = self.part(Role::Feedback) {
@@ -328,7 +333,9 @@ impl Reading<'_> {
             }
         }
         let action = fields.action.unwrap_or(Action::Failed);
-        let mention = search.then(|| self.mention(&recipient, original_recipient.as_deref())).flatten();
+        let mention = search
+            .then(|| self.mention(&recipient, original_recipient.as_deref()))
+            .flatten();
         let specific = |s: &EnhancedStatus| s.subject != 0;
         let said = scan::enhanced(&fields.diagnostic);
         let enhanced = said
@@ -337,8 +344,14 @@ impl Reading<'_> {
             .or(said)
             .or(fields.status);
         let mut sources = vec![
-            Source { name: "quoted-reply", text: quoted_reply(&fields.diagnostic) },
-            Source { name: "diagnostic-code", text: &fields.diagnostic },
+            Source {
+                name: "quoted-reply",
+                text: quoted_reply(&fields.diagnostic),
+            },
+            Source {
+                name: "diagnostic-code",
+                text: &fields.diagnostic,
+            },
         ];
         sources.push(Source {
             name: "status",
@@ -420,7 +433,10 @@ impl Reading<'_> {
                 },
             ];
             let nobody = self.decide("", &sources, status, None, action);
-            let decided = Decided { source: GUESSED, ..nobody.decided };
+            let decided = Decided {
+                source: GUESSED,
+                ..nobody.decided
+            };
             return self.finish(failures, (nobody.reason, nobody.verdict), decided);
         }
         let mut decided = failures[0].decided.clone();
@@ -447,7 +463,10 @@ impl Reading<'_> {
         };
         let named = listed(header.text("x-failed-recipients"));
         if !named.is_empty() {
-            let found = named.iter().map(|address| notice::about(self.notice, address).unwrap_or_else(|| bare(address))).collect();
+            let found = named
+                .iter()
+                .map(|address| notice::about(self.notice, address).unwrap_or_else(|| bare(address)))
+                .collect();
             return (found, false);
         }
         let mut senders = listed(header.text("from"));
@@ -541,6 +560,20 @@ impl Reading<'_> {
                 break;
             }
         }
+        if best.is_none() {
+            // No words at all: the codes alone.
+            let provider = host
+                .as_deref()
+                .and_then(|host| classifier.provider_of(host));
+            let evidence = Evidence {
+                reply: codes.0,
+                enhanced: codes.1,
+                text: "",
+                phase,
+                provider,
+            };
+            best = Some((classifier.decide(&evidence), &CODES_ALONE));
+        }
         self.failure(recipient, best, codes, action, (phase, host))
     }
 
@@ -594,9 +627,18 @@ impl Reading<'_> {
 
 fn push_mention<'t>(sources: &mut Vec<Source<'t>>, mention: Option<&'t Mention>) {
     if let Some(mention) = mention {
-        sources.push(Source { name: "notice-line", text: &mention.head });
-        sources.push(Source { name: "notice-block", text: &mention.block });
-        sources.push(Source { name: "transcript", text: &mention.replies });
+        sources.push(Source {
+            name: "notice-line",
+            text: &mention.head,
+        });
+        sources.push(Source {
+            name: "notice-block",
+            text: &mention.block,
+        });
+        sources.push(Source {
+            name: "transcript",
+            text: &mention.replies,
+        });
     }
 }
 
