@@ -68,10 +68,11 @@ impl Reader {
         let mail = self.opener.open(message);
         let text = notice_text(&mail);
         let (cut, original_at) = notice::original_start(&text, &self.signals);
+        let end = notice::footer_start(&text[..cut], &self.signals);
         let reading = Reading {
             reader: self,
             original: original::read(&mail, &text[original_at..], &self.opener),
-            notice: &text[..cut],
+            notice: &text[..end],
             inline_original: cut < text.len(),
             status: self.delivery_status(&mail, &text),
             mail: &mail,
