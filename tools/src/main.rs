@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+mod bounce;
 mod client;
 mod daemon;
 mod keys;
@@ -64,6 +65,8 @@ enum Command {
     Rekey(keys::RekeyArgs),
     /// What lies in the files of the data directory
     Shard(shard::ShardArgs),
+    /// Read returned mail: who failed and why
+    Bounce(bounce::BounceArgs),
     /// Preview, check and render message templates
     Template(template::TemplateArgs),
     /// Write man pages and shell completions into a directory
@@ -76,8 +79,11 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Template(args) = cli.command {
-        return template::run(&args);
+    // These two need neither a configuration nor a daemon.
+    match &cli.command {
+        Command::Bounce(args) => return bounce::run(args),
+        Command::Template(args) => return template::run(args),
+        _ => {}
     }
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -106,7 +112,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Reload => daemon::reload(&site),
         Command::Rekey(args) => keys::rekey(&site, args),
         Command::Shard(args) => shard::run(&site, args, format),
-        Command::Template(_) | Command::Pages { .. } => Ok(()),
+        Command::Bounce(_) | Command::Template(_) | Command::Pages { .. } => Ok(()),
     }
 }
 

@@ -78,7 +78,7 @@ impl Clues {
             )
             - yes(self.text.has(Signal::VacationText) && !subject, 2)
             - yes(self.text.has(Signal::AutoText) && !self.from_daemon, 1)
-            - yes(is_from_a_list(header) && !self.from_daemon, 2)
+            - yes(is_from_a_list(header) && !self.from_daemon && !self.subject_opens, 2)
             - yes(
                 header.get("in-reply-to").is_some() && !self.from_daemon && !subject,
                 1,
@@ -93,7 +93,9 @@ impl Clues {
             return Reason::Receipt;
         }
         // A List-Unsubscribe address that a program wrote to (RFC 2369 §3.2).
-        if subject.trim().eq_ignore_ascii_case("unsubscribe") && header.get("auto-submitted").is_some() {
+        if subject.trim().eq_ignore_ascii_case("unsubscribe")
+            && header.get("auto-submitted").is_some()
+        {
             return Reason::Feedback;
         }
         if self.subject.has(Signal::FeedbackSubject) && self.returns_original

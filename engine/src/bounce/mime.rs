@@ -6,17 +6,23 @@
 
 use std::borrow::Cow;
 
+use super::normal::clip;
 use mail_parser::decoders::charsets::map::charset_decoder;
 use mail_parser::{
     HeaderName, HeaderValue, Message, MessageParser, MessagePart, MimeHeaders, PartType,
 };
 
 /// Bytes of a message that are read; a notice stands in front of what it returns.
-pub const READ_BYTES_MAX: usize = 192 << 10;
+pub const READ_BYTES_MAX: usize = 128 << 10;
 /// Lines that are read.
 pub const READ_LINES_MAX: usize = 4000;
 /// Lines that begin with `--`, as each MIME part does.
 pub const READ_PARTS_MAX: usize = 256;
+
+/// Bytes of text kept of one part.
+const PART_BYTES_MAX: usize = 64 << 10;
+/// Bytes of one header field's value.
+const FIELD_BYTES_MAX: usize = 4096;
 
 /// What a part is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,6 +203,7 @@ fn header_of(message: &Message<'_>) -> Header {
             }
         }
         if let HeaderValue::Text(text) = &field.value {
+            let text = clip(text, FIELD_BYTES_MAX);
             let value = text.split_whitespace().collect::<Vec<_>>().join(" ");
             header.fields.push((name.to_ascii_lowercase(), value));
         }
@@ -241,10 +248,10 @@ fn part_of(part: &MessagePart<'_>, whole: &[u8]) -> Option<Part> {
         _ => return None,
     };
     let text = match &part.body {
-        PartType::Text(text) => redecode(part, text, whole).into_owned(),
-        PartType::Html(html) => html_lines(html),
+        PartType::Text(text) => clip(&redecode(part, text, whole), PART_BYTES_MAX).to_owned(),
+        PartType::Html(html) => html_lines(clip(html, PART_BYTES_MAX)),
         PartType::Binary(bytes) | PartType::InlineBinary(bytes) => {
-            String::from_utf8_lossy(bytes).into_owned()
+            String::from_utf8_lossy(&bytes[..bytes.len().min(PART_BYTES_MAX)]).into_owned()
         }
         PartType::Message(_) | PartType::Multipart(_) => return None,
     };

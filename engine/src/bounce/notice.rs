@@ -11,10 +11,16 @@ use super::signals::{Signal, Signals};
 const CANDIDATES_MAX: usize = 1024;
 /// Lines of a notice.
 const LINES_MAX: usize = 1500;
+/// Bytes after a quoted header in which the notice goes on, if it does.
+const EXCERPT_LOOK_BYTES_MAX: usize = 300;
 /// Bytes of text taken for one recipient.
 const BLOCK_BYTES_MAX: usize = 2048;
 /// Lines of text taken for one recipient.
 const BLOCK_LINES_MAX: usize = 30;
+/// Recipients for which the whole notice is searched; a longer list is read as a list.
+pub(super) const SEARCHES_MAX: usize = 64;
+/// Recipients taken from one notice.
+const MENTIONS_MAX: usize = 256;
 /// Bytes before an address that say what it is.
 const CONTEXT_BYTES_MAX: usize = 90;
 
@@ -63,19 +69,49 @@ pub(super) fn original_start(text: &str, signals: &Signals) -> (usize, usize) {
         window.push((offset, line));
         offset += line.len();
     }
-    for (index, (start, line)) in window.iter().enumerate() {
+    let mut index = 0;
+    while let Some((start, line)) = window.get(index) {
         let trimmed = line.trim();
-        if trimmed.is_empty() {
-            continue;
-        }
-        if is_marker(trimmed, signals) {
+        if !trimmed.is_empty() && is_marker(trimmed, signals) {
             return (*start, start + line.len());
         }
         if is_header_start(trimmed) && is_header_block(&window[index..]) {
-            return (*start, *start);
+            let length = window[index..].iter().take_while(|(_, l)| !l.trim().is_empty()).count();
+            let after = window.get(index + length).map_or(offset, |(at, _)| *at);
+            let rest = super::normal::clip(&text[after..], EXCERPT_LOOK_BYTES_MAX);
+            // Some reports quote the header first and say afterwards whom they are about.
+            let excerpt = !text[..*start].contains('@') && signals.scan(rest).has(Signal::BounceText);
+            if !excerpt {
+                return (*start, *start);
+            }
+            index += length;
         }
+        index += 1;
     }
     (offset, offset)
+}
+
+/// Where what gateways add below a notice begins: a rule of underscores or a disclaimer's words,
+/// after an address. The length of `notice` if there is none.
+pub(super) fn footer_start(notice: &str, signals: &Signals) -> usize {
+    let (mut offset, mut ruled) = (0, None);
+    let mut addressed = false;
+    for line in notice.split_inclusive('\n').take(LINES_MAX) {
+        let trimmed = line.trim();
+        let ruler = trimmed.len() >= 10 && trimmed.bytes().all(|b| matches!(b, b'_' | b'*' | b'~'));
+        if addressed && ruler {
+            ruled = ruled.or(Some(offset));
+        }
+        if addressed && signals.scan(trimmed).has(Signal::Footer) {
+            return ruled.unwrap_or(offset);
+        }
+        if !trimmed.is_empty() && !ruler && ruled.is_some_and(|at| offset - at > 400) {
+            ruled = None;
+        }
+        addressed |= trimmed.contains('@');
+        offset += line.len();
+    }
+    notice.len()
 }
 
 fn is_marker(line: &str, signals: &Signals) -> bool {
@@ -183,7 +219,7 @@ pub(super) fn mentions(notice: &str, senders: &[&str], signals: &Signals) -> Vec
             chosen.push(candidate);
         }
         // A guess is taken once; a list as long as it is.
-        if best == Kind::Loose {
+        if best == Kind::Loose || chosen.len() >= MENTIONS_MAX {
             break;
         }
     }
@@ -191,7 +227,11 @@ pub(super) fn mentions(notice: &str, senders: &[&str], signals: &Signals) -> Vec
         .iter()
         .enumerate()
         .map(|(index, candidate)| {
-            let replies = replies(&lines, candidate.address);
+            let replies = if index < SEARCHES_MAX {
+                replies(&lines, candidate.address)
+            } else {
+                String::new()
+            };
             let (head, block) = if best == Kind::Replied {
                 let from = index
                     .checked_sub(1)
@@ -381,8 +421,7 @@ fn announces(heading: &str, signals: &Signals) -> bool {
 
 fn repels(heading: &str, signals: &Signals) -> bool {
     let context = tail(heading, CONTEXT_BYTES_MAX);
-    signals.last_of(context, &ROLES)
-        == Some(Signal::NotRecipient)
+    signals.last_of(context, &ROLES) == Some(Signal::NotRecipient)
 }
 
 /// What stands before an address, without bullets, brackets and `mailto:`.

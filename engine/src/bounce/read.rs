@@ -68,10 +68,11 @@ impl Reader {
         let mail = self.opener.open(message);
         let text = notice_text(&mail);
         let (cut, original_at) = notice::original_start(&text, &self.signals);
+        let end = notice::footer_start(&text[..cut], &self.signals);
         let reading = Reading {
             reader: self,
             original: original::read(&mail, &text[original_at..], &self.opener),
-            notice: &text[..cut],
+            notice: &text[..end],
             inline_original: cut < text.len(),
             status: self.delivery_status(&mail, &text),
             mail: &mail,
@@ -189,6 +190,11 @@ struct Source<'t> {
     text: &'t str,
 }
 
+const CODES_ALONE: Source<'static> = Source {
+    name: "codes",
+    text: "",
+};
+
 impl Reading<'_> {
     fn report(mut self) -> Report {
         if let Some(part) = self.part(Role::Feedback) {
@@ -303,8 +309,9 @@ impl Reading<'_> {
             recipients.into_iter().filter(|r| !is_success(r)).collect();
         let mut failures: Vec<Failure> = Vec::new();
         let alone = failed.len() == 1;
-        for recipient in failed {
-            let failure = self.field_failure(recipient, alone);
+        for (index, recipient) in failed.into_iter().enumerate() {
+            let search = index < notice::SEARCHES_MAX;
+            let failure = self.field_failure(recipient, alone, search);
             let known = failures
                 .iter()
                 .any(|f| f.recipient.eq_ignore_ascii_case(&failure.recipient));
@@ -318,20 +325,18 @@ impl Reading<'_> {
         self.finish(failures, (Reason::Unknown, Verdict::Soft), decided)
     }
 
-    fn field_failure(&self, fields: dsn::Recipient, alone: bool) -> Failure {
+    fn field_failure(&self, fields: dsn::Recipient, alone: bool, search: bool) -> Failure {
         let (mut recipient, original_recipient) = recipients_of(&fields);
-        if !recipient.contains('@') {
+        if search && !recipient.contains('@') {
             // A file, a program or a local name: the address is where people look for it.
             if let Some(mention) = self.who().0.into_iter().next() {
                 recipient = mention.address;
             }
         }
         let action = fields.action.unwrap_or(Action::Failed);
-        let mention = notice::about(self.notice, &recipient).or_else(|| {
-            original_recipient
-                .as_ref()
-                .and_then(|original| notice::about(self.notice, original))
-        });
+        let mention = search
+            .then(|| self.mention(&recipient, original_recipient.as_deref()))
+            .flatten();
         let specific = |s: &EnhancedStatus| s.subject != 0;
         let said = scan::enhanced(&fields.diagnostic);
         let enhanced = said
@@ -340,15 +345,21 @@ impl Reading<'_> {
             .or(said)
             .or(fields.status);
         let mut sources = vec![
-            Source { name: "quoted-reply", text: quoted_reply(&fields.diagnostic) },
-            Source { name: "diagnostic-code", text: &fields.diagnostic },
+            Source {
+                name: "quoted-reply",
+                text: quoted_reply(&fields.diagnostic),
+            },
+            Source {
+                name: "diagnostic-code",
+                text: &fields.diagnostic,
+            },
         ];
         sources.push(Source {
             name: "status",
             text: &fields.status_text,
         });
         push_mention(&mut sources, mention.as_ref());
-        if alone || mention.is_none() {
+        if alone || (search && mention.is_none()) {
             sources.push(Source {
                 name: "notice",
                 text: self.notice,
@@ -366,6 +377,11 @@ impl Reading<'_> {
             failure.diagnostic = squeeze(&fields.diagnostic);
         }
         failure
+    }
+
+    fn mention(&self, recipient: &str, original: Option<&str>) -> Option<Mention> {
+        notice::about(self.notice, recipient)
+            .or_else(|| original.and_then(|original| notice::about(self.notice, original)))
     }
 
     /// No fields: the notice says who and why.
@@ -418,7 +434,10 @@ impl Reading<'_> {
                 },
             ];
             let nobody = self.decide("", &sources, status, None, action);
-            let decided = Decided { source: GUESSED, ..nobody.decided };
+            let decided = Decided {
+                source: GUESSED,
+                ..nobody.decided
+            };
             return self.finish(failures, (nobody.reason, nobody.verdict), decided);
         }
         let mut decided = failures[0].decided.clone();
@@ -445,7 +464,10 @@ impl Reading<'_> {
         };
         let named = listed(header.text("x-failed-recipients"));
         if !named.is_empty() {
-            let found = named.iter().map(|address| notice::about(self.notice, address).unwrap_or_else(|| bare(address))).collect();
+            let found = named
+                .iter()
+                .map(|address| notice::about(self.notice, address).unwrap_or_else(|| bare(address)))
+                .collect();
             return (found, false);
         }
         let mut senders = listed(header.text("from"));
@@ -539,6 +561,20 @@ impl Reading<'_> {
                 break;
             }
         }
+        if best.is_none() {
+            // No words at all: the codes alone.
+            let provider = host
+                .as_deref()
+                .and_then(|host| classifier.provider_of(host));
+            let evidence = Evidence {
+                reply: codes.0,
+                enhanced: codes.1,
+                text: "",
+                phase,
+                provider,
+            };
+            best = Some((classifier.decide(&evidence), &CODES_ALONE));
+        }
         self.failure(recipient, best, codes, action, (phase, host))
     }
 
@@ -592,9 +628,18 @@ impl Reading<'_> {
 
 fn push_mention<'t>(sources: &mut Vec<Source<'t>>, mention: Option<&'t Mention>) {
     if let Some(mention) = mention {
-        sources.push(Source { name: "notice-line", text: &mention.head });
-        sources.push(Source { name: "notice-block", text: &mention.block });
-        sources.push(Source { name: "transcript", text: &mention.replies });
+        sources.push(Source {
+            name: "notice-line",
+            text: &mention.head,
+        });
+        sources.push(Source {
+            name: "notice-block",
+            text: &mention.block,
+        });
+        sources.push(Source {
+            name: "transcript",
+            text: &mention.replies,
+        });
     }
 }
 

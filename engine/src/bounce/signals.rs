@@ -35,6 +35,7 @@ signals! {
     SuccessText = "success-text",
     FeedbackSubject = "feedback-subject",
     Delay = "delay",
+    Footer = "footer",
 }
 
 /// The signals found in a text.

@@ -1,0 +1,157 @@
+//! Hostile mail costs little: bounded memory beyond the message, bounded time, no panic.
+#![allow(unsafe_code)] // The counting allocator below is the only way to see what a call allocates.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use engine::bounce::{Classifier, Reader, Verdict};
+
+/// What the issue allows beyond the message itself.
+const MEMORY_BYTES_MAX: usize = 1 << 20;
+
+struct Counting;
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+/// One measurement at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+// SAFETY: every call goes to the system allocator unchanged; only numbers are kept beside it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let live = LIVE.fetch_add(layout.size(), Relaxed) + layout.size();
+        PEAK.fetch_max(live, Relaxed);
+        // SAFETY: the caller's promise about `layout` is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: `pointer` came from `alloc` above with the same `layout`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Reads `message` and returns the verdict and the most memory that was in use, in bytes.
+fn cost(name: &str, message: &[u8]) -> Verdict {
+    let _turn = TURN
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let reader = Reader::new(Classifier::builtin());
+    let before = LIVE.load(Relaxed);
+    PEAK.store(before, Relaxed);
+    let report = reader.read(message);
+    let used = PEAK.load(Relaxed) - before;
+    println!("{name}: {} bytes read with {used} bytes", message.len());
+    assert!(
+        used <= MEMORY_BYTES_MAX,
+        "{name}: {used} bytes beyond the message"
+    );
+    report.verdict
+}
+
+fn nested(depth: usize, open: &str) -> Vec<u8> {
+    let mut message = b"From: MAILER-DAEMON@example.jp\nSubject: Returned mail\n".to_vec();
+    for level in 0..depth {
+        message.extend(open.replace("{}", &level.to_string()).as_bytes());
+    }
+    message.extend(b"\nText at the bottom: user unknown\n");
+    message
+}
+
+#[test]
+fn mime_nested_a_thousand_deep() {
+    let parts = "Content-Type: multipart/mixed; boundary=\"b{}\"\n\n--b{}\n";
+    cost("multiparts", &nested(1000, parts));
+    cost(
+        "messages",
+        &nested(1000, "Content-Type: message/rfc822\n\n"),
+    );
+    cost(
+        "digests",
+        &nested(
+            1000,
+            "Content-Type: multipart/digest; boundary=\"b{}\"\n\n--b{}\n\n",
+        ),
+    );
+    cost(
+        "spaced",
+        &nested(5000, "Content-Type: message / rfc822\n\n"),
+    );
+}
+
+#[test]
+fn a_hundred_megabytes_of_header_fields() {
+    let mut message = Vec::new();
+    while message.len() < 100 << 20 {
+        message.extend(b"X-A: b\nReceived: from a by b\n");
+    }
+    cost("short fields", &message);
+    let mut message = b"Subject: ".to_vec();
+    message.resize(100 << 20, b'a');
+    cost("one long field", &message);
+    let mut message = b"Subject: ".to_vec();
+    while message.len() < 1 << 20 {
+        message.extend(b"=?utf-8?B?w4k=?= ");
+    }
+    cost("encoded words", &message);
+    cost("nameless fields", &b":\n".repeat(1 << 20));
+    cost("tiny fields", &b"a:\n".repeat(1 << 20));
+}
+
+#[test]
+fn charsets_that_swell() {
+    for charset in [
+        "iso-2022-jp",
+        "utf-7",
+        "utf-16",
+        "gb18030",
+        "shift_jis",
+        "koi8-r",
+        "big5",
+    ] {
+        for byte in [
+            b"\x1b$B!!",
+            b"+AAAA",
+            b"\xff\xff\xff\xff\xff",
+            b"\x81\x30\x81\x30\x80",
+        ] {
+            let head =
+                format!("From: MAILER-DAEMON@a.b\nContent-Type: text/html; charset={charset}\n\n");
+            let mut message = head.into_bytes();
+            while message.len() < 1 << 20 {
+                message.extend(byte.iter());
+            }
+            cost(charset, &message);
+        }
+    }
+}
+
+#[test]
+fn endless_lists_of_addresses() {
+    let mut message = b"From: MAILER-DAEMON@a.b\nSubject: failure notice\n\nfailed to deliver to the following recipients:\n".to_vec();
+    for number in 0..100_000 {
+        message.extend(format!("<u{number}@example.jp>: 550 user unknown\n").as_bytes());
+    }
+    assert_eq!(cost("notice", &message), Verdict::Hard);
+    let mut message = b"From: a@b.c\nContent-Type: message/delivery-status\n\n".to_vec();
+    for number in 0..100_000 {
+        message.extend(
+            format!("Final-Recipient: rfc822;u{number}@a.jp\nAction: failed\nStatus: 5.1.1\n\n")
+                .as_bytes(),
+        );
+    }
+    assert_eq!(cost("fields", &message), Verdict::Hard);
+    cost(
+        "at signs",
+        &b"From: MAILER-DAEMON@a.b\n\n"
+            .iter()
+            .copied()
+            .chain(b"@a".repeat(1 << 19))
+            .collect::<Vec<_>>(),
+    );
+    cost("nothing", b"");
+}
