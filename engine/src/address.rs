@@ -177,7 +177,11 @@ impl Address {
     /// An address and its domain that were checked when they were accepted, read back from the queue.
     pub fn from_stored(text: &str, domain: &str) -> Self {
         let at = text.rfind('@').unwrap_or(text.len());
-        Self { text: text.into(), at, domain: Domain::from_stored(domain) }
+        Self {
+            text: text.into(),
+            at,
+            domain: Domain::from_stored(domain),
+        }
     }
 
     /// The address as the client wrote it, without angle brackets.

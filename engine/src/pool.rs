@@ -116,18 +116,26 @@ impl Site {
     pub fn choose(&mut self, turn: usize, now: Mono) -> Option<Target> {
         self.cooling.retain(|(_, until)| *until > now);
         let usable = |target: &&Target| {
-            !self.cooling.iter().any(|(address, _)| *address == target.address)
+            !self
+                .cooling
+                .iter()
+                .any(|(address, _)| *address == target.address)
         };
         let best = self.targets.iter().find(usable)?.preference;
-        let equal: Vec<&Target> =
-            self.targets.iter().filter(usable).filter(|t| t.preference == best).collect();
+        let equal: Vec<&Target> = self
+            .targets
+            .iter()
+            .filter(usable)
+            .filter(|t| t.preference == best)
+            .collect();
         Some((*equal.get(turn % equal.len())?).clone())
     }
 
     /// Passes `address` over for a while.
     pub fn cool(&mut self, address: std::net::SocketAddr, now: Mono) {
         self.cooling.retain(|(other, _)| *other != address);
-        self.cooling.push((address, now.plus_ms(TARGET_COOLDOWN_MS)));
+        self.cooling
+            .push((address, now.plus_ms(TARGET_COOLDOWN_MS)));
     }
 
     /// Whether every target is being passed over.
@@ -152,13 +160,20 @@ impl Conns {
         });
         let entry = &mut self.slots[slot as usize];
         entry.1 = Some(conn);
-        ConnId { slot, generation: entry.0 }
+        ConnId {
+            slot,
+            generation: entry.0,
+        }
     }
 
     /// The connection, unless it is gone.
     pub fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
         let (generation, conn) = self.slots.get_mut(id.slot as usize)?;
-        if *generation == id.generation { conn.as_mut() } else { None }
+        if *generation == id.generation {
+            conn.as_mut()
+        } else {
+            None
+        }
     }
 
     /// Takes it out.
@@ -175,10 +190,16 @@ impl Conns {
 
     /// Every connection there is.
     pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Conn)> {
-        self.slots.iter().enumerate().filter_map(|(slot, (generation, conn))| {
-            let id = ConnId { slot: slot as u32, generation: *generation };
-            conn.as_ref().map(|conn| (id, conn))
-        })
+        self.slots
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, (generation, conn))| {
+                let id = ConnId {
+                    slot: slot as u32,
+                    generation: *generation,
+                };
+                conn.as_ref().map(|conn| (id, conn))
+            })
     }
 }
 
@@ -196,7 +217,12 @@ mod tests {
                 preference: *preference,
             })
             .collect();
-        Site::new(&Targets { site: "s".into(), list, text: "".into(), expires: Mono(0) })
+        Site::new(&Targets {
+            site: "s".into(),
+            list,
+            text: "".into(),
+            expires: Mono(0),
+        })
     }
 
     #[test]
@@ -204,8 +230,10 @@ mod tests {
         let mut site = site(&[10, 10, 20]);
         let now = Mono(0);
         let hosts = |site: &mut Site, now| {
-            let mut names: Vec<_> =
-                (0..4).filter_map(|turn| site.choose(turn, now)).map(|t| t.host).collect();
+            let mut names: Vec<_> = (0..4)
+                .filter_map(|turn| site.choose(turn, now))
+                .map(|t| t.host)
+                .collect();
             names.sort();
             names.dedup();
             names.join(" ")

@@ -17,11 +17,9 @@ pub fn owner(domain: &Domain, shards: u16) -> ShardId {
 }
 
 fn fnv1a(bytes: &[u8]) -> u64 {
-    let hash = bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     // FNV's high bits mix poorly for short names, and jump hashing uses the high bits.
     let hash = (hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash ^ hash >> 29
@@ -66,27 +64,41 @@ mod tests {
 
     #[test]
     fn adding_a_shard_moves_only_its_share_of_domains() {
-        let domains: Vec<_> = (0..20_000).map(|n| domain(&format!("d{n}.example"))).collect();
+        let domains: Vec<_> = (0..20_000)
+            .map(|n| domain(&format!("d{n}.example")))
+            .collect();
         for shards in [1u16, 2, 3, 7, 8, 31] {
             let moved = domains
                 .iter()
                 .filter(|d| {
                     let (before, after) = (owner(d, shards), owner(d, shards + 1));
-                    assert!(before == after || after == ShardId(shards), "moved between old shards");
+                    assert!(
+                        before == after || after == ShardId(shards),
+                        "moved between old shards"
+                    );
                     before != after
                 })
                 .count();
             let share = domains.len() / (usize::from(shards) + 1);
-            assert!(moved.abs_diff(share) < share / 5, "{moved} of {share} at {shards} shards");
+            assert!(
+                moved.abs_diff(share) < share / 5,
+                "{moved} of {share} at {shards} shards"
+            );
         }
     }
 
     #[test]
     fn owner_is_part_of_the_disk_contract() {
-        let owners: Vec<u16> = ["example.com", "docomo.ne.jp", "ezweb.ne.jp", "gmail.com", "a"]
-            .iter()
-            .map(|name| owner(&domain(name), 8).0)
-            .collect();
+        let owners: Vec<u16> = [
+            "example.com",
+            "docomo.ne.jp",
+            "ezweb.ne.jp",
+            "gmail.com",
+            "a",
+        ]
+        .iter()
+        .map(|name| owner(&domain(name), 8).0)
+        .collect();
         assert_eq!(owners, OWNERS_OF_RELEASE_1);
     }
 
@@ -102,7 +114,10 @@ mod tests {
         push("special.example.com", "one");
         push("*.example.com", "two");
         push("example.org", "three");
-        assert_eq!(table.find(&domain("special.example.com")), Some(&*to("one")));
+        assert_eq!(
+            table.find(&domain("special.example.com")),
+            Some(&*to("one"))
+        );
         assert_eq!(table.find(&domain("other.example.com")), Some(&*to("two")));
         assert_eq!(table.find(&domain("example.com")), None);
         assert_eq!(table.find(&domain("badexample.com")), None);

@@ -58,14 +58,17 @@ struct Start {
 /// # Errors
 /// One line for the operator.
 pub(crate) fn run(config: Config) -> Result<(), String> {
-    datadir::process_not_dumpable().map_err(|error| format!("cannot forbid core dumps: {error}"))?;
+    datadir::process_not_dumpable()
+        .map_err(|error| format!("cannot forbid core dumps: {error}"))?;
     let installation = Installation::new(&config.server.data_dir, &config.key.secret);
     installation.check().map_err(|error| error.to_string())?;
     let _lock = installation.lock().map_err(|error| error.to_string())?;
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
-    let passphrase = datadir::source::passphrase(&config.key, credentials)
+    let passphrase =
+        datadir::source::passphrase(&config.key, credentials).map_err(|error| error.to_string())?;
+    let keys = installation
+        .unlock(&passphrase)
         .map_err(|error| error.to_string())?;
-    let keys = installation.unlock(&passphrase).map_err(|error| error.to_string())?;
     let config = Arc::new(config);
     let (handles, commands) = start_shards(&config, &keys)?;
     let mut signals = signal_hook::iterator::Signals::new([
@@ -81,7 +84,9 @@ pub(crate) fn run(config: Config) -> Result<(), String> {
         }
     });
     for handle in handles {
-        handle.join().map_err(|error| format!("a shard ended: {error}"))??;
+        handle
+            .join()
+            .map_err(|error| format!("a shard ended: {error}"))??;
     }
     Ok(())
 }
@@ -95,8 +100,10 @@ fn start_shards(
     let cpus = available_cpus();
     let shards = config.server.shards.unwrap_or(cpus.len() as u16).max(1);
     let resolver = ResolverThread::start(&settings::resolver_setup(config))?;
-    let sessions =
-        ClientSessions::new(config.limits.sessions_max, config.limits.sessions_per_client_max);
+    let sessions = ClientSessions::new(
+        config.limits.sessions_max,
+        config.limits.sessions_per_client_max,
+    );
     let classifier = Arc::new(Classifier::builtin());
     let mesh: FullMesh<_> = MeshBuilder::full(usize::from(shards), MESH_MESSAGES_MAX);
     let (mut handles, mut senders) = (Vec::new(), Vec::new());
@@ -130,15 +137,33 @@ fn start_shards(
 
 /// The processors this process may run on.
 fn available_cpus() -> Vec<usize> {
-    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return vec![0] };
-    (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else {
+        return vec![0];
+    };
+    (0..rustix::thread::CpuSet::MAX_CPU)
+        .filter(|cpu| set.is_set(*cpu))
+        .collect()
 }
 
 async fn run_shard(start: Start) -> Result<(), String> {
-    let Start { id, shards, config, keys, classifier, resolver, sessions, mesh, commands } = start;
+    let Start {
+        id,
+        shards,
+        config,
+        keys,
+        classifier,
+        resolver,
+        sessions,
+        mesh,
+        commands,
+    } = start;
     let queue = folder(&config.server.data_dir, id, Stream::Queue)?;
     let log = folder(&config.server.data_dir, id, Stream::DeliveryLog)?;
-    let listeners = config.listen.iter().map(|listen| bind(listen.address)).collect::<Result<Vec<_>, _>>()?;
+    let listeners = config
+        .listen
+        .iter()
+        .map(|listen| bind(listen.address))
+        .collect::<Result<Vec<_>, _>>()?;
     let (senders, receivers) = mesh.join().await.map_err(|error| error.to_string())?;
     let free = queue.free.iter().map(|(segment, _)| *segment).collect();
     let disk = Rc::new(Disk::new(config.server.data_dir.clone(), id, free));
@@ -154,19 +179,40 @@ async fn run_shard(start: Start) -> Result<(), String> {
     core.found_files(&queue.segments, &free_sizes);
     let (answers_in, answers) = mailbox::<Answered>(engine::shard::QUESTIONS_MAX);
     let (client_settings, connect_timeout) = settings::client_settings(&config);
-    let client = ClientSetup { settings: client_settings, connect_timeout };
+    let client = ClientSetup {
+        settings: client_settings,
+        connect_timeout,
+    };
     let receiving_bytes_max = (config.limits.memory_bytes_max
-        - config.limits.content_cache_bytes_max.min(config.limits.memory_bytes_max))
-        as usize
+        - config
+            .limits
+            .content_cache_bytes_max
+            .min(config.limits.memory_bytes_max)) as usize
         / usize::from(shards);
-    let shard =
-        Shard::new(id, shards, core, disk, resolver.handle(answers_in), client, receiving_bytes_max);
+    let shard = Shard::new(
+        id,
+        shards,
+        core,
+        disk,
+        resolver.handle(answers_in),
+        client,
+        receiving_bytes_max,
+    );
     shard.start_tasks(senders, receivers);
     {
         let shard = Rc::clone(&shard);
         spawn(async move {
-            while let Some(Answered { question, answer, ttl_s }) = answers.recv().await {
-                shard.handle(engine::shard::Event::Answered { question, answer, ttl_s });
+            while let Some(Answered {
+                question,
+                answer,
+                ttl_s,
+            }) = answers.recv().await
+            {
+                shard.handle(engine::shard::Event::Answered {
+                    question,
+                    answer,
+                    ttl_s,
+                });
             }
         });
     }
@@ -186,7 +232,10 @@ async fn run_shard(start: Start) -> Result<(), String> {
         match command {
             Command::Stop => {
                 if !shard.drained(DRAIN_MAX).await {
-                    eprintln!("hikyakud: shard {}: deliveries in flight were cut short", id.0);
+                    eprintln!(
+                        "hikyakud: shard {}: deliveries in flight were cut short",
+                        id.0
+                    );
                 }
                 return Ok(());
             }

@@ -75,7 +75,7 @@ fn text(random: &mut Random, wire: Wire, chars: usize) -> String {
             1 => out.push(nth(random, KANA)),
             2 => out.push(nth(random, KANJI)),
             3 if wire == Wire::Utf8 => out.push(nth(random, WIDE)),
-            4 if wire == Wire::Utf8 => out.push_str(random.pick(EMOJI)),
+            4 if wire == Wire::Utf8 => out.push_str(EMOJI[random.below(EMOJI.len())]),
             _ => out.push(' '),
         }
     }
@@ -147,7 +147,8 @@ fn blob(random: &mut Random, wire: Wire, kinds: &[(&'static str, &'static str)])
         .collect();
     let stem = stem.trim().trim_start_matches('.');
     let name = format!("f{stem}.{extension}");
-    let size = random.below(if random.chance(5) { 20_000 } else { 400 });
+    let size_max = if random.chance(5) { 20_000 } else { 400 };
+    let size = random.below(size_max);
     Blob {
         name,
         kind,

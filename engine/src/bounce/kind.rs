@@ -93,7 +93,9 @@ impl Clues {
             return Reason::Receipt;
         }
         // A List-Unsubscribe address that a program wrote to (RFC 2369 §3.2).
-        if subject.trim().eq_ignore_ascii_case("unsubscribe") && header.get("auto-submitted").is_some() {
+        if subject.trim().eq_ignore_ascii_case("unsubscribe")
+            && header.get("auto-submitted").is_some()
+        {
             return Reason::Feedback;
         }
         if self.subject.has(Signal::FeedbackSubject) && self.returns_original

@@ -381,8 +381,7 @@ fn announces(heading: &str, signals: &Signals) -> bool {
 
 fn repels(heading: &str, signals: &Signals) -> bool {
     let context = tail(heading, CONTEXT_BYTES_MAX);
-    signals.last_of(context, &ROLES)
-        == Some(Signal::NotRecipient)
+    signals.last_of(context, &ROLES) == Some(Signal::NotRecipient)
 }
 
 /// What stands before an address, without bullets, brackets and `mailto:`.

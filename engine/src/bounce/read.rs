@@ -340,8 +340,14 @@ impl Reading<'_> {
             .or(said)
             .or(fields.status);
         let mut sources = vec![
-            Source { name: "quoted-reply", text: quoted_reply(&fields.diagnostic) },
-            Source { name: "diagnostic-code", text: &fields.diagnostic },
+            Source {
+                name: "quoted-reply",
+                text: quoted_reply(&fields.diagnostic),
+            },
+            Source {
+                name: "diagnostic-code",
+                text: &fields.diagnostic,
+            },
         ];
         sources.push(Source {
             name: "status",
@@ -418,7 +424,10 @@ impl Reading<'_> {
                 },
             ];
             let nobody = self.decide("", &sources, status, None, action);
-            let decided = Decided { source: GUESSED, ..nobody.decided };
+            let decided = Decided {
+                source: GUESSED,
+                ..nobody.decided
+            };
             return self.finish(failures, (nobody.reason, nobody.verdict), decided);
         }
         let mut decided = failures[0].decided.clone();
@@ -445,7 +454,10 @@ impl Reading<'_> {
         };
         let named = listed(header.text("x-failed-recipients"));
         if !named.is_empty() {
-            let found = named.iter().map(|address| notice::about(self.notice, address).unwrap_or_else(|| bare(address))).collect();
+            let found = named
+                .iter()
+                .map(|address| notice::about(self.notice, address).unwrap_or_else(|| bare(address)))
+                .collect();
             return (found, false);
         }
         let mut senders = listed(header.text("from"));
@@ -592,9 +604,18 @@ impl Reading<'_> {
 
 fn push_mention<'t>(sources: &mut Vec<Source<'t>>, mention: Option<&'t Mention>) {
     if let Some(mention) = mention {
-        sources.push(Source { name: "notice-line", text: &mention.head });
-        sources.push(Source { name: "notice-block", text: &mention.block });
-        sources.push(Source { name: "transcript", text: &mention.replies });
+        sources.push(Source {
+            name: "notice-line",
+            text: &mention.head,
+        });
+        sources.push(Source {
+            name: "notice-block",
+            text: &mention.block,
+        });
+        sources.push(Source {
+            name: "transcript",
+            text: &mention.replies,
+        });
     }
 }
 

@@ -17,7 +17,7 @@ const WORD_CHARS_MAX: usize = 75;
 /// `text` holds no CR, LF or NUL; the caller has refused those.
 pub fn unstructured(name: &str, text: &str, wire: Wire, out: &mut Vec<u8>) -> Lost {
     let column = start(name, out);
-    let lost = if is_plain(text) {
+    let lost = if is_plain(text, column) {
         fold_plain(text, column, out);
         Lost::default()
     } else {
@@ -68,13 +68,14 @@ fn start(name: &str, out: &mut Vec<u8>) -> usize {
 }
 
 /// May stand unencoded: printable ASCII that no receiver takes for an encoded word or tidies up, and
-/// that folds into short lines.
-fn is_plain(text: &str) -> bool {
+/// that folds into short lines behind what stands up to `column`.
+fn is_plain(text: &str, column: usize) -> bool {
     text.bytes().all(|b| (0x20..0x7F).contains(&b))
         && !text.contains("=?")
         && !text.contains("  ")
         && !text.starts_with(' ')
         && !text.ends_with(' ')
+        && column + text.split(' ').next().map_or(0, str::len) <= HEADER_LINE_BYTES_MAX
         && text
             .split(' ')
             .all(|word| word.len() < HEADER_LINE_BYTES_MAX)
@@ -100,7 +101,7 @@ fn fold_plain(text: &str, mut column: usize, out: &mut Vec<u8>) -> usize {
 /// A display name: atoms, a quoted string, or encoded words.
 fn phrase(display: &str, wire: Wire, column: usize, out: &mut Vec<u8>) -> (usize, Lost) {
     let atoms = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~ ".contains(&b);
-    if !is_plain(display) || display.len() > HEADER_LINE_BYTES_MAX - 16 {
+    if !is_plain(display, column) || display.len() > HEADER_LINE_BYTES_MAX - 16 {
         return encoded_words(display, wire, column, out);
     }
     if display.bytes().all(atoms) {
@@ -376,7 +377,7 @@ fn quoted_parameter(name: &str, value: &str, out: &mut Vec<u8>) {
 
 fn is_plain_parameter(value: &str) -> bool {
     value.len() <= 56
-        && is_plain(value)
+        && is_plain(value, 0)
         && !value
             .bytes()
             .any(|b| matches!(b, b'"' | b'\\' | b'%' | b'\''))

@@ -28,7 +28,11 @@ pub struct Cache {
 impl Cache {
     /// At most `entries_max` answers (at least 64).
     pub fn new(entries_max: usize) -> Self {
-        Self { generation_entries_max: entries_max.max(64) / 2, young: Map::new(), old: Map::new() }
+        Self {
+            generation_entries_max: entries_max.max(64) / 2,
+            young: Map::new(),
+            old: Map::new(),
+        }
     }
 
     /// Keeps `answer` for `ttl_s` seconds, within the bounds above.
@@ -37,7 +41,10 @@ impl Cache {
             Answer::Trouble(_) => TROUBLE_TTL_S,
             _ => ttl_s.clamp(TTL_S_MIN, TTL_S_MAX),
         };
-        self.keep(question, (Rc::new(answer), now.plus_ms(u64::from(ttl_s) * 1000)));
+        self.keep(
+            question,
+            (Rc::new(answer), now.plus_ms(u64::from(ttl_s) * 1000)),
+        );
     }
 
     fn keep(&mut self, question: Question, entry: (Rc<Answer>, Mono)) {

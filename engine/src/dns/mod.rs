@@ -17,7 +17,6 @@ use crate::clock::Mono;
 use crate::config::NextHop;
 use crate::random::Random;
 
-
 /// MX hosts of one domain that are looked at; the least preferred beyond are left out.
 pub const MX_HOSTS_MAX: usize = 16;
 /// Addresses of one MX host that are looked at.
@@ -206,7 +205,10 @@ pub fn plan(
     };
     let implicit = records.is_empty();
     if implicit {
-        records.push(MxRecord { preference: 0, host: domain.as_str().into() });
+        records.push(MxRecord {
+            preference: 0,
+            host: domain.as_str().into(),
+        });
     }
     if records.iter().all(|record| record.host.is_empty()) {
         return Plan::Failure(DnsFailure::NullMx);
@@ -237,17 +239,31 @@ fn to_route(
     now: Mono,
 ) -> Plan {
     let mut missing = Vec::new();
-    let mut whole = Lookup { hosts: Vec::new(), label: "route", expires: Mono(u64::MAX) };
+    let mut whole = Lookup {
+        hosts: Vec::new(),
+        label: "route",
+        expires: Mono(u64::MAX),
+    };
     for (rank, hop) in route.iter().enumerate() {
         let preference = rank as u16;
         match hop {
             NextHop::Address(address) => {
-                let record = MxRecord { preference, host: address.ip().to_string().into() };
+                let record = MxRecord {
+                    preference,
+                    host: address.ip().to_string().into(),
+                };
                 let found = Found::Addresses(vec![address.ip()]);
-                whole.hosts.push(Host { record, found, port: address.port() });
+                whole.hosts.push(Host {
+                    record,
+                    found,
+                    port: address.port(),
+                });
             }
             NextHop::Host(host, port) => {
-                let records = vec![MxRecord { preference, host: host.clone() }];
+                let records = vec![MxRecord {
+                    preference,
+                    host: host.clone(),
+                }];
                 match Lookup::of_hosts(cache, records, false, *port, whole.expires, now) {
                     Ok(lookup) => {
                         whole.expires = lookup.expires;
@@ -263,7 +279,14 @@ fn to_route(
     }
     // The operator may route to a host of our own name on purpose; only an exact listener of ours
     // would loop.
-    to_hosts(whole, &OwnNames { hostname: "".into(), ..own.clone() }, random)
+    to_hosts(
+        whole,
+        &OwnNames {
+            hostname: "".into(),
+            ..own.clone()
+        },
+        random,
+    )
 }
 
 enum Found {
@@ -288,10 +311,21 @@ struct Lookup {
 
 impl Lookup {
     fn of_address(domain: &Domain, address: IpAddr, port: u16) -> Self {
-        let record = MxRecord { preference: 0, host: domain.as_str().into() };
+        let record = MxRecord {
+            preference: 0,
+            host: domain.as_str().into(),
+        };
         let found = Found::Addresses(vec![address]);
-        let hosts = vec![Host { record, found, port }];
-        Self { hosts, label: "literal", expires: Mono(u64::MAX) }
+        let hosts = vec![Host {
+            record,
+            found,
+            port,
+        }];
+        Self {
+            hosts,
+            label: "literal",
+            expires: Mono(u64::MAX),
+        }
     }
 
     fn of_hosts(
@@ -318,11 +352,19 @@ impl Lookup {
                 Answer::Trouble(trouble) => Found::Trouble(*trouble),
                 _ => Found::Nothing,
             };
-            hosts.push(Host { record, found, port });
+            hosts.push(Host {
+                record,
+                found,
+                port,
+            });
         }
         if missing.is_empty() {
             let label = if implicit { "implicit mx" } else { "mx" };
-            Ok(Self { hosts, label, expires })
+            Ok(Self {
+                hosts,
+                label,
+                expires,
+            })
         } else {
             Err(missing)
         }
@@ -338,8 +380,11 @@ impl Lookup {
     }
 
     fn listens(&self, host: &Host, own: &OwnNames) -> bool {
-        let Found::Addresses(list) = &host.found else { return false };
-        list.iter().any(|ip| own.listening.contains(&SocketAddr::new(*ip, host.port)))
+        let Found::Addresses(list) = &host.found else {
+            return false;
+        };
+        list.iter()
+            .any(|ip| own.listening.contains(&SocketAddr::new(*ip, host.port)))
     }
 
     fn text(&self) -> String {
@@ -380,7 +425,9 @@ fn to_hosts(lookup: Lookup, own: &OwnNames, random: &mut Random) -> Plan {
         let mut hosts: Vec<&&Host> = group.iter().collect();
         random.shuffle(&mut hosts);
         for host in hosts {
-            let Found::Addresses(addresses) = &host.found else { continue };
+            let Found::Addresses(addresses) = &host.found else {
+                continue;
+            };
             let (name, mut addresses) = (Rc::<str>::from(&*host.record.host), addresses.clone());
             random.shuffle(&mut addresses);
             list.extend(addresses.into_iter().map(|ip| Target {
@@ -397,10 +444,18 @@ fn to_hosts(lookup: Lookup, own: &OwnNames, random: &mut Random) -> Plan {
         });
         return trouble.map_or(Plan::Failure(DnsFailure::NoAddress), Plan::Trouble);
     }
-    let names: Vec<String> =
-        lookup.hosts.iter().map(|host| format!("{}:{}", host.record.host, host.port)).collect();
+    let names: Vec<String> = lookup
+        .hosts
+        .iter()
+        .map(|host| format!("{}:{}", host.record.host, host.port))
+        .collect();
     let site = names.join(",");
-    Plan::Targets(Targets { site: site.into(), list, text: text.into(), expires: lookup.expires })
+    Plan::Targets(Targets {
+        site: site.into(),
+        list,
+        text: text.into(),
+        expires: lookup.expires,
+    })
 }
 
 #[cfg(test)]

@@ -13,13 +13,21 @@ impl World {
             hostname: "relay.example".into(),
             listening: vec!["192.0.2.99:25".parse().unwrap()],
         };
-        Self { cache: Cache::new(1000), own, random: Random::new(5), now: Mono(0) }
+        Self {
+            cache: Cache::new(1000),
+            own,
+            random: Random::new(5),
+            now: Mono(0),
+        }
     }
 
     fn mx(&mut self, domain: &str, records: &[(u16, &str)]) {
         let records = records
             .iter()
-            .map(|(preference, host)| MxRecord { preference: *preference, host: (*host).into() })
+            .map(|(preference, host)| MxRecord {
+                preference: *preference,
+                host: (*host).into(),
+            })
             .collect();
         let question = Question::Mx(Domain::from_stored(domain));
         self.cache.put(question, Answer::Mx(records), 300, self.now);
@@ -28,12 +36,21 @@ impl World {
     fn addresses(&mut self, host: &str, addresses: &[&str]) {
         let list = addresses.iter().map(|a| a.parse().unwrap()).collect();
         let question = Question::Addresses(host.into());
-        self.cache.put(question, Answer::Addresses(list), 300, self.now);
+        self.cache
+            .put(question, Answer::Addresses(list), 300, self.now);
     }
 
     fn plan(&mut self, domain: &str) -> Plan {
         let domain = Domain::from_stored(domain);
-        plan(&mut self.cache, &domain, None, 25, &self.own, &mut self.random, self.now)
+        plan(
+            &mut self.cache,
+            &domain,
+            None,
+            25,
+            &self.own,
+            &mut self.random,
+            self.now,
+        )
     }
 
     fn targets(&mut self, domain: &str) -> Vec<String> {
@@ -48,7 +65,10 @@ impl World {
 fn questions_are_asked_until_all_is_known() {
     let mut world = World::new();
     let domain = Domain::from_stored("a.example");
-    assert_eq!(world.plan("a.example"), Plan::Ask(vec![Question::Mx(domain)]));
+    assert_eq!(
+        world.plan("a.example"),
+        Plan::Ask(vec![Question::Mx(domain)])
+    );
     world.mx("a.example", &[(20, "mx2.a.example"), (10, "mx1.a.example")]);
     let hosts = ["mx1.a.example", "mx2.a.example"].map(|host| Question::Addresses(host.into()));
     assert_eq!(world.plan("a.example"), Plan::Ask(hosts.to_vec()));
@@ -63,7 +83,11 @@ fn questions_are_asked_until_all_is_known() {
 fn equal_preferences_are_shuffled_and_unequal_ones_are_not() {
     let mut world = World::new();
     world.mx("a.example", &[(10, "m1"), (10, "m2"), (5, "m0")]);
-    for (host, address) in [("m0", "192.0.2.10"), ("m1", "192.0.2.11"), ("m2", "192.0.2.12")] {
+    for (host, address) in [
+        ("m0", "192.0.2.10"),
+        ("m1", "192.0.2.11"),
+        ("m2", "192.0.2.12"),
+    ] {
         world.addresses(host, &[address]);
     }
     let mut second = std::collections::HashSet::new();
@@ -87,17 +111,31 @@ fn domain_without_mx_gets_its_own_addresses() {
 fn null_mx_nxdomain_and_no_address_are_permanent_and_trouble_is_not() {
     let mut world = World::new();
     world.mx("null.example", &[(0, "")]);
-    assert_eq!(world.plan("null.example"), Plan::Failure(DnsFailure::NullMx));
+    assert_eq!(
+        world.plan("null.example"),
+        Plan::Failure(DnsFailure::NullMx)
+    );
     let question = Question::Mx(Domain::from_stored("gone.example"));
     world.cache.put(question, Answer::NxDomain, 60, world.now);
-    assert_eq!(world.plan("gone.example"), Plan::Failure(DnsFailure::NoSuchDomain));
+    assert_eq!(
+        world.plan("gone.example"),
+        Plan::Failure(DnsFailure::NoSuchDomain)
+    );
     world.mx("empty.example", &[(10, "m")]);
     world.addresses("m", &[]);
-    assert_eq!(world.plan("empty.example"), Plan::Failure(DnsFailure::NoAddress));
+    assert_eq!(
+        world.plan("empty.example"),
+        Plan::Failure(DnsFailure::NoAddress)
+    );
     world.mx("half.example", &[(10, "m"), (20, "n")]);
     let trouble = Answer::Trouble(DnsTrouble::Timeout);
-    world.cache.put(Question::Addresses("n".into()), trouble, 60, world.now);
-    assert_eq!(world.plan("half.example"), Plan::Trouble(DnsTrouble::Timeout));
+    world
+        .cache
+        .put(Question::Addresses("n".into()), trouble, 60, world.now);
+    assert_eq!(
+        world.plan("half.example"),
+        Plan::Trouble(DnsTrouble::Timeout)
+    );
 }
 
 #[test]
@@ -107,13 +145,22 @@ fn hosts_at_our_own_preference_or_beyond_are_left_out() {
         world.addresses(host, &["192.0.2.1"]);
     }
     world.addresses("relay.example", &["192.0.2.50"]);
-    world.mx("backup.example", &[(5, "m5"), (10, "relay.example"), (10, "m10"), (20, "m20")]);
+    world.mx(
+        "backup.example",
+        &[(5, "m5"), (10, "relay.example"), (10, "m10"), (20, "m20")],
+    );
     assert_eq!(world.targets("backup.example").len(), 1);
     world.mx("own.example", &[(10, "relay.example"), (20, "m20")]);
-    assert_eq!(world.plan("own.example"), Plan::Failure(DnsFailure::LoopsToSelf));
+    assert_eq!(
+        world.plan("own.example"),
+        Plan::Failure(DnsFailure::LoopsToSelf)
+    );
     world.mx("byip.example", &[(10, "alias"), (20, "m20")]);
     world.addresses("alias", &["192.0.2.99"]);
-    assert_eq!(world.plan("byip.example"), Plan::Failure(DnsFailure::LoopsToSelf));
+    assert_eq!(
+        world.plan("byip.example"),
+        Plan::Failure(DnsFailure::LoopsToSelf)
+    );
 }
 
 #[test]
@@ -121,7 +168,9 @@ fn answers_expire_with_their_ttl() {
     let mut world = World::new();
     world.mx("a.example", &[(10, "m")]);
     world.addresses("m", &["192.0.2.1"]);
-    let Plan::Targets(targets) = world.plan("a.example") else { panic!() };
+    let Plan::Targets(targets) = world.plan("a.example") else {
+        panic!()
+    };
     assert_eq!(targets.expires, Mono(300_000_000));
     world.now = targets.expires;
     assert!(matches!(world.plan("a.example"), Plan::Ask(_)));
@@ -133,7 +182,12 @@ fn cache_stays_within_its_bound_and_keeps_what_is_asked_for() {
     let hot = Question::Addresses("hot".into());
     cache.put(hot.clone(), Answer::NxDomain, 300, Mono(0));
     for n in 0..10_000 {
-        cache.put(Question::Addresses(format!("h{n}").into()), Answer::NxDomain, 300, Mono(0));
+        cache.put(
+            Question::Addresses(format!("h{n}").into()),
+            Answer::NxDomain,
+            300,
+            Mono(0),
+        );
         assert!(cache.len() <= 100);
         if n % 20 == 0 {
             assert!(cache.get(&hot, Mono(1)).is_some(), "after {n}");
@@ -149,9 +203,22 @@ fn address_literals_and_routes_need_no_mx() {
     let domain = Domain::from_stored("a.example");
     let mut to = |host: &str| {
         let route = [NextHop::parse(host).unwrap()];
-        plan(&mut world.cache, &domain, Some(&route), 25, &world.own, &mut world.random, world.now)
+        plan(
+            &mut world.cache,
+            &domain,
+            Some(&route),
+            25,
+            &world.own,
+            &mut world.random,
+            world.now,
+        )
     };
-    let Plan::Targets(targets) = to("127.0.0.1:2600") else { panic!() };
+    let Plan::Targets(targets) = to("127.0.0.1:2600") else {
+        panic!()
+    };
     assert_eq!(targets.list[0].address.to_string(), "127.0.0.1:2600");
-    assert_eq!(to("smart.example"), Plan::Ask(vec![Question::Addresses("smart.example".into())]));
+    assert_eq!(
+        to("smart.example"),
+        Plan::Ask(vec![Question::Addresses("smart.example".into())])
+    );
 }

@@ -294,7 +294,9 @@ impl SegmentSet {
     /// message (its acceptance is not settled yet, a write failed) leaves it there; then call
     /// [`Self::task_failed`] instead.
     pub fn is_drained(&self, segment: SegmentId) -> bool {
-        self.segments.get(&segment).is_none_or(|usage| usage.live_records == 0)
+        self.segments
+            .get(&segment)
+            .is_none_or(|usage| usage.live_records == 0)
     }
 
     /// The segment is gone, durably; its task is done.
@@ -302,7 +304,11 @@ impl SegmentSet {
         let Some(usage) = self.segments.remove(&segment) else {
             return;
         };
-        debug_assert!(usage.live_records == 0, "segment {} still holds mail", segment.0);
+        debug_assert!(
+            usage.live_records == 0,
+            "segment {} still holds mail",
+            segment.0
+        );
         self.disk_bytes -= usage.file_bytes;
         self.kept_bytes -= usage.kept_bytes();
         if disposal == Disposal::Free {

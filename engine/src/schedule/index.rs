@@ -11,7 +11,10 @@ use crate::queue::segment::Placement;
 
 /// Size of one [`Entry`] in memory.
 pub const ENTRY_BYTES: usize = std::mem::size_of::<Entry>();
-const _: () = assert!(ENTRY_BYTES <= 48, "the index is budgeted at 64 bytes a message with its table");
+const _: () = assert!(
+    ENTRY_BYTES <= 48,
+    "the index is budgeted at 64 bytes a message with its table"
+);
 
 /// Names an entry for as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,7 +22,9 @@ pub struct EntryId(std::num::NonZeroU32);
 
 impl EntryId {
     fn from_slot(slot: usize) -> Self {
-        let number = u32::try_from(slot + 1).ok().and_then(std::num::NonZeroU32::new);
+        let number = u32::try_from(slot + 1)
+            .ok()
+            .and_then(std::num::NonZeroU32::new);
         Self(number.expect("queued_messages_max keeps the index below 2^32 entries"))
     }
 
@@ -76,7 +81,11 @@ impl Entry {
     pub const fn new(queue_id: QueueId) -> Self {
         Self {
             queue_id,
-            placement: Placement { segment: SegmentId(0), offset: Offset(0), bytes: 0 },
+            placement: Placement {
+                segment: SegmentId(0),
+                offset: Offset(0),
+                bytes: 0,
+            },
             destination: 0,
             group: 0,
             next: None,
@@ -140,7 +149,8 @@ impl Index {
             None => {
                 if self.used == self.chunks.len() * CHUNK_ENTRIES {
                     let empty = Entry::new(QueueId(0));
-                    self.chunks.push(vec![empty; CHUNK_ENTRIES].into_boxed_slice());
+                    self.chunks
+                        .push(vec![empty; CHUNK_ENTRIES].into_boxed_slice());
                 }
                 self.used += 1;
                 EntryId::from_slot(self.used - 1)
@@ -164,8 +174,9 @@ impl Index {
             }
             None => {
                 let chunks = &self.chunks;
-                self.by_queue_id
-                    .insert_unique(hash(queue_id), id, |other| hash(queue_id_of(chunks, *other)));
+                self.by_queue_id.insert_unique(hash(queue_id), id, |other| {
+                    hash(queue_id_of(chunks, *other))
+                });
             }
         }
         id
@@ -175,9 +186,9 @@ impl Index {
     pub fn remove(&mut self, id: EntryId) -> bool {
         let (queue_id, after) = (self.get(id).queue_id, self.get(id).sibling);
         let chunks = &self.chunks;
-        let found = self
-            .by_queue_id
-            .find_entry(hash(queue_id), |other| queue_id_of(chunks, *other) == queue_id);
+        let found = self.by_queue_id.find_entry(hash(queue_id), |other| {
+            queue_id_of(chunks, *other) == queue_id
+        });
         let mut last = false;
         if let Ok(mut found) = found {
             if *found.get() == id {
@@ -200,7 +211,11 @@ impl Index {
             }
         }
         let free = self.free;
-        *self.get_mut(id) = Entry { next: free, state: State::Gone, ..Entry::new(QueueId(0)) };
+        *self.get_mut(id) = Entry {
+            next: free,
+            state: State::Gone,
+            ..Entry::new(QueueId(0))
+        };
         self.free = Some(id);
         self.len -= 1;
         last
@@ -209,7 +224,9 @@ impl Index {
     /// One entry of the message; [`Index::siblings`] gives all.
     pub fn find(&self, queue_id: QueueId) -> Option<EntryId> {
         self.by_queue_id
-            .find(hash(queue_id), |other| queue_id_of(&self.chunks, *other) == queue_id)
+            .find(hash(queue_id), |other| {
+                queue_id_of(&self.chunks, *other) == queue_id
+            })
             .copied()
     }
 

@@ -62,7 +62,10 @@ impl fmt::Display for Binding {
             Self::Storing => f.write_str("being stored"),
             Self::Replaying => f.write_str("queue replay in progress"),
             Self::AwaitingDns => f.write_str("awaiting DNS answer"),
-            Self::DnsTrouble { trouble, retry_in_s } => {
+            Self::DnsTrouble {
+                trouble,
+                retry_in_s,
+            } => {
                 write!(f, "DNS {trouble}; asked again in {retry_in_s} s")
             }
             Self::SiteBackoff { cause, retry_in_s } => {
@@ -70,8 +73,14 @@ impl fmt::Display for Binding {
             }
             Self::SessionsMax { sessions } => write!(f, "all {sessions} allowed sessions busy"),
             Self::Connecting => f.write_str("connecting"),
-            Self::Retry { attempts, retry_in_s } => {
-                write!(f, "deferred after attempt {attempts}, next in {retry_in_s} s")
+            Self::Retry {
+                attempts,
+                retry_in_s,
+            } => {
+                write!(
+                    f,
+                    "deferred after attempt {attempts}, next in {retry_in_s} s"
+                )
             }
             Self::Delivering => f.write_str("being delivered"),
             Self::DiskTrouble => f.write_str("disk trouble: outcomes cannot be recorded"),

@@ -28,7 +28,12 @@ impl RetrySchedule {
     /// Seconds to wait after `attempts` (at least 1) failed ones.
     pub fn delay_s(&self, attempts: u16, random: &mut Random) -> u32 {
         let step = usize::from(attempts.max(1)) - 1;
-        let delay = self.delays_s.get(step).or(self.delays_s.last()).copied().unwrap_or(300);
+        let delay = self
+            .delays_s
+            .get(step)
+            .or(self.delays_s.last())
+            .copied()
+            .unwrap_or(300);
         let spread = u64::from(delay) * u64::from(self.jitter_percent.min(99)) / 100;
         (u64::from(delay) - spread + random.below(2 * spread + 1)).max(1) as u32
     }
@@ -40,7 +45,10 @@ mod tests {
 
     #[test]
     fn delays_follow_the_list_within_jitter_and_the_last_repeats() {
-        let schedule = RetrySchedule { delays_s: vec![60, 600], ..RetrySchedule::default() };
+        let schedule = RetrySchedule {
+            delays_s: vec![60, 600],
+            ..RetrySchedule::default()
+        };
         let mut random = Random::new(1);
         for _ in 0..1000 {
             assert!((48..=72).contains(&schedule.delay_s(1, &mut random)));

@@ -23,7 +23,11 @@ pub struct Wheel {
 impl Wheel {
     /// An empty wheel that starts at `now_s`.
     pub fn new(now_s: u32) -> Self {
-        Self { now_s, slots: Box::new([[None; SLOTS]; LEVELS]), len: 0 }
+        Self {
+            now_s,
+            slots: Box::new([[None; SLOTS]; LEVELS]),
+            len: 0,
+        }
     }
 
     /// How many entries wait.
@@ -140,7 +144,10 @@ mod tests {
                 2 => rng.below(70_000),
                 _ => rng.below(400_000),
             } as u32;
-            let entry = index.insert(Entry { retry_at_s: start + ahead, ..Entry::new(QueueId(id)) });
+            let entry = index.insert(Entry {
+                retry_at_s: start + ahead,
+                ..Entry::new(QueueId(id))
+            });
             wheel.insert(&mut index, entry);
             expected.push(start + ahead);
         }
@@ -154,7 +161,10 @@ mod tests {
                 assert_eq!(index.get(entry).next, None);
                 seen.push(due);
             }) {}
-            assert!(expected[seen.len()..].iter().all(|due| *due > now), "one is late at {now}");
+            assert!(
+                expected[seen.len()..].iter().all(|due| *due > now),
+                "one is late at {now}"
+            );
         }
         seen.sort_unstable();
         assert_eq!(seen, expected);

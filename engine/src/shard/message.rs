@@ -55,7 +55,11 @@ impl Submission {
 
     /// Puts recipients of one domain side by side, otherwise in their order.
     pub fn group_by_domain(&mut self) {
-        if self.recipients.windows(2).all(|pair| pair[0].domain() == pair[1].domain()) {
+        if self
+            .recipients
+            .windows(2)
+            .all(|pair| pair[0].domain() == pair[1].domain())
+        {
             return;
         }
         self.recipients.sort_by(|a, b| a.domain().cmp(b.domain()));

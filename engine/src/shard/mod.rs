@@ -234,15 +234,27 @@ impl ShardCore {
             }
             Event::Written { batch, result } => self.written(batch, result, now),
             Event::Read { read, result } => self.record_read(read, result, now),
-            Event::Answered { question, answer, ttl_s } => {
+            Event::Answered {
+                question,
+                answer,
+                ttl_s,
+            } => {
                 self.answered(question, answer, ttl_s, now);
             }
             Event::Connected { conn, peer } => self.connected(conn, peer, now),
             Event::CanStart { conn } => self.can_start(conn, now),
-            Event::Finished { conn, token, results } => self.finished(conn, token, results, now),
+            Event::Finished {
+                conn,
+                token,
+                results,
+            } => self.finished(conn, token, results, now),
             Event::Returned { conn, token } => self.returned(conn, token, now),
             Event::Closed { conn, phase, cause } => self.closed(conn, phase, cause, now),
-            Event::Retired { segment, disposal, result } => self.retired(segment, disposal, result),
+            Event::Retired {
+                segment,
+                disposal,
+                result,
+            } => self.retired(segment, disposal, result),
             Event::FreeDeleted => self.storage.set.free_deleted(),
             Event::FromShard { from, message } => self.from_shard(from, message, now),
             Event::DiskSpace { free_bytes } => {
@@ -279,8 +291,10 @@ impl ShardCore {
     pub fn reload(&mut self, settings: Rc<Settings>) {
         self.settings = settings;
         for destination in &mut self.destinations {
-            if matches!(destination.lookup, crate::schedule::destination::Lookup::Site { .. })
-                && !destination.in_round
+            if matches!(
+                destination.lookup,
+                crate::schedule::destination::Lookup::Site { .. }
+            ) && !destination.in_round
             {
                 destination.lookup = crate::schedule::destination::Lookup::Unknown;
             }

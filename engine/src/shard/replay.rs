@@ -11,12 +11,12 @@ use super::{Action, DiskError, ENTRIES_PER_TICK_MAX, ShardCore, Submission};
 use crate::clock::{Now, UnixMs};
 use crate::ids::{QueueId, SegmentId};
 use crate::keys::KeyRing;
-use crate::queue::segment::Placement;
 use crate::queue::record::{
     About, Message as MessageRecord, Moved, Outcome, OutcomeKind, OutcomeState, OutcomeStates,
     Record,
 };
 use crate::queue::replay::Summary;
+use crate::queue::segment::Placement;
 use crate::queue::segment::SegmentHeader;
 use crate::queue::set::{Disposal, Task};
 use crate::route::owner;
@@ -39,7 +39,10 @@ impl ShardCore {
     /// A segment that cannot be read at all; its file stays where it is.
     pub fn replay_unreadable(&mut self, segment: SegmentId, why: &str) {
         self.storage.set.unreadable(segment);
-        self.report(format!("queue segment {:08} cannot be read: {why}; the file is kept", segment.0));
+        self.report(format!(
+            "queue segment {:08} cannot be read: {why}; the file is kept",
+            segment.0
+        ));
     }
 
     /// A segment of an earlier run is about to be replayed.
@@ -136,7 +139,9 @@ impl ShardCore {
     }
 
     fn replay_state(&mut self, queue_id: QueueId, state: &OutcomeState) {
-        let Some(first) = self.index.find(queue_id) else { return };
+        let Some(first) = self.index.find(queue_id) else {
+            return;
+        };
         if self.index.is_only(first) {
             return self.replay_entry_state(first, state);
         }
@@ -207,7 +212,9 @@ impl ShardCore {
     /// Reads the next entries to be given away, a bounded number at a time.
     pub(super) fn transfer_some(&mut self) {
         while self.reads.len() < super::READS_MAX && !self.is_stalled() {
-            let Some(id) = self.transfers.pop_front() else { return };
+            let Some(id) = self.transfers.pop_front() else {
+                return;
+            };
             self.read_record(id, super::deliver::Purpose::Transfer);
         }
     }
@@ -288,7 +295,10 @@ impl ShardCore {
             }
             Err(error) => {
                 self.storage.set.task_failed();
-                self.report(format!("queue segment {:08} cannot be removed: {error}", segment.0));
+                self.report(format!(
+                    "queue segment {:08} cannot be removed: {error}",
+                    segment.0
+                ));
             }
         }
     }
@@ -299,7 +309,9 @@ impl ShardCore {
         let message = match record {
             Record::Message(message) => message,
             Record::Moved(moved) => &moved.message,
-            Record::Outcome(Outcome { about, .. }) | Record::Commit(about) | Record::Cancel(about) => {
+            Record::Outcome(Outcome { about, .. })
+            | Record::Commit(about)
+            | Record::Cancel(about) => {
                 if self.storage.set.is_needed(placement.segment, about.segment) {
                     self.copy_note(record, *about, now);
                 }
@@ -313,13 +325,18 @@ impl ShardCore {
             .siblings(queue_id)
             .filter(|id| self.index.get(*id).placement == placement)
             .collect();
-        let storing = live.iter().any(|id| self.index.get(*id).state == State::Storing);
+        let storing = live
+            .iter()
+            .any(|id| self.index.get(*id).state == State::Storing);
         if !live.is_empty() && !storing && !self.moving.contains_key(&queue_id) {
             let states = self.states_of(message.recipients.len(), &live);
             let moved = Moved {
                 from: placement.segment,
                 states: OutcomeStates::new(&states),
-                message: MessageRecord { pending: false, ..*message },
+                message: MessageRecord {
+                    pending: false,
+                    ..*message
+                },
             };
             match self.storage.append(&Record::Moved(moved), now) {
                 Ok(to) => {
@@ -375,7 +392,10 @@ impl ShardCore {
                 {
                     last.count += 1;
                 }
-                _ => runs.push(OutcomeState { first: n as u16, ..state }),
+                _ => runs.push(OutcomeState {
+                    first: n as u16,
+                    ..state
+                }),
             }
         }
         // Nothing to say of recipients that were never tried.
@@ -385,16 +405,26 @@ impl ShardCore {
 
     /// The segment is read through, or could not be. It is removed when what was copied is durable.
     pub fn compact_read(&mut self, segment: SegmentId, result: Result<(), String>, now: Now) {
-        let mark = Record::Blob { kind: BLOB_COMPACTED, bytes: &segment.0.to_le_bytes() };
+        let mark = Record::Blob {
+            kind: BLOB_COMPACTED,
+            bytes: &segment.0.to_le_bytes(),
+        };
         let fault = match result {
-            Ok(()) => self.storage.append(&mark, now).err().map(|error| error.to_string()),
+            Ok(()) => self
+                .storage
+                .append(&mark, now)
+                .err()
+                .map(|error| error.to_string()),
             Err(why) => Some(why),
         };
         match fault {
             None => self.storage.note_compacted(segment),
             Some(why) => {
                 self.storage.set.task_failed();
-                self.report(format!("queue segment {:08} cannot be compacted: {why}", segment.0));
+                self.report(format!(
+                    "queue segment {:08} cannot be compacted: {why}",
+                    segment.0
+                ));
             }
         }
     }
@@ -442,7 +472,11 @@ impl ShardCore {
             // A message that was finished meanwhile has let go of the copy already.
             self.storage.set.dead(if gone { *from } else { *to });
         }
-        for Outcome { about: About { queue_id, segment }, .. } in outcomes {
+        for Outcome {
+            about: About { queue_id, segment },
+            ..
+        } in outcomes
+        {
             if let Some(origin) = origins.get(queue_id) {
                 *segment = *origin;
             }
@@ -452,6 +486,8 @@ impl ShardCore {
     /// How old the oldest queued message is, for the operator.
     pub fn oldest_accepted(&self) -> Option<UnixMs> {
         let (live, _) = self.index.sweep(0, ENTRIES_PER_TICK_MAX);
-        live.iter().map(|id| UnixMs(self.index.get(*id).queue_id.accepted_ms())).min()
+        live.iter()
+            .map(|id| UnixMs(self.index.get(*id).queue_id.accepted_ms()))
+            .min()
     }
 }

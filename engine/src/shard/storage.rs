@@ -21,7 +21,7 @@ use crate::ids::{QueueId, SegmentId, ShardId};
 use crate::keys::KeyRing;
 use crate::queue::cipher::{Nonce, SegmentCipher, SegmentName, Stream};
 use crate::queue::record::{
-    About, Message as MessageRecord, Outcome, OutcomeState, Record, RecipientsBuf,
+    About, Message as MessageRecord, Outcome, OutcomeState, RecipientsBuf, Record,
 };
 use crate::queue::replay::read_one;
 use crate::queue::segment::{AppendError, Batch, Placement, SegmentHeader, SegmentWriter};
@@ -55,7 +55,9 @@ pub struct StorageSetup {
 
 impl fmt::Debug for StorageSetup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StorageSetup").field("next_segment", &self.next_segment).finish_non_exhaustive()
+        f.debug_struct("StorageSetup")
+            .field("next_segment", &self.next_segment)
+            .finish_non_exhaustive()
     }
 }
 
@@ -111,14 +113,26 @@ struct Maker {
 
 impl fmt::Debug for Maker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Maker").field("shard", &self.shard).finish_non_exhaustive()
+        f.debug_struct("Maker")
+            .field("shard", &self.shard)
+            .finish_non_exhaustive()
     }
 }
 
 impl Maker {
-    fn header(&mut self, stream: Stream, segment: SegmentId, bytes: u32, now: UnixMs) -> SegmentHeader {
+    fn header(
+        &mut self,
+        stream: Stream,
+        segment: SegmentId,
+        bytes: u32,
+        now: UnixMs,
+    ) -> SegmentHeader {
         SegmentHeader {
-            name: SegmentName { stream, shard: self.shard, segment },
+            name: SegmentName {
+                stream,
+                shard: self.shard,
+                segment,
+            },
             segment_bytes: bytes,
             created_ms: now.0,
             key_id: self.keys.current_id(),
@@ -165,7 +179,11 @@ impl Tail {
         }
         let mut bytes = std::mem::take(&mut self.header);
         bytes.extend_from_slice(&batch.bytes);
-        Batch { file_offset: 0, bytes, ..batch }
+        Batch {
+            file_offset: 0,
+            bytes,
+            ..batch
+        }
     }
 }
 
@@ -211,7 +229,11 @@ pub(super) fn open(me: ShardId, settings: &Settings, setup: StorageSetup) -> (St
         begun: None,
     };
     let storage = Storage {
-        maker: Maker { shard: me, keys: setup.keys, nonces: setup.nonces },
+        maker: Maker {
+            shard: me,
+            keys: setup.keys,
+            nonces: setup.nonces,
+        },
         tail: tail(Stream::Queue, settings.segment_bytes, setup.next_segment),
         filling: Pending::default(),
         closed: VecDeque::new(),
@@ -226,7 +248,11 @@ pub(super) fn open(me: ShardId, settings: &Settings, setup: StorageSetup) -> (St
         set: crate::queue::set::SegmentSet::new(settings.segment_bytes),
     };
     let log = LogStream {
-        tail: tail(Stream::DeliveryLog, settings.log_segment_bytes, setup.next_log_segment),
+        tail: tail(
+            Stream::DeliveryLog,
+            settings.log_segment_bytes,
+            setup.next_log_segment,
+        ),
         batch: LogBatch::new(),
         waiting: VecDeque::new(),
         waiting_bytes: 0,
@@ -250,7 +276,10 @@ impl Storage {
 
     /// Bytes of records that are not durable.
     pub(super) fn waiting_bytes(&self) -> usize {
-        let flying = self.in_flight.as_ref().map_or(0, |(_, _, _, pending)| pending.bytes);
+        let flying = self
+            .in_flight
+            .as_ref()
+            .map_or(0, |(_, _, _, pending)| pending.bytes);
         self.filling.bytes + flying + self.closed.iter().map(|(_, p)| p.bytes).sum::<usize>()
     }
 
@@ -269,7 +298,9 @@ impl Storage {
 
     /// New segments from now on: used after the key changed.
     pub(super) fn roll(&mut self) {
-        let Some(mut writer) = self.tail.writer.take() else { return };
+        let Some(mut writer) = self.tail.writer.take() else {
+            return;
+        };
         if let Some(batch) = writer.take_batch() {
             self.tail.writer = Some(writer);
             let batch = self.tail.with_header(batch);
@@ -282,7 +313,11 @@ impl Storage {
         self.tail.header.clear();
     }
 
-    pub(super) fn append(&mut self, record: &Record<'_>, now: Now) -> Result<Placement, AppendError> {
+    pub(super) fn append(
+        &mut self,
+        record: &Record<'_>,
+        now: Now,
+    ) -> Result<Placement, AppendError> {
         let placement = match self.tail.writer(&mut self.maker, now.unix).append(record) {
             Err(AppendError::Full { .. }) => {
                 self.roll();
@@ -293,7 +328,8 @@ impl Storage {
         if let Some(segment) = self.tail.begun.take() {
             let reuse = self.set.free_files() > 0;
             self.begin.insert(segment, reuse);
-            self.set.began(segment, u64::from(self.tail.segment_bytes), reuse);
+            self.set
+                .began(segment, u64::from(self.tail.segment_bytes), reuse);
         }
         self.filling.since.get_or_insert(now.mono);
         self.filling.bytes += placement.bytes as usize;
@@ -303,15 +339,29 @@ impl Storage {
     /// A message's copy was appended: its original is let go of when the copy is durable.
     pub(super) fn note_moved(&mut self, queue_id: QueueId, placement: Placement, from: Placement) {
         let waiter = Waiter::Compaction { from };
-        self.filling.notes.push(Note { queue_id, placement, pending: false, waiter });
+        self.filling.notes.push(Note {
+            queue_id,
+            placement,
+            pending: false,
+            waiter,
+        });
         self.close_full_batch();
     }
 
     /// All of a segment's copies stand before this in the stream.
     pub(super) fn note_compacted(&mut self, segment: SegmentId) {
-        let placement = Placement { segment, offset: crate::ids::Offset(0), bytes: 0 };
+        let placement = Placement {
+            segment,
+            offset: crate::ids::Offset(0),
+            bytes: 0,
+        };
         let waiter = Waiter::Compacted(segment);
-        self.filling.notes.push(Note { queue_id: QueueId(0), placement, pending: false, waiter });
+        self.filling.notes.push(Note {
+            queue_id: QueueId(0),
+            placement,
+            pending: false,
+            waiter,
+        });
     }
 
     /// Closes the open batch if it has grown to its bound; to be called once what was appended is noted.
@@ -319,14 +369,17 @@ impl Storage {
         if self.filling.bytes >= BATCH_BYTES_FULL
             && let Some(batch) = self.tail.take_batch()
         {
-            self.closed.push_back((batch, std::mem::take(&mut self.filling)));
+            self.closed
+                .push_back((batch, std::mem::take(&mut self.filling)));
         }
     }
 
     fn cipher(&mut self, segment: SegmentId) -> Option<&mut SegmentCipher> {
         if !self.ciphers.contains_key(&segment) {
             let writers = self.tail.writer.iter().chain(&self.rolled);
-            let header = *writers.map(SegmentWriter::header).find(|h| h.name.segment == segment)?;
+            let header = *writers
+                .map(SegmentWriter::header)
+                .find(|h| h.name.segment == segment)?;
             self.learn(&header);
         }
         self.ciphers.get_mut(&segment)
@@ -350,13 +403,17 @@ impl Storage {
         placement: Placement,
         mut bytes: Vec<u8>,
     ) -> Result<Message, String> {
-        let cipher =
-            self.cipher(placement.segment).ok_or_else(|| "its segment is unknown".to_owned())?;
+        let cipher = self
+            .cipher(placement.segment)
+            .ok_or_else(|| "its segment is unknown".to_owned())?;
         let record = read_one(cipher, placement, &mut bytes).map_err(|error| error.to_string())?;
         match record {
             Record::Message(message) => Ok(message_of(&message)),
             Record::Moved(moved) => Ok(message_of(&moved.message)),
-            other => Err(format!("a {} record where a message was written", other.kind())),
+            other => Err(format!(
+                "a {} record where a message was written",
+                other.kind()
+            )),
         }
     }
 
@@ -387,11 +444,17 @@ fn message_of(record: &MessageRecord<'_>) -> Message {
 
 /// Tags as the record has them: `name=value` lines joined by LF.
 fn tags_of(text: &str) -> Vec<(Box<str>, Box<str>)> {
-    text.split('\n').filter_map(|tag| tag.split_once('=')).map(|(n, v)| (n.into(), v.into())).collect()
+    text.split('\n')
+        .filter_map(|tag| tag.split_once('='))
+        .map(|(n, v)| (n.into(), v.into()))
+        .collect()
 }
 
 fn tags_text(tags: &[(Box<str>, Box<str>)]) -> String {
-    let lines: Vec<String> = tags.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let lines: Vec<String> = tags
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     lines.join("\n")
 }
 
@@ -414,7 +477,12 @@ impl ShardCore {
             }
         };
         let queue_id = submission.queue_id;
-        self.storage.filling.notes.push(Note { queue_id, placement, pending, waiter });
+        self.storage.filling.notes.push(Note {
+            queue_id,
+            placement,
+            pending,
+            waiter,
+        });
         self.storage.set.live(placement);
         self.storage.close_full_batch();
         let message = std::rc::Rc::new(Message::from_submission(submission));
@@ -450,7 +518,10 @@ impl ShardCore {
         let mut recipients = std::mem::take(&mut self.storage.recipients);
         recipients.clear();
         let mut fault = Ok(());
-        for run in submission.recipients.chunk_by(|a, b| a.domain() == b.domain()) {
+        for run in submission
+            .recipients
+            .chunk_by(|a, b| a.domain() == b.domain())
+        {
             let (first, rest) = (&run[0], &run[1..]);
             fault = fault.and_then(|()| recipients.domain(first.domain().as_str(), first.as_str()));
             for address in rest {
@@ -474,7 +545,10 @@ impl ShardCore {
             content_bytes: submission.content.len() as u32,
         });
         let result = match fault {
-            Ok(()) => self.storage.append(&record, now).map_err(|error| error.to_string()),
+            Ok(()) => self
+                .storage
+                .append(&record, now)
+                .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         self.storage.recipients = recipients;
@@ -488,7 +562,10 @@ impl ShardCore {
         state: OutcomeState,
         now: Now,
     ) {
-        let outcome = Outcome { about: About { queue_id, segment }, state };
+        let outcome = Outcome {
+            about: About { queue_id, segment },
+            state,
+        };
         if self.storage.is_failing() {
             self.storage.filling.outcomes.push(outcome);
             return;
@@ -509,8 +586,13 @@ impl ShardCore {
 
     /// Every owner has stored the message: note so, and deliver it.
     pub(super) fn confirm(&mut self, queue_id: QueueId, now: Now) {
-        let Some(id) = self.index.find(queue_id) else { return };
-        let about = About { queue_id, segment: self.index.get(id).placement.segment };
+        let Some(id) = self.index.find(queue_id) else {
+            return;
+        };
+        let about = About {
+            queue_id,
+            segment: self.index.get(id).placement.segment,
+        };
         self.storage.filling.commits.push(about);
         self.append_note(&Record::Commit(about), about, now);
         self.stored_ready(queue_id, now);
@@ -518,8 +600,13 @@ impl ShardCore {
 
     /// Another owner failed: the message was never accepted.
     pub(super) fn cancel_stored(&mut self, queue_id: QueueId, now: Now) {
-        let Some(id) = self.index.find(queue_id) else { return };
-        let about = About { queue_id, segment: self.index.get(id).placement.segment };
+        let Some(id) = self.index.find(queue_id) else {
+            return;
+        };
+        let about = About {
+            queue_id,
+            segment: self.index.get(id).placement.segment,
+        };
         self.forget_message(queue_id);
         self.storage.filling.cancels.push(about);
         self.append_note(&Record::Cancel(about), about, now);
@@ -546,7 +633,9 @@ impl ShardCore {
 
     fn stored_ready(&mut self, queue_id: QueueId, now: Now) {
         // One entry is by far the most common; siblings would need a list.
-        let Some(first) = self.index.find(queue_id) else { return };
+        let Some(first) = self.index.find(queue_id) else {
+            return;
+        };
         if self.index.is_only(first) {
             return self.stored_entry_ready(first, now);
         }
@@ -613,7 +702,10 @@ impl ShardCore {
             segment: batch.segment,
             offset: batch.file_offset,
             bytes: batch.bytes,
-            begin: begin.map(|reuse| Begin { segment_bytes: self.settings.segment_bytes, reuse }),
+            begin: begin.map(|reuse| Begin {
+                segment_bytes: self.settings.segment_bytes,
+                reuse,
+            }),
         });
     }
 
@@ -621,7 +713,9 @@ impl ShardCore {
         if batch.0 & 1 == 1 {
             return self.log_written(batch, result, now);
         }
-        let Some((id, end, segment, pending)) = self.storage.in_flight.take() else { return };
+        let Some((id, end, segment, pending)) = self.storage.in_flight.take() else {
+            return;
+        };
         debug_assert_eq!(id, batch, "one batch is on its way at a time");
         match result {
             Ok(()) => {
@@ -643,11 +737,17 @@ impl ShardCore {
             writer.durable(end);
             return;
         }
-        let more = storage.closed.iter().any(|(batch, _)| batch.segment == segment);
+        let more = storage
+            .closed
+            .iter()
+            .any(|(batch, _)| batch.segment == segment);
         if more {
             return;
         }
-        if let Some(at) = storage.rolled.iter().position(|writer| writer.segment() == segment)
+        if let Some(at) = storage
+            .rolled
+            .iter()
+            .position(|writer| writer.segment() == segment)
             && let Some(mut writer) = storage.rolled.remove(at)
         {
             storage.learn(&{ *writer.header() });
@@ -697,8 +797,14 @@ impl ShardCore {
             notes.extend(pending.notes);
         }
         for note in &notes {
-            if !matches!(note.waiter, Waiter::Compaction { .. } | Waiter::Compacted(_)) {
-                let about = About { queue_id: note.queue_id, segment: note.placement.segment };
+            if !matches!(
+                note.waiter,
+                Waiter::Compaction { .. } | Waiter::Compacted(_)
+            ) {
+                let about = About {
+                    queue_id: note.queue_id,
+                    segment: note.placement.segment,
+                };
                 again.cancels.push(about);
             }
         }
@@ -711,7 +817,11 @@ impl ShardCore {
             .collect();
         self.moves_failed(&moves, &mut again.outcomes);
         self.storage.filling = again;
-        let result = if self.storage.full { Stored::NoSpace } else { Stored::Failed };
+        let result = if self.storage.full {
+            Stored::NoSpace
+        } else {
+            Stored::Failed
+        };
         for note in notes {
             if matches!(note.waiter, Waiter::Compacted(_)) {
                 self.storage.set.task_failed();
@@ -724,7 +834,11 @@ impl ShardCore {
 
     /// After a failed write: writes the notes that must not be lost into a new segment.
     pub(super) fn retry_write(&mut self, now: Now) {
-        if self.storage.failing_until.is_none_or(|until| until > now.mono) {
+        if self
+            .storage
+            .failing_until
+            .is_none_or(|until| until > now.mono)
+        {
             return;
         }
         self.storage.failing_until = None;
@@ -739,8 +853,18 @@ impl ShardCore {
             .outcomes
             .iter()
             .map(|outcome| (Record::Outcome(*outcome), outcome.about))
-            .chain(again.commits.iter().map(|about| (Record::Commit(*about), *about)))
-            .chain(again.cancels.iter().map(|about| (Record::Cancel(*about), *about)));
+            .chain(
+                again
+                    .commits
+                    .iter()
+                    .map(|about| (Record::Commit(*about), *about)),
+            )
+            .chain(
+                again
+                    .cancels
+                    .iter()
+                    .map(|about| (Record::Cancel(*about), *about)),
+            );
         for (record, about) in records {
             self.append_note(&record, about, now);
         }
@@ -791,9 +915,14 @@ impl ShardCore {
             return;
         }
         log.retry_at = None;
-        let Some(lines) = log.waiting.pop_front() else { return };
+        let Some(lines) = log.waiting.pop_front() else {
+            return;
+        };
         log.waiting_bytes -= lines.len();
-        let record = Record::Blob { kind: BLOB_LOG_BATCH, bytes: &lines };
+        let record = Record::Blob {
+            kind: BLOB_LOG_BATCH,
+            bytes: &lines,
+        };
         let maker = &mut self.storage.maker;
         let appended = match log.tail.writer(maker, now.unix).append(&record) {
             Err(AppendError::Full { .. }) => {
@@ -803,7 +932,10 @@ impl ShardCore {
             other => other,
         };
         let segment_bytes = log.tail.segment_bytes;
-        let begin = log.tail.begun.take().map(|_| Begin { segment_bytes, reuse: false });
+        let begin = log.tail.begun.take().map(|_| Begin {
+            segment_bytes,
+            reuse: false,
+        });
         let batch = appended.is_ok().then(|| log.tail.take_batch()).flatten();
         let Some(batch) = batch else {
             log.dropped_lines += 1;
@@ -824,7 +956,9 @@ impl ShardCore {
 
     fn log_written(&mut self, batch: BatchId, result: Result<(), DiskError>, now: Now) {
         let log = &mut self.log;
-        let Some((id, lines)) = log.in_flight.take() else { return };
+        let Some((id, lines)) = log.in_flight.take() else {
+            return;
+        };
         debug_assert_eq!(id, batch, "one log batch is on its way at a time");
         if result.is_err() {
             // A new segment: whether these bytes are in the old one is unknown.

@@ -134,11 +134,16 @@ impl ShardCore {
 
     /// Destinations with mail, those with the most first, at most `max`.
     pub fn destinations(&self, max: usize, now: Now) -> Vec<DestinationView> {
-        let mut list: Vec<&Destination> =
-            self.destinations.iter().filter(|destination| destination.queued() > 0).collect();
+        let mut list: Vec<&Destination> = self
+            .destinations
+            .iter()
+            .filter(|destination| destination.queued() > 0)
+            .collect();
         list.sort_by_key(|destination| std::cmp::Reverse(destination.queued()));
         list.truncate(max);
-        list.into_iter().map(|destination| self.view(destination, now)).collect()
+        list.into_iter()
+            .map(|destination| self.view(destination, now))
+            .collect()
     }
 
     /// One domain, if it has mail or is known.
@@ -172,22 +177,28 @@ impl ShardCore {
         match &destination.lookup {
             Lookup::Unknown => Binding::None,
             Lookup::Asking => Binding::AwaitingDns,
-            Lookup::Trouble { trouble, until } => {
-                Binding::DnsTrouble { trouble: trouble.as_str(), retry_in_s: in_s(*until) }
-            }
+            Lookup::Trouble { trouble, until } => Binding::DnsTrouble {
+                trouble: trouble.as_str(),
+                retry_in_s: in_s(*until),
+            },
             Lookup::Failed(_) => Binding::None,
             Lookup::Site { site, .. } => {
                 let site = &self.sites[*site as usize];
                 if let Some(until) = site.backoff_until.filter(|until| *until > now.mono) {
                     let cause = site.last_failure.clone();
-                    return Binding::SiteBackoff { cause, retry_in_s: in_s(until) };
+                    return Binding::SiteBackoff {
+                        cause,
+                        retry_in_s: in_s(until),
+                    };
                 }
                 if destination.ready_len == 0 {
                     Binding::None
                 } else if site.conns > 0 && site.conns == site.opening {
                     Binding::Connecting
                 } else if site.conns >= self.settings.sessions_per_site_max {
-                    Binding::SessionsMax { sessions: site.conns }
+                    Binding::SessionsMax {
+                        sessions: site.conns,
+                    }
                 } else {
                     Binding::None
                 }
@@ -197,7 +208,10 @@ impl ShardCore {
 
     /// Every part of a message that is queued here.
     pub fn why(&self, queue_id: QueueId, now: Now) -> Vec<Why> {
-        self.index.siblings(queue_id).map(|id| self.why_entry(id, now)).collect()
+        self.index
+            .siblings(queue_id)
+            .map(|id| self.why_entry(id, now))
+            .collect()
     }
 
     fn why_entry(&self, id: EntryId, now: Now) -> Why {

@@ -42,7 +42,10 @@ pub(crate) fn list(folder: &Path) -> Result<Listing, String> {
         let Some(name) = name.to_str() else { continue };
         let bytes = entry.metadata().map_err(fault)?.len();
         // A quarantined file keeps its number taken.
-        let number = name.get(..8).and_then(|digits| digits.parse().ok()).map(SegmentId);
+        let number = name
+            .get(..8)
+            .and_then(|digits| digits.parse().ok())
+            .map(SegmentId);
         if let Some(number) = number {
             listing.next = listing.next.max(SegmentId(number.0 + 1));
         }
@@ -59,7 +62,9 @@ pub(crate) fn list(folder: &Path) -> Result<Listing, String> {
 
 /// The folder of a shard's stream below the data directory.
 pub(crate) fn stream_folder(data_dir: &Path, shard: ShardId, stream: Stream) -> PathBuf {
-    data_dir.join(format!("shard-{:02}", shard.0)).join(stream.as_str())
+    data_dir
+        .join(format!("shard-{:02}", shard.0))
+        .join(stream.as_str())
 }
 
 type Files = HashMap<(Stream, SegmentId), Rc<DmaFile>>;
@@ -76,7 +81,12 @@ pub(crate) struct Disk {
 impl Disk {
     /// The shard's part of `data_dir`; `free` files are for new queue segments.
     pub(crate) fn new(data_dir: PathBuf, shard: ShardId, free: Vec<SegmentId>) -> Self {
-        Self { data_dir, shard, files: RefCell::default(), free: RefCell::new(free) }
+        Self {
+            data_dir,
+            shard,
+            files: RefCell::default(),
+            free: RefCell::new(free),
+        }
     }
 
     fn folder(&self, stream: Stream) -> PathBuf {
@@ -103,7 +113,10 @@ impl Disk {
         buffer.as_bytes_mut()[..bytes.len()].copy_from_slice(bytes);
         let written = file.write_at(buffer, offset).await.map_err(disk_error)?;
         if written != bytes.len() {
-            return Err(DiskError::Io(format!("wrote {written} of {} bytes", bytes.len())));
+            return Err(DiskError::Io(format!(
+                "wrote {written} of {} bytes",
+                bytes.len()
+            )));
         }
         file.fdatasync().await.map_err(disk_error)
     }
@@ -116,7 +129,11 @@ impl Disk {
     ) -> Result<Rc<DmaFile>, DiskError> {
         let folder = self.folder(stream);
         let path = folder.join(file_name(segment));
-        let free = if begin.reuse { self.free.borrow_mut().pop() } else { None };
+        let free = if begin.reuse {
+            self.free.borrow_mut().pop()
+        } else {
+            None
+        };
         let file = match free {
             Some(free) => {
                 std::fs::rename(folder.join(free_file_name(free)), &path).map_err(io_error)?;
@@ -125,7 +142,9 @@ impl Disk {
             None => {
                 let file = open_dma(&path, true).await?;
                 // The size is set once, so that no later sync has to change it.
-                file.truncate(u64::from(begin.segment_bytes)).await.map_err(disk_error)?;
+                file.truncate(u64::from(begin.segment_bytes))
+                    .await
+                    .map_err(disk_error)?;
                 file
             }
         };
@@ -162,7 +181,10 @@ impl Disk {
     pub(crate) async fn read(&self, placement: Placement) -> Result<Vec<u8>, DiskError> {
         let file = self.open(Stream::Queue, placement.segment).await?;
         let (offset, bytes, within) = placement.blocks();
-        let read = file.read_at_aligned(offset, bytes).await.map_err(disk_error)?;
+        let read = file
+            .read_at_aligned(offset, bytes)
+            .await
+            .map_err(disk_error)?;
         read.get(within..within + placement.bytes as usize)
             .map(<[u8]>::to_vec)
             .ok_or_else(|| DiskError::Io(format!("the file ends within the {bytes} bytes to read")))
@@ -179,7 +201,9 @@ impl Disk {
         bytes: usize,
     ) -> Result<glommio::io::ReadResult, DiskError> {
         let file = self.open(Stream::Queue, segment).await?;
-        file.read_at_aligned(offset, bytes).await.map_err(disk_error)
+        file.read_at_aligned(offset, bytes)
+            .await
+            .map_err(disk_error)
     }
 
     /// Disposes of a queue segment's file, durably.
@@ -215,7 +239,9 @@ impl Disk {
     /// # Errors
     /// [`DiskError`].
     pub(crate) async fn delete_free(&self) -> Result<(), DiskError> {
-        let Some(free) = self.free.borrow_mut().pop() else { return Ok(()) };
+        let Some(free) = self.free.borrow_mut().pop() else {
+            return Ok(());
+        };
         let folder = self.folder(Stream::Queue);
         std::fs::remove_file(folder.join(free_file_name(free))).map_err(io_error)?;
         sync_folder(&folder).await
