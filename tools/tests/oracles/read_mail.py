@@ -9,7 +9,9 @@ Content is the text with LF line ends, or a CRC-32 in decimal for what is no tex
 import sys
 import zlib
 from email import message_from_bytes
-from email.policy import default
+from email.header import decode_header, make_header
+from email.policy import compat32, default
+from email.utils import getaddresses
 
 
 def hexed(text):
@@ -17,8 +19,10 @@ def hexed(text):
 
 
 def address(header):
-    first = header.addresses[0]
-    return f"{hexed(first.display_name)} {hexed(first.username + '@' + first.domain)}"
+    # Not by the default policy: up to Python 3.12 it leaves a space between two encoded words of a
+    # display name, against RFC 2047 section 6.2.
+    name, bare = getaddresses([header])[0]
+    return f"{hexed(str(make_header(decode_header(name))))} {hexed(bare.replace(chr(34), ''))}"
 
 
 def walk(part, depth, out):
@@ -39,10 +43,12 @@ def walk(part, depth, out):
 def main():
     stream = sys.stdin.buffer
     while line := stream.readline():
-        message = message_from_bytes(stream.read(int(line)), policy=default)
+        source = stream.read(int(line))
+        message = message_from_bytes(source, policy=default)
+        plain = message_from_bytes(source, policy=compat32)
         out = [f"S {hexed(message['subject'])}"]
-        out.append(f"F {address(message['from'])}")
-        out.append(f"T {address(message['to'])}")
+        out.append(f"F {address(plain['from'])}")
+        out.append(f"T {address(plain['to'])}")
         walk(message, 0, out)
         print("\n".join(out))
         print("E")
