@@ -335,7 +335,7 @@ fn each_carrier_gets_its_own_form() {
         (
             "a..b@docomo.ne.jp",
             Wire::DocomoSjis,
-            "To: \"a..b\"@docomo.ne.jp\r\n",
+            "To: <\"a..b\"@docomo.ne.jp>\r\n",
         ),
         (
             "a.@ezweb.ne.jp",

@@ -93,9 +93,10 @@ fn line(random: &mut Random, wire: Wire, chars: usize) -> String {
     text(random, wire, chars).trim().to_owned()
 }
 
-fn body(random: &mut Random, wire: Wire) -> String {
+/// `long`: may exceed what a carrier takes.
+fn body(random: &mut Random, wire: Wire, long: bool) -> String {
     let mut out = String::new();
-    let wide = random.chance(5);
+    let wide = long && random.chance(5);
     for _ in 0..random.below(12) {
         match random.below(12) {
             0 => out.push_str("From here on\n"),
@@ -292,7 +293,10 @@ fn case(random: &mut Random, number: usize) -> Case {
     let local = ["taro", "a..b", "a.", "x+y", "o'neil"][random.below(5)];
     let has_html = random.chance(60);
     let has_text = !has_html || random.chance(70);
-    let (prose, pieces) = (body(random, wire), random.below(3));
+    let (prose, pieces) = (
+        body(random, wire, profile.decomail.is_none()),
+        random.below(3),
+    );
     let images: Vec<Blob> = (0..if has_html { random.below(4) } else { 0 })
         .map(|_| blob(random, wire, &[("gif", "image/gif"), ("jpg", "image/jpeg")]))
         .collect();

@@ -47,15 +47,19 @@ pub fn address(
     let mut lost = Lost::default();
     if !display.is_empty() {
         (column, lost) = phrase(display, wire, column, out);
-        let at = out.len();
-        out.extend_from_slice(b" <");
-        mailbox.write(style, out);
-        out.push(b'>');
-        if column + out.len() - at > HEADER_LINE_BYTES_MAX {
-            out.splice(at..at, *b"\r\n");
-        }
-    } else {
-        mailbox.write(style, out);
+        out.push(b' ');
+        column += 1;
+    }
+    let at = out.len();
+    out.push(b'<');
+    mailbox.write(style, out);
+    out.push(b'>');
+    if display.is_empty() && out[at + 1] != b'"' {
+        // A bare address needs no brackets; a quoted one does, or mail-parser reads it as a name.
+        out.remove(at);
+        out.pop();
+    } else if !display.is_empty() && column + out.len() - at > HEADER_LINE_BYTES_MAX {
+        out.splice(at - 1..at, *b"\r\n ");
     }
     out.extend_from_slice(b"\r\n");
     lost
