@@ -21,14 +21,22 @@ use crate::runtime::resolver::ResolverSetup;
 const SITE_BACKOFF_S: (u32, u32) = (30, 1800);
 
 /// What one of `shards` shards is told.
-pub(crate) fn shard_settings(config: &Config, shards: u16, classifier: &Arc<Classifier>) -> Settings {
+pub(crate) fn shard_settings(
+    config: &Config,
+    shards: u16,
+    classifier: &Arc<Classifier>,
+) -> Settings {
     let each = u64::from(shards.max(1));
     let delivery = &config.delivery;
     let mut routes = RouteTable::default();
     for route in &config.routes {
         routes.push(route.domain.clone(), route.to.clone());
     }
-    let delays_s = delivery.retry_schedule_ms.iter().map(|ms| seconds(*ms)).collect();
+    let delays_s = delivery
+        .retry_schedule_ms
+        .iter()
+        .map(|ms| seconds(*ms))
+        .collect();
     Settings {
         hostname: config.server.hostname.as_str().into(),
         own: own_names(config),
@@ -77,7 +85,10 @@ fn own_names(config: &Config) -> OwnNames {
             listening.push(listen.address);
         }
     }
-    OwnNames { hostname: config.server.hostname.to_ascii_lowercase().into(), listening }
+    OwnNames {
+        hostname: config.server.hostname.to_ascii_lowercase().into(),
+        listening,
+    }
 }
 
 /// This host's addresses, as far as the kernel lists them in /proc.
@@ -96,7 +107,9 @@ fn host_addresses() -> Vec<IpAddr> {
     }
     let six = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
     for line in six.lines() {
-        let Some(hex) = line.split_whitespace().next() else { continue };
+        let Some(hex) = line.split_whitespace().next() else {
+            continue;
+        };
         if let Ok(bits) = u128::from_str_radix(hex, 16) {
             addresses.push(IpAddr::V6(bits.into()));
         }
@@ -119,7 +132,12 @@ pub(crate) fn server_settings(config: &Config) -> Rc<ServerSettings> {
         add_missing: config.server.add_date || config.server.add_message_id,
         watched: WatchedHeaders {
             group: Some(config.server.group_header.as_str().into()),
-            tags: config.server.tag_headers.iter().map(|name| name.as_str().into()).collect(),
+            tags: config
+                .server
+                .tag_headers
+                .iter()
+                .map(|name| name.as_str().into())
+                .collect(),
             strip: config.server.strip_headers,
         },
         idle_ms_max: limits.idle_timeout_ms,
@@ -146,7 +164,10 @@ pub(crate) fn client_settings(config: &Config) -> (Rc<ClientSettings>, Duration)
             quit_ms: timeouts.quit_ms,
         },
     };
-    (Rc::new(settings), Duration::from_millis(timeouts.connect_ms))
+    (
+        Rc::new(settings),
+        Duration::from_millis(timeouts.connect_ms),
+    )
 }
 
 /// How DNS is asked.

@@ -34,7 +34,11 @@ pub(crate) struct ClientSessions {
 impl ClientSessions {
     /// No sessions yet.
     pub(crate) fn new(sessions_max: u32, per_client_max: u32) -> Arc<Self> {
-        Arc::new(Self { counts: Mutex::default(), sessions_max, per_client_max })
+        Arc::new(Self {
+            counts: Mutex::default(),
+            sessions_max,
+            per_client_max,
+        })
     }
 
     fn enter(self: &Arc<Self>, ip: IpAddr) -> Option<Admission> {
@@ -49,7 +53,10 @@ impl ClientSessions {
         }
         *all += 1;
         *of_client += 1;
-        Some(Admission { sessions: Arc::clone(self), ip })
+        Some(Admission {
+            sessions: Arc::clone(self),
+            ip,
+        })
     }
 
 }
@@ -62,7 +69,11 @@ struct Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        let mut counts = self.sessions.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self
+            .sessions
+            .counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let (all, by_ip) = &mut *counts;
         *all -= 1;
         if let Some(count) = by_ip.get_mut(&self.ip) {
@@ -189,7 +200,9 @@ pub(crate) async fn accept_task(shard: Rc<Shard>, listener: TcpListener, door: R
 }
 
 fn greet(shard: &Rc<Shard>, stream: TcpStream, door: &Rc<Door>) {
-    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
+    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
+        return;
+    };
     let (ip, local_ip) = (peer.ip().to_canonical(), local.ip().to_canonical());
     let Some(admission) = door.sessions.enter(ip) else {
         let shard = Rc::clone(shard);
@@ -198,7 +211,12 @@ fn greet(shard: &Rc<Shard>, stream: TcpStream, door: &Rc<Door>) {
     // Replies are whole when written: waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
     let may_relay = door.listen.borrow().may_relay(ip);
-    let peer = Peer { ip, port: peer.port(), local_ip, may_relay };
+    let peer = Peer {
+        ip,
+        port: peer.port(),
+        local_ip,
+        may_relay,
+    };
     let settings = Rc::clone(&door.settings.borrow());
     let shard = Rc::clone(shard);
     spawn(async move {
@@ -207,7 +225,15 @@ fn greet(shard: &Rc<Shard>, stream: TcpStream, door: &Rc<Door>) {
         let slot = Rc::new(SessionSlot::default());
         shard.sessions.borrow_mut().insert(ticket, Rc::clone(&slot));
         let machine = ServerSession::new(settings, peer, now());
-        let mut session = Session { shard, ticket, slot, stream, machine, out: Vec::new(), held: 0 };
+        let mut session = Session {
+            shard,
+            ticket,
+            slot,
+            stream,
+            machine,
+            out: Vec::new(),
+            held: 0,
+        };
         session.run().await;
         session.shard.sessions.borrow_mut().remove(&ticket);
         drop(admission);
@@ -273,7 +299,10 @@ impl Session {
                         message_id: message.message_id,
                         peer: Some(message.peer.ip),
                     });
-                    self.shard.handle(Event::Accepted { ticket: self.ticket, submission });
+                    self.shard.handle(Event::Accepted {
+                        ticket: self.ticket,
+                        submission,
+                    });
                 }
                 ServerEvent::Close => return true,
             }
@@ -309,7 +338,8 @@ impl Session {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Step::End),
             Poll::Ready(Ok(octets)) => {
-                self.machine.handle_input(&scratch[..octets], &mut host, now());
+                self.machine
+                    .handle_input(&scratch[..octets], &mut host, now());
                 let held = self.machine.buffered_bytes();
                 let others = self.shard.receiving_bytes.get() - self.held;
                 self.shard.receiving_bytes.set(others + held);

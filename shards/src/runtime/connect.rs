@@ -42,7 +42,10 @@ pub(crate) struct ConnSlot {
 impl ConnSlot {
     pub(crate) fn start(&self, transaction: OutboundTransaction) {
         let before = self.inbox.replace(Some(transaction));
-        debug_assert!(before.is_none(), "the core starts a transaction only where it is asked to");
+        debug_assert!(
+            before.is_none(),
+            "the core starts a transaction only where it is asked to"
+        );
         self.bell.ring();
     }
 
@@ -88,13 +91,24 @@ pub(crate) fn open(shard: &Rc<Shard>, id: ConnId, target: Target, source: Option
         shard.conns.borrow_mut().remove(&id);
         // A transaction given to a connection that was just ending has not been tried.
         if let Some(transaction) = slot.inbox.take() {
-            shard.handle(Event::Returned { conn: id, token: transaction.token });
+            shard.handle(Event::Returned {
+                conn: id,
+                token: transaction.token,
+            });
         }
-        shard.handle(Event::Closed { conn: id, phase, cause });
+        shard.handle(Event::Closed {
+            conn: id,
+            phase,
+            cause,
+        });
     });
 }
 
-async fn connect(target: &Target, source: Option<IpAddr>, longest: Duration) -> io::Result<TcpStream> {
+async fn connect(
+    target: &Target,
+    source: Option<IpAddr>,
+    longest: Duration,
+) -> io::Result<TcpStream> {
     match source {
         Some(source) => {
             let connecting = socket::connect_from(source, target.address);
@@ -102,7 +116,9 @@ async fn connect(target: &Target, source: Option<IpAddr>, longest: Duration) -> 
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         }
-        None => TcpStream::connect_timeout(target.address, longest).await.map_err(Into::into),
+        None => TcpStream::connect_timeout(target.address, longest)
+            .await
+            .map_err(Into::into),
     }
 }
 
@@ -153,10 +169,17 @@ impl Connection {
                     self.shard.handle(Event::Connected { conn, peer });
                 }
                 ClientEvent::TransactionDone { token, results, .. } => {
-                    self.shard.handle(Event::Finished { conn, token, results });
+                    self.shard.handle(Event::Finished {
+                        conn,
+                        token,
+                        results,
+                    });
                 }
                 ClientEvent::TransactionReturned(transaction) => {
-                    self.shard.handle(Event::Returned { conn, token: transaction.token });
+                    self.shard.handle(Event::Returned {
+                        conn,
+                        token: transaction.token,
+                    });
                 }
                 ClientEvent::Closed { phase, error } => {
                     return Some((phase, error.to_string().into()));

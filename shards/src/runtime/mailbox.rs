@@ -17,7 +17,10 @@ pub(crate) struct MailboxSender<T> {
 
 impl<T> Clone for MailboxSender<T> {
     fn clone(&self) -> Self {
-        Self { sender: self.sender.clone(), waker: Arc::clone(&self.waker) }
+        Self {
+            sender: self.sender.clone(),
+            waker: Arc::clone(&self.waker),
+        }
     }
 }
 
@@ -32,7 +35,13 @@ pub(crate) struct Mailbox<T> {
 pub(crate) fn mailbox<T>(messages_max: usize) -> (MailboxSender<T>, Mailbox<T>) {
     let (sender, receiver) = bounded(messages_max);
     let waker = SharedWaker::default();
-    (MailboxSender { sender, waker: Arc::clone(&waker) }, Mailbox { receiver, waker })
+    (
+        MailboxSender {
+            sender,
+            waker: Arc::clone(&waker),
+        },
+        Mailbox { receiver, waker },
+    )
 }
 
 impl<T> MailboxSender<T> {
@@ -43,7 +52,11 @@ impl<T> MailboxSender<T> {
     pub(crate) fn try_send(&self, message: T) -> Result<(), T> {
         match self.sender.try_send(message) {
             Ok(()) => {
-                let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let waker = self
+                    .waker
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take();
                 if let Some(waker) = waker {
                     waker.wake();
                 }

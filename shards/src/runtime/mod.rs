@@ -41,9 +41,14 @@ pub(crate) fn now() -> Now {
         static START: Instant = Instant::now();
     }
     let mono = START.with(|start| start.elapsed());
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let unix = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
     // One microsecond ahead, so that no deadline is ever 0.
-    Now { mono: Mono(mono.as_micros() as u64 + 1), unix: UnixMs(unix.as_millis() as u64) }
+    Now {
+        mono: Mono(mono.as_micros() as u64 + 1),
+        unix: UnixMs(unix.as_millis() as u64),
+    }
 }
 
 /// Something a task may be waiting for besides its socket.
@@ -118,7 +123,11 @@ impl Shard {
             client: RefCell::new(client),
             disk,
             resolver,
-            outboxes: RefCell::new((0..shards).map(|_| std::collections::VecDeque::new()).collect()),
+            outboxes: RefCell::new(
+                (0..shards)
+                    .map(|_| std::collections::VecDeque::new())
+                    .collect(),
+            ),
             outbox_bell: Bell::default(),
             stopping: Cell::new(false),
         })
@@ -174,7 +183,11 @@ impl Shard {
                 self.outbox_bell.ring();
             }
             Action::Report { line } => eprintln!("hikyakud: shard {}: {line}", self.id.0),
-            Action::Connect { conn, target, source } => {
+            Action::Connect {
+                conn,
+                target,
+                source,
+            } => {
                 connect::open(self, conn, target, source);
             }
             Action::Resolve { question } => {
@@ -182,14 +195,28 @@ impl Shard {
                     let answer = engine::dns::Answer::Trouble(engine::dns::DnsTrouble::Busy);
                     let shard = Rc::clone(self);
                     spawn(async move {
-                        shard.handle(Event::Answered { question, answer, ttl_s: 0 });
+                        shard.handle(Event::Answered {
+                            question,
+                            answer,
+                            ttl_s: 0,
+                        });
                     });
                 }
             }
-            Action::Write { batch, stream, segment, offset, bytes, begin } => {
+            Action::Write {
+                batch,
+                stream,
+                segment,
+                offset,
+                bytes,
+                begin,
+            } => {
                 let shard = Rc::clone(self);
                 spawn(async move {
-                    let result = shard.disk.write(stream, segment, offset, &bytes, begin).await;
+                    let result = shard
+                        .disk
+                        .write(stream, segment, offset, &bytes, begin)
+                        .await;
                     shard.with_core(|core, _| core.reuse_batch(bytes));
                     shard.handle(Event::Written { batch, result });
                 });
@@ -205,7 +232,11 @@ impl Shard {
                 let shard = Rc::clone(self);
                 spawn(async move {
                     let result = shard.disk.retire(segment, disposal).await;
-                    shard.handle(Event::Retired { segment, disposal, result });
+                    shard.handle(Event::Retired {
+                        segment,
+                        disposal,
+                        result,
+                    });
                 });
             }
             Action::Delete { stream, segment } => {

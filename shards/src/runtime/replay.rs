@@ -63,7 +63,11 @@ async fn read_through(
     contents: Contents,
     mut take: impl FnMut(&Rc<Shard>, &mut SegmentReader) -> usize,
 ) -> Result<engine::queue::replay::Summary, String> {
-    let name = SegmentName { stream: Stream::Queue, shard: shard.id, segment };
+    let name = SegmentName {
+        stream: Stream::Queue,
+        shard: shard.id,
+        segment,
+    };
     let mut offset = 0;
     let mut reader: Option<SegmentReader> = None;
     loop {

@@ -50,8 +50,14 @@ pub(crate) struct ResolverHandle {
 impl ResolverHandle {
     /// Asks; gives the question back if too many wait.
     pub(crate) fn ask(&self, question: Question) -> Option<Question> {
-        let asked = Asked { question, reply_to: self.reply_to.clone() };
-        self.asked.try_send(asked).err().map(|error| error.into_inner().question)
+        let asked = Asked {
+            question,
+            reply_to: self.reply_to.clone(),
+        };
+        self.asked
+            .try_send(asked)
+            .err()
+            .map(|error| error.into_inner().question)
     }
 }
 
@@ -88,12 +94,18 @@ impl ResolverThread {
                 runtime.block_on(async move {
                     let slots = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
                     while let Some(Asked { question, reply_to }) = questions.recv().await {
-                        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+                        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+                            return;
+                        };
                         let resolver = Arc::clone(&resolver);
                         tokio::spawn(async move {
                             let (answer, ttl_s) = resolve(&resolver, &question).await;
                             // The shard has room for every question it asks; if it is gone, nobody waits.
-                            let _ = reply_to.try_send(Answered { question, answer, ttl_s });
+                            let _ = reply_to.try_send(Answered {
+                                question,
+                                answer,
+                                ttl_s,
+                            });
                             drop(slot);
                         });
                     }
@@ -105,7 +117,10 @@ impl ResolverThread {
 
     /// A shard's handle; answers come to `reply_to`.
     pub(crate) fn handle(&self, reply_to: MailboxSender<Answered>) -> ResolverHandle {
-        ResolverHandle { asked: self.asked.clone(), reply_to }
+        ResolverHandle {
+            asked: self.asked.clone(),
+            reply_to,
+        }
     }
 }
 
@@ -126,7 +141,10 @@ fn build(setup: &ResolverSetup) -> Result<TokioResolver, String> {
                 server
             })
             .collect();
-        TokioResolver::builder_with_config(ResolverConfig::from_parts(None, vec![], servers), provider)
+        TokioResolver::builder_with_config(
+            ResolverConfig::from_parts(None, vec![], servers),
+            provider,
+        )
     };
     let options: &mut ResolverOpts = builder.options_mut();
     options.timeout = setup.timeout;
@@ -137,7 +155,9 @@ fn build(setup: &ResolverSetup) -> Result<TokioResolver, String> {
     options.use_hosts_file = hickory_resolver::config::ResolveHosts::Never;
     options.server_ordering_strategy =
         hickory_resolver::config::ServerOrderingStrategy::UserProvidedOrder;
-    builder.build().map_err(|error| format!("cannot set up the resolver: {error}"))
+    builder
+        .build()
+        .map_err(|error| format!("cannot set up the resolver: {error}"))
 }
 
 async fn resolve(resolver: &TokioResolver, question: &Question) -> (Answer, u32) {
@@ -185,7 +205,12 @@ async fn resolve_addresses(resolver: &TokioResolver, host: &str) -> (Answer, u32
         match result {
             Ok(lookup) => {
                 ttl_s = ttl_s.min(ttl_of(lookup.valid_until()));
-                addresses.extend(lookup.answers().iter().filter_map(|record| record.data.ip_addr()));
+                addresses.extend(
+                    lookup
+                        .answers()
+                        .iter()
+                        .filter_map(|record| record.data.ip_addr()),
+                );
             }
             Err(error) => failures.push(failure(&error, Answer::Addresses(Vec::new()))),
         }
@@ -194,19 +219,29 @@ async fn resolve_addresses(resolver: &TokioResolver, host: &str) -> (Answer, u32
         return (Answer::Addresses(addresses), ttl_s);
     }
     // A missing answer to either question may hide an address.
-    let trouble = failures.iter().position(|(answer, _)| matches!(answer, Answer::Trouble(_)));
+    let trouble = failures
+        .iter()
+        .position(|(answer, _)| matches!(answer, Answer::Trouble(_)));
     let chosen = trouble.unwrap_or(0);
-    failures.into_iter().nth(chosen).unwrap_or((Answer::Addresses(addresses), NEGATIVE_TTL_S))
+    failures
+        .into_iter()
+        .nth(chosen)
+        .unwrap_or((Answer::Addresses(addresses), NEGATIVE_TTL_S))
 }
 
 fn ttl_of(valid_until: Instant) -> u32 {
-    let seconds = valid_until.saturating_duration_since(Instant::now()).as_secs_f64();
+    let seconds = valid_until
+        .saturating_duration_since(Instant::now())
+        .as_secs_f64();
     seconds.round() as u32
 }
 
 /// Lower case, without the trailing dot; empty for the root.
 fn host_name(name: &str) -> Box<str> {
-    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into()
+    name.strip_suffix('.')
+        .unwrap_or(name)
+        .to_ascii_lowercase()
+        .into()
 }
 
 /// `none`: the answer if the name exists but has no such record.

@@ -16,7 +16,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, ipproto
 /// # Errors
 /// As the system says; EADDRNOTAVAIL if `source` is not an address of this host.
 pub(crate) async fn connect_from(source: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
-    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let family = if to.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let fd = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
     bind(&fd, &SocketAddr::new(source, 0))?;
