@@ -28,9 +28,9 @@ pub mod route;
 pub mod queue;
 
 pub mod dns;
+pub mod operator;
 pub mod pool;
 pub mod schedule;
-pub mod operator;
 pub mod shard;
 
 pub mod dsn;

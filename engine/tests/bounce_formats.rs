@@ -162,7 +162,10 @@ fn every_format_tells_who_and_why() {
         let report = reader.read(message.as_bytes());
         let got: Vec<&str> = report.failures.iter().map(|f| &*f.recipient).collect();
         if got != case.recipients || report.reason != case.reason {
-            wrong.push(format!("{}: {got:?} {} by {:?}", case.server, report.reason, report.decided));
+            wrong.push(format!(
+                "{}: {got:?} {} by {:?}",
+                case.server, report.reason, report.decided
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -57,7 +57,8 @@ pub(crate) struct Hikyakud {
 /// # Errors
 /// One line for the operator; nothing was changed on disk then.
 pub(crate) fn run(file: PathBuf, config: Config) -> Result<(), String> {
-    datadir::process_not_dumpable().map_err(|error| format!("cannot forbid core dumps: {error}"))?;
+    datadir::process_not_dumpable()
+        .map_err(|error| format!("cannot forbid core dumps: {error}"))?;
     let installation = Installation::new(&config.server.data_dir, &config.key.secret);
     installation.check().map_err(|error| error.to_string())?;
     let _lock = installation.lock().map_err(|error| error.to_string())?;
@@ -150,8 +151,10 @@ impl Hikyakud {
         let cpus = available_cpus();
         let shards = config.server.shards.unwrap_or(cpus.len() as u16).max(1);
         let resolver = ResolverThread::start(&settings::resolver_setup(&config))?;
-        let sessions =
-            ClientSessions::new(config.limits.sessions_max, config.limits.sessions_per_client_max);
+        let sessions = ClientSessions::new(
+            config.limits.sessions_max,
+            config.limits.sessions_per_client_max,
+        );
         let classifier = Arc::new(Classifier::builtin());
         let mesh: FullMesh<_> = MeshBuilder::full(usize::from(shards), MESH_MESSAGES_MAX);
         let (ready, readiness) = bounded(usize::from(shards));
@@ -187,15 +190,27 @@ impl Hikyakud {
                 .recv_timeout(SHARD_START_MAX)
                 .map_err(|_| "a shard did not start in time".to_owned())??;
         }
-        let addresses: Vec<String> =
-            config.listen.iter().map(|listen| listen.address.to_string()).collect();
-        self.note(&format!("ready: {shards} shards, listening on {}", addresses.join(", ")));
-        Ok(Shards { handles, commands, keys: Arc::new(keys) })
+        let addresses: Vec<String> = config
+            .listen
+            .iter()
+            .map(|listen| listen.address.to_string())
+            .collect();
+        self.note(&format!(
+            "ready: {shards} shards, listening on {}",
+            addresses.join(", ")
+        ));
+        Ok(Shards {
+            handles,
+            commands,
+            keys: Arc::new(keys),
+        })
     }
 
     fn stop(&self) {
         *lock(&self.stopping) = true;
-        let Some(shards) = lock(&self.shards).take() else { return };
+        let Some(shards) = lock(&self.shards).take() else {
+            return;
+        };
         for shard in &shards.commands {
             let _ = shard.try_send(Command::Stop);
         }
@@ -232,7 +247,9 @@ impl Daemon for Hikyakud {
     }
 
     fn shards(&self) -> u16 {
-        lock(&self.shards).as_ref().map_or(0, |shards| shards.commands.len() as u16)
+        lock(&self.shards)
+            .as_ref()
+            .map_or(0, |shards| shards.commands.len() as u16)
     }
 
     fn ask(&self, shard: ShardId, query: Query) -> Result<Answer, AskError> {
@@ -242,7 +259,9 @@ impl Daemon for Hikyakud {
             .and_then(|shards| shards.commands.get(usize::from(shard.0)).cloned())
             .ok_or(AskError::Gone)?;
         let (reply, answer) = bounded(1);
-        commands.try_send(Command::Ask { query, reply }).map_err(|_| AskError::Busy)?;
+        commands
+            .try_send(Command::Ask { query, reply })
+            .map_err(|_| AskError::Busy)?;
         answer.recv_timeout(timeout).map_err(|error| match error {
             crossbeam_channel::RecvTimeoutError::Timeout => AskError::TimedOut,
             crossbeam_channel::RecvTimeoutError::Disconnected => AskError::Gone,
@@ -250,7 +269,9 @@ impl Daemon for Hikyakud {
     }
 
     fn keys(&self) -> Option<Arc<KeyRing>> {
-        lock(&self.shards).as_ref().map(|shards| Arc::clone(&shards.keys))
+        lock(&self.shards)
+            .as_ref()
+            .map(|shards| Arc::clone(&shards.keys))
     }
 
     fn unlock(&self, passphrase: LockedBytes) -> Result<(), Refusal> {
@@ -275,19 +296,32 @@ impl Daemon for Hikyakud {
     fn rekey(&self, passphrase: LockedBytes) -> Result<KeyId, Refusal> {
         let mut guard = lock(&self.shards);
         let Some(shards) = guard.as_mut() else {
-            return Err(Refusal::new(409, "locked: unlock with the key so far first"));
+            return Err(Refusal::new(
+                409,
+                "locked: unlock with the key so far first",
+            ));
         };
         let keys = self
             .installation
-            .rekey(&shards.keys, &passphrase, datadir::installation::KdfCost::Recommended)
+            .rekey(
+                &shards.keys,
+                &passphrase,
+                datadir::installation::KdfCost::Recommended,
+            )
             .map_err(|error| Refusal::new(409, error.to_string()))?;
         for (id, shard) in shards.commands.iter().enumerate() {
             let (done, answer) = bounded(1);
-            let command = Command::Rekey { keys: keys.clone(), done };
-            let told = shard.try_send(command).is_ok() && answer.recv_timeout(SHARD_START_MAX).is_ok();
+            let command = Command::Rekey {
+                keys: keys.clone(),
+                done,
+            };
+            let told =
+                shard.try_send(command).is_ok() && answer.recv_timeout(SHARD_START_MAX).is_ok();
             if !told {
                 // The old key still reads and writes there; a restart takes the new one everywhere.
-                self.note(&format!("shard {id} goes on with the old key until the next start"));
+                self.note(&format!(
+                    "shard {id} goes on with the old key until the next start"
+                ));
             }
         }
         let id = keys.current_id();
@@ -315,7 +349,10 @@ impl Daemon for Hikyakud {
             for shard in &shards.commands {
                 let (done, answer) = bounded(1);
                 shard
-                    .try_send(Command::Reload { config: Arc::clone(&new), done })
+                    .try_send(Command::Reload {
+                        config: Arc::clone(&new),
+                        done,
+                    })
                     .map_err(|_| Refusal::new(503, "a shard has too many commands waiting"))?;
                 answer
                     .recv_timeout(SHARD_START_MAX)
@@ -335,6 +372,10 @@ impl Daemon for Hikyakud {
 
 /// The processors this process may run on.
 fn available_cpus() -> Vec<usize> {
-    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return vec![0] };
-    (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else {
+        return vec![0];
+    };
+    (0..rustix::thread::CpuSet::MAX_CPU)
+        .filter(|cpu| set.is_set(*cpu))
+        .collect()
 }

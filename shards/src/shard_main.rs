@@ -35,14 +35,14 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// What other threads tell a shard.
 pub(crate) enum Command {
     /// An operator's question.
-    Ask {
-        query: Query,
-        reply: Sender<Answer>,
-    },
+    Ask { query: Query, reply: Sender<Answer> },
     /// New segments under this ring's current key.
     Rekey { keys: KeyRing, done: Sender<()> },
     /// The configuration was read anew.
-    Reload { config: Arc<Config>, done: Sender<Result<(), String>> },
+    Reload {
+        config: Arc<Config>,
+        done: Sender<Result<(), String>>,
+    },
     /// Finish what is in flight and end.
     Stop,
 }
@@ -86,7 +86,18 @@ struct Running {
 }
 
 async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
-    let Start { id, shards, config, keys, classifier, resolver, sessions, mesh, commands, .. } = start;
+    let Start {
+        id,
+        shards,
+        config,
+        keys,
+        classifier,
+        resolver,
+        sessions,
+        mesh,
+        commands,
+        ..
+    } = start;
     let data_dir = &config.server.data_dir;
     let queue = folder(data_dir, id, Stream::Queue)?;
     let log = folder(data_dir, id, Stream::DeliveryLog)?;
@@ -111,23 +122,51 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
     restore_counters(&mut core, data_dir, id, &keys);
     let (answers_in, answers) = mailbox::<Answered>(engine::shard::QUESTIONS_MAX);
     let (client_settings, connect_timeout) = settings::client_settings(&config);
-    let client = ClientSetup { settings: client_settings, connect_timeout };
+    let client = ClientSetup {
+        settings: client_settings,
+        connect_timeout,
+    };
     let limits = &config.limits;
-    let receiving_bytes =
-        limits.memory_bytes_max.saturating_sub(limits.content_cache_bytes_max) / u64::from(shards);
+    let receiving_bytes = limits
+        .memory_bytes_max
+        .saturating_sub(limits.content_cache_bytes_max)
+        / u64::from(shards);
     let resolver = resolver.handle(answers_in);
-    let shard = Shard::new(id, shards, core, disk, resolver, client, receiving_bytes as usize);
+    let shard = Shard::new(
+        id,
+        shards,
+        core,
+        disk,
+        resolver,
+        client,
+        receiving_bytes as usize,
+    );
     shard.start_tasks(senders, receivers);
     {
         let shard = Rc::clone(&shard);
         spawn(async move {
-            while let Some(Answered { question, answer, ttl_s }) = answers.recv().await {
-                shard.handle(Event::Answered { question, answer, ttl_s });
+            while let Some(Answered {
+                question,
+                answer,
+                ttl_s,
+            }) = answers.recv().await
+            {
+                shard.handle(Event::Answered {
+                    question,
+                    answer,
+                    ttl_s,
+                });
             }
         });
     }
     let doors = RefCell::default();
-    let running = Running { shard, shards, classifier, sessions, doors };
+    let running = Running {
+        shard,
+        shards,
+        classifier,
+        sessions,
+        doors,
+    };
     running.listen(&config)?;
     let shard = Rc::clone(&running.shard);
     spawn(async move { replay_all(&shard, queue.segments).await });
@@ -136,7 +175,9 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
 
 /// Counts since ever, from the newest segment that can be read.
 fn restore_counters(core: &mut ShardCore, data_dir: &Path, id: ShardId, keys: &KeyRing) {
-    let Ok(mut files) = list_segments(data_dir, id, Stream::Counters) else { return };
+    let Ok(mut files) = list_segments(data_dir, id, Stream::Counters) else {
+        return;
+    };
     files.sort_by_key(|file| file.name.segment);
     let mut restored = false;
     for file in files.iter().rev() {
@@ -146,12 +187,22 @@ fn restore_counters(core: &mut ShardCore, data_dir: &Path, id: ShardId, keys: &K
             continue;
         }
         let mut saved = Vec::new();
-        let read = scan(file, keys, Contents::Read, |found| {
-            if let Record::Blob { kind: BLOB_COUNTERS, bytes } = found.record {
-                saved = bytes.to_vec();
-            }
-            Go::On
-        }, |_| {});
+        let read = scan(
+            file,
+            keys,
+            Contents::Read,
+            |found| {
+                if let Record::Blob {
+                    kind: BLOB_COUNTERS,
+                    bytes,
+                } = found.record
+                {
+                    saved = bytes.to_vec();
+                }
+                Go::On
+            },
+            |_| {},
+        );
         if read.is_ok() && !saved.is_empty() {
             match core.restore_counters(file.name.segment, &saved) {
                 Ok(()) => restored = true,
@@ -167,7 +218,10 @@ impl Running {
         let settings = settings::server_settings(config);
         let mut doors = self.doors.borrow_mut();
         doors.retain(|door| {
-            let stays = config.listen.iter().find(|listen| listen.address == door.address());
+            let stays = config
+                .listen
+                .iter()
+                .find(|listen| listen.address == door.address());
             match stays {
                 Some(listen) => door.change(listen.clone(), Rc::clone(&settings)),
                 None => door.close(),
@@ -181,7 +235,11 @@ impl Running {
             let listener = bind(listen.address)?;
             let sessions = Arc::clone(&self.sessions);
             let door = Rc::new(Door::new(listen.clone(), Rc::clone(&settings), sessions));
-            spawn(accept_task(Rc::clone(&self.shard), listener, Rc::clone(&door)));
+            spawn(accept_task(
+                Rc::clone(&self.shard),
+                listener,
+                Rc::clone(&door),
+            ));
             doors.push(door);
         }
         Ok(())
@@ -189,9 +247,16 @@ impl Running {
 
     fn reload(&self, config: &Config) -> Result<(), String> {
         self.listen(config)?;
-        let settings = Rc::new(settings::shard_settings(config, self.shards, &self.classifier));
+        let settings = Rc::new(settings::shard_settings(
+            config,
+            self.shards,
+            &self.classifier,
+        ));
         let (client, connect_timeout) = settings::client_settings(config);
-        *self.shard.client.borrow_mut() = ClientSetup { settings: client, connect_timeout };
+        *self.shard.client.borrow_mut() = ClientSetup {
+            settings: client,
+            connect_timeout,
+        };
         self.shard.with_core(|core, now| core.reload(settings, now));
         Ok(())
     }
@@ -270,7 +335,11 @@ fn seed() -> u64 {
 /// # Errors
 /// One line for the operator.
 pub(crate) fn probe(address: SocketAddr) -> Result<(), String> {
-    std::net::TcpListener::bind(address).map(|_| ()).map_err(|error| {
-        format!("cannot listen on {address}: {error}; stop what listens there or change [[listen]]")
-    })
+    std::net::TcpListener::bind(address)
+        .map(|_| ())
+        .map_err(|error| {
+            format!(
+                "cannot listen on {address}: {error}; stop what listens there or change [[listen]]"
+            )
+        })
 }

@@ -78,7 +78,10 @@ impl Clues {
             )
             - yes(self.text.has(Signal::VacationText) && !subject, 2)
             - yes(self.text.has(Signal::AutoText) && !self.from_daemon, 1)
-            - yes(is_from_a_list(header) && !self.from_daemon && !self.subject_opens, 2)
+            - yes(
+                is_from_a_list(header) && !self.from_daemon && !self.subject_opens,
+                2,
+            )
             - yes(
                 header.get("in-reply-to").is_some() && !self.from_daemon && !subject,
                 1,

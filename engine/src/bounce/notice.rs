@@ -76,11 +76,15 @@ pub(super) fn original_start(text: &str, signals: &Signals) -> (usize, usize) {
             return (*start, start + line.len());
         }
         if is_header_start(trimmed) && is_header_block(&window[index..]) {
-            let length = window[index..].iter().take_while(|(_, l)| !l.trim().is_empty()).count();
+            let length = window[index..]
+                .iter()
+                .take_while(|(_, l)| !l.trim().is_empty())
+                .count();
             let after = window.get(index + length).map_or(offset, |(at, _)| *at);
             let rest = super::normal::clip(&text[after..], EXCERPT_LOOK_BYTES_MAX);
             // Some reports quote the header first and say afterwards whom they are about.
-            let excerpt = !text[..*start].contains('@') && signals.scan(rest).has(Signal::BounceText);
+            let excerpt =
+                !text[..*start].contains('@') && signals.scan(rest).has(Signal::BounceText);
             if !excerpt {
                 return (*start, *start);
             }

@@ -193,7 +193,10 @@ pub struct GroupRow(RowId);
 
 impl DomainRow {
     /// `(other)`: before a row was asked for.
-    pub const NONE: Self = Self(RowId { index: 0, generation: 0 });
+    pub const NONE: Self = Self(RowId {
+        index: 0,
+        generation: 0,
+    });
 
     /// The row's number, for an index entry that has 32 bits to spare; back with
     /// [`Counters::domain_row`].

@@ -46,8 +46,10 @@ impl ShardCore {
     /// Stores a submission at the owners of its recipients; `origin` is answered once all have it.
     pub(super) fn route(&mut self, origin: Origin, mut submission: Submission, now: Now) {
         let first = owner(submission.recipients[0].domain(), self.shards);
-        let one_owner =
-            submission.recipients.iter().all(|r| owner(r.domain(), self.shards) == first);
+        let one_owner = submission
+            .recipients
+            .iter()
+            .all(|r| owner(r.domain(), self.shards) == first);
         if one_owner && first == self.me {
             self.store(submission, Waiter::Origin(origin), false, now);
             return;
@@ -73,7 +75,10 @@ impl ShardCore {
         while let Some((to, recipients)) = parts.pop_first() {
             // The content is copied for every owner but the last.
             let part = match (parts.is_empty(), &mut whole) {
-                (true, taken) => taken.take().map(|whole| Submission { recipients, ..whole }),
+                (true, taken) => taken.take().map(|whole| Submission {
+                    recipients,
+                    ..whole
+                }),
                 (false, Some(whole)) => Some(whole.for_recipients(recipients)),
                 (false, None) => None,
             };
@@ -83,7 +88,15 @@ impl ShardCore {
             } else {
                 let submission = Box::new(part);
                 let transferred = origin.was_queued();
-                self.tell(to, ShardMessage::Store { key, submission, pending, transferred });
+                self.tell(
+                    to,
+                    ShardMessage::Store {
+                        key,
+                        submission,
+                        pending,
+                        transferred,
+                    },
+                );
             }
         }
     }
@@ -94,7 +107,12 @@ impl ShardCore {
 
     pub(super) fn from_shard(&mut self, from: ShardId, message: ShardMessage, now: Now) {
         match message {
-            ShardMessage::Store { key, mut submission, pending, transferred } => {
+            ShardMessage::Store {
+                key,
+                mut submission,
+                pending,
+                transferred,
+            } => {
                 let waiter = Waiter::Shard { shard: from, key };
                 if transferred {
                     self.rename_if_known(&mut submission, now);
@@ -142,7 +160,9 @@ impl ShardCore {
 
     /// One owner has answered.
     pub(super) fn part_stored(&mut self, key: u64, result: Stored, now: Now) {
-        let Some(transaction) = self.transactions.get_mut(&key) else { return };
+        let Some(transaction) = self.transactions.get_mut(&key) else {
+            return;
+        };
         transaction.awaited -= 1;
         if result != Stored::Durable {
             transaction.failure = Some(result);
@@ -150,7 +170,9 @@ impl ShardCore {
         if transaction.awaited > 0 {
             return;
         }
-        let Some(transaction) = self.transactions.remove(&key) else { return };
+        let Some(transaction) = self.transactions.remove(&key) else {
+            return;
+        };
         let queue_id = transaction.queue_id;
         if transaction.pending {
             for to in &transaction.owners {
@@ -162,7 +184,11 @@ impl ShardCore {
                 }
             }
         }
-        self.answer(transaction.origin, transaction.failure.unwrap_or(Stored::Durable), now);
+        self.answer(
+            transaction.origin,
+            transaction.failure.unwrap_or(Stored::Durable),
+            now,
+        );
     }
 
     pub(super) fn answer(&mut self, origin: Origin, result: Stored, now: Now) {

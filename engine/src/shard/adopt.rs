@@ -18,9 +18,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
+use super::Stored;
 use super::message::{Message, Submission};
 use super::storage::message_from;
-use super::Stored;
 use crate::address::Address;
 use crate::ids::{QueueId, SegmentId, ShardId};
 use crate::keys::KeyRing;
@@ -50,7 +50,8 @@ impl Foreign {
         if state.kind.is_final() {
             let recipients = usize::from(self.recipients);
             let run = state.recipients();
-            self.done.extend((run.start..run.end.min(recipients)).map(|n| n as u16));
+            self.done
+                .extend((run.start..run.end.min(recipients)).map(|n| n as u16));
         }
     }
 
@@ -111,14 +112,30 @@ impl Adoption {
     pub fn record(&mut self, placement: Placement, record: &Record<'_>) {
         match record {
             Record::Message(message) => {
-                self.insert(placement, placement.segment, message.queue_id, message.recipients.len());
+                self.insert(
+                    placement,
+                    placement.segment,
+                    message.queue_id,
+                    message.recipients.len(),
+                );
             }
             Record::Moved(moved) => {
                 let queue_id = moved.message.queue_id;
                 self.forget(queue_id, placement.segment);
-                self.insert(placement, moved.from, queue_id, moved.message.recipients.len());
+                self.insert(
+                    placement,
+                    moved.from,
+                    queue_id,
+                    moved.message.recipients.len(),
+                );
                 for state in moved.states.iter() {
-                    self.outcome(About { queue_id, segment: placement.segment }, &state);
+                    self.outcome(
+                        About {
+                            queue_id,
+                            segment: placement.segment,
+                        },
+                        &state,
+                    );
                 }
             }
             Record::Outcome(outcome) => self.outcome(outcome.about, &outcome.state),
@@ -127,9 +144,20 @@ impl Adoption {
         }
     }
 
-    fn insert(&mut self, placement: Placement, earliest: SegmentId, id: QueueId, recipients: usize) {
+    fn insert(
+        &mut self,
+        placement: Placement,
+        earliest: SegmentId,
+        id: QueueId,
+        recipients: usize,
+    ) {
         let recipients = recipients as u16;
-        let foreign = Foreign { placement, earliest, recipients, done: HashSet::new() };
+        let foreign = Foreign {
+            placement,
+            earliest,
+            recipients,
+            done: HashSet::new(),
+        };
         self.mail.insert((id, placement.segment), foreign);
     }
 
@@ -170,7 +198,8 @@ impl Adoption {
     pub fn unreadable(&mut self, segment: SegmentId, error: &HeaderError) {
         match error {
             HeaderError::UnknownKey { .. } | HeaderError::NewerFormat { .. } => {
-                self.blocked.get_or_insert(format!("queue segment {:08}: {error}", segment.0));
+                self.blocked
+                    .get_or_insert(format!("queue segment {:08}: {error}", segment.0));
             }
             _ => self.damaged.push(segment),
         }
@@ -178,7 +207,8 @@ impl Adoption {
 
     /// The disk did not give a segment: nothing of the folder is adopted until it does.
     pub fn unread(&mut self, segment: SegmentId, why: &str) {
-        self.blocked.get_or_insert(format!("queue segment {:08}: {why}", segment.0));
+        self.blocked
+            .get_or_insert(format!("queue segment {:08}: {why}", segment.0));
     }
 
     /// Why the folder has to stay as it is until the next start, if so.
@@ -190,8 +220,11 @@ impl Adoption {
     pub fn replayed(&mut self) {
         self.is_replayed = true;
         if self.blocked.is_none() {
-            let mut names: Vec<(Placement, Name)> =
-                self.mail.iter().map(|(name, foreign)| (foreign.placement, *name)).collect();
+            let mut names: Vec<(Placement, Name)> = self
+                .mail
+                .iter()
+                .map(|(name, foreign)| (foreign.placement, *name))
+                .collect();
             names.sort_unstable();
             self.queue = names.into_iter().map(|(_, name)| name).collect();
         }
@@ -235,7 +268,9 @@ impl Adoption {
     /// # Errors
     /// What is wrong with the record. It is out of the adoption then, and its segment is kept.
     pub fn message(&mut self, key: u64, bytes: Vec<u8>) -> Result<Vec<(u64, Submission)>, String> {
-        let Some(name) = self.reading.remove(&key) else { return Ok(Vec::new()) };
+        let Some(name) = self.reading.remove(&key) else {
+            return Ok(Vec::new());
+        };
         let Some(placement) = self.mail.get(&name).map(|foreign| foreign.placement) else {
             return Ok(Vec::new());
         };
@@ -244,7 +279,10 @@ impl Adoption {
             Err(why) => {
                 self.mail.remove(&name);
                 self.damaged.push(name.1);
-                Err(format!("message {} in queue segment {:08}: {why}", name.0, name.1.0))
+                Err(format!(
+                    "message {} in queue segment {:08}: {why}",
+                    name.0, name.1.0
+                ))
             }
         }
     }
@@ -255,16 +293,23 @@ impl Adoption {
     }
 
     fn decode(&mut self, placement: Placement, mut bytes: Vec<u8>) -> Result<Message, String> {
-        let cipher = self.ciphers.get_mut(&placement.segment).ok_or("its segment is unknown")?;
+        let cipher = self
+            .ciphers
+            .get_mut(&placement.segment)
+            .ok_or("its segment is unknown")?;
         message_from(cipher, placement, &mut bytes)
     }
 
     fn give(&mut self, name: Name, message: &Message) -> Vec<(u64, Submission)> {
-        let Some(foreign) = self.mail.get(&name) else { return Vec::new() };
+        let Some(foreign) = self.mail.get(&name) else {
+            return Vec::new();
+        };
         let mut by_owner: BTreeMap<ShardId, (Vec<u16>, Vec<Address>)> = BTreeMap::new();
         for (n, recipient) in message.recipients.iter().enumerate() {
             if !foreign.done.contains(&(n as u16)) {
-                let part = by_owner.entry(owner(recipient.domain(), self.shards)).or_default();
+                let part = by_owner
+                    .entry(owner(recipient.domain(), self.shards))
+                    .or_default();
                 part.0.push(n as u16);
                 part.1.push(recipient.clone());
             }
@@ -281,13 +326,17 @@ impl Adoption {
 
     /// A submission is durable at its owner, or could not be stored: then it comes again.
     pub fn stored(&mut self, key: u64, result: Stored) {
-        let Some((name, numbers)) = self.parts.remove(&key) else { return };
+        let Some((name, numbers)) = self.parts.remove(&key) else {
+            return;
+        };
         if result == Stored::Durable
             && let Some(foreign) = self.mail.get_mut(&name)
         {
             foreign.done.extend(numbers);
         }
-        let Some(awaited) = self.given.get_mut(&name) else { return };
+        let Some(awaited) = self.given.get_mut(&name) else {
+            return;
+        };
         *awaited -= 1;
         if *awaited > 0 {
             return;

@@ -17,8 +17,8 @@ use crate::clock::{Mono, Now};
 use crate::counters::Counter;
 use crate::dns::{self, Answer, DnsTrouble, Plan, Question, Targets};
 use crate::phase::Phase;
-use crate::queue::segment::Placement;
 use crate::pool::{Conn, ConnId, OPENING_MAX, PeerInfo, Site, SiteId};
+use crate::queue::segment::Placement;
 use crate::schedule::destination::{DestinationId, Lookup};
 use crate::schedule::index::{EntryId, State};
 use crate::smtp::client::{OutboundTransaction, RecipientResult};
@@ -173,7 +173,9 @@ impl ShardCore {
             self.dns_waiting.push(id);
             return;
         }
-        self.actions.push(Action::Resolve { question: question.clone() });
+        self.actions.push(Action::Resolve {
+            question: question.clone(),
+        });
         self.asked.insert(question, vec![id]);
     }
 
@@ -194,7 +196,9 @@ impl ShardCore {
         let targets = Rc::new(targets);
         let site_id = match self.site_by_key.get(&targets.site) {
             Some(site_id) => {
-                self.sites[*site_id as usize].targets.clone_from(&targets.list);
+                self.sites[*site_id as usize]
+                    .targets
+                    .clone_from(&targets.list);
                 *site_id
             }
             None => {
@@ -206,7 +210,10 @@ impl ShardCore {
         };
         let destination = &mut self.destinations[id as usize];
         destination.dns_failures = 0;
-        destination.lookup = Lookup::Site { site: site_id, targets };
+        destination.lookup = Lookup::Site {
+            site: site_id,
+            targets,
+        };
         self.enrol(id, site_id, now);
     }
 
@@ -244,7 +251,9 @@ impl ShardCore {
     /// Fails ready mail of destinations that have no host, a bounded number at a time.
     pub(super) fn fail_ready(&mut self, now: Now) {
         for _ in 0..ENTRIES_PER_TICK_MAX {
-            let Some(id) = self.failing.front().copied() else { return };
+            let Some(id) = self.failing.front().copied() else {
+                return;
+            };
             if self.reads.len() >= READS_MAX || self.is_stalled() {
                 return;
             }
@@ -295,7 +304,9 @@ impl ShardCore {
             return;
         }
         self.next_turn = self.next_turn.wrapping_add(1);
-        let Some(target) = site.choose(self.next_turn, now.mono) else { return };
+        let Some(target) = site.choose(self.next_turn, now.mono) else {
+            return;
+        };
         site.conns += 1;
         site.opening += 1;
         let conn = self.conns.insert(Conn {
@@ -312,11 +323,17 @@ impl ShardCore {
             idle_since: now.mono,
         });
         let source = self.settings.source_ip;
-        self.actions.push(Action::Connect { conn, target, source });
+        self.actions.push(Action::Connect {
+            conn,
+            target,
+            source,
+        });
     }
 
     pub(super) fn connected(&mut self, id: ConnId, peer: Rc<PeerInfo>, now: Now) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
         conn.peer = Some(peer);
         let site = &mut self.sites[conn.site as usize];
         site.opening -= 1;
@@ -325,7 +342,9 @@ impl ShardCore {
     }
 
     pub(super) fn can_start(&mut self, id: ConnId, now: Now) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
         conn.can_start = true;
         self.assign(id, now);
     }
@@ -334,8 +353,15 @@ impl ShardCore {
     /// among the idle if it has nothing to do. Returns whether it got one.
     fn assign(&mut self, id: ConnId, now: Now) -> bool {
         let settings = Rc::clone(&self.settings);
-        let Some(conn) = self.conns.get_mut(id) else { return false };
-        if conn.quitting || conn.loading || conn.is_idle || !conn.can_start || conn.in_flight >= IN_FLIGHT_MAX {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return false;
+        };
+        if conn.quitting
+            || conn.loading
+            || conn.is_idle
+            || !conn.can_start
+            || conn.in_flight >= IN_FLIGHT_MAX
+        {
             return false;
         }
         let site_id = conn.site;
@@ -428,7 +454,10 @@ impl ShardCore {
     }
 
     pub(super) fn is_expired(&self, id: EntryId, now: Now) -> bool {
-        let age_ms = now.unix.0.saturating_sub(self.index.get(id).queue_id.accepted_ms());
+        let age_ms = now
+            .unix
+            .0
+            .saturating_sub(self.index.get(id).queue_id.accepted_ms());
         age_ms >= u64::from(self.settings.retry.expire_after_s) * 1000
     }
 
@@ -449,14 +478,24 @@ impl ShardCore {
         let read = ReadId(self.next_token);
         let placement = self.readable_placement(id);
         self.actions.push(Action::Read { read, placement });
-        self.reads.insert(read, Reading { entry: id, purpose, placement });
+        self.reads.insert(
+            read,
+            Reading {
+                entry: id,
+                purpose,
+                placement,
+            },
+        );
     }
 
     /// Where the message of an entry can be read back.
     fn readable_placement(&self, id: EntryId) -> Placement {
         let entry = self.index.get(id);
         // A copy that is not durable cannot be read back yet; its original can.
-        self.moving.get(&entry.queue_id).copied().unwrap_or(entry.placement)
+        self.moving
+            .get(&entry.queue_id)
+            .copied()
+            .unwrap_or(entry.placement)
     }
 
     /// The disk did not give a message back: it may the next time.
@@ -481,9 +520,19 @@ impl ShardCore {
         result: Result<Vec<u8>, DiskError>,
         now: Now,
     ) {
-        let Some(Reading { entry, purpose, placement }) = self.reads.remove(&read) else { return };
+        let Some(Reading {
+            entry,
+            purpose,
+            placement,
+        }) = self.reads.remove(&read)
+        else {
+            return;
+        };
         let message = match result {
-            Ok(bytes) => self.storage.decode_message(placement, bytes).map_err(Unread::Damaged),
+            Ok(bytes) => self
+                .storage
+                .decode_message(placement, bytes)
+                .map_err(Unread::Damaged),
             Err(error) => Err(Unread::Disk(error)),
         };
         if message.is_err() && self.readable_placement(entry) != placement {
@@ -558,9 +607,19 @@ impl ShardCore {
         let ready_since = message.accepted;
         let started = now;
         self.raise(entry_id, Counter::Delivering, recipients.len() as u32);
-        let delivery = Delivery { entry: entry_id, recipients, message, destination, started, ready_since };
+        let delivery = Delivery {
+            entry: entry_id,
+            recipients,
+            message,
+            destination,
+            started,
+            ready_since,
+        };
         self.deliveries.insert(token, delivery);
-        self.actions.push(Action::Start { conn: conn_id, transaction });
+        self.actions.push(Action::Start {
+            conn: conn_id,
+            transaction,
+        });
     }
 
     pub(super) fn finished(
@@ -570,7 +629,9 @@ impl ShardCore {
         results: Vec<RecipientResult>,
         now: Now,
     ) {
-        let Some(delivery) = self.deliveries.remove(&token) else { return };
+        let Some(delivery) = self.deliveries.remove(&token) else {
+            return;
+        };
         let mut context = super::settle::Context::default();
         if let Some(conn) = self.conns.get_mut(id) {
             conn.in_flight -= 1;
@@ -590,8 +651,14 @@ impl ShardCore {
 
     /// The connection ended before anything was said about this transaction.
     pub(super) fn returned(&mut self, id: ConnId, token: u64, now: Now) {
-        let Some(delivery) = self.deliveries.remove(&token) else { return };
-        self.lower(delivery.entry, Counter::Delivering, delivery.recipients.len() as u32);
+        let Some(delivery) = self.deliveries.remove(&token) else {
+            return;
+        };
+        self.lower(
+            delivery.entry,
+            Counter::Delivering,
+            delivery.recipients.len() as u32,
+        );
         if let Some(conn) = self.conns.get_mut(id) {
             conn.in_flight -= 1;
             conn.quitting = true;
@@ -600,7 +667,9 @@ impl ShardCore {
     }
 
     pub(super) fn closed(&mut self, id: ConnId, phase: Phase, cause: Box<str>, now: Now) {
-        let Some(conn) = self.conns.remove(id) else { return };
+        let Some(conn) = self.conns.remove(id) else {
+            return;
+        };
         let site_id = conn.site;
         let site = &mut self.sites[site_id as usize];
         site.conns -= 1;
@@ -636,7 +705,11 @@ impl ShardCore {
         let cause = site.last_failure.clone();
         let connecting = phase <= Phase::Ehlo;
         if let Some(entry) = self.next_entry(site_id, now) {
-            let synthetic = Synthetic::NoConnection { phase, cause, connecting };
+            let synthetic = Synthetic::NoConnection {
+                phase,
+                cause,
+                connecting,
+            };
             self.settle_without_connection(entry, synthetic, now);
         }
     }
@@ -663,7 +736,9 @@ impl ShardCore {
         let conns = &mut self.conns;
         let actions = &mut self.actions;
         site.idle.retain(|id| {
-            let Some(conn) = conns.get_mut(*id) else { return false };
+            let Some(conn) = conns.get_mut(*id) else {
+                return false;
+            };
             let keep = !draining && now.mono.ms_since(conn.idle_since) < idle_ms_max;
             if !keep {
                 conn.quitting = true;
@@ -677,7 +752,10 @@ impl ShardCore {
     pub(super) fn wake_deferred(&mut self, now: Now) {
         let mut due = Vec::new();
         let now_s = now.unix.seconds();
-        self.wheel.advance(&mut self.index, now_s, ENTRIES_PER_TICK_MAX, |_, id| due.push(id));
+        self.wheel
+            .advance(&mut self.index, now_s, ENTRIES_PER_TICK_MAX, |_, id| {
+                due.push(id)
+            });
         for id in due {
             let entry = self.index.get(id);
             if entry.state == State::Gone {
@@ -719,7 +797,9 @@ impl ShardCore {
     /// Settles the expired entries at the head of a ready list.
     fn expire_ready(&mut self, id: DestinationId, now: Now) {
         while self.reads.len() < READS_MAX {
-            let Some(first) = self.destinations[id as usize].ready.first() else { return };
+            let Some(first) = self.destinations[id as usize].ready.first() else {
+                return;
+            };
             if self.index.get(first).state != State::Gone && !self.is_expired(first, now) {
                 return;
             }

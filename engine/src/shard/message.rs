@@ -113,7 +113,10 @@ impl Message {
         Submission {
             queue_id: self.queue_id,
             accepted: self.accepted,
-            reverse_path: self.reverse_path.as_deref().and_then(|path| Address::parse(path).ok()),
+            reverse_path: self
+                .reverse_path
+                .as_deref()
+                .and_then(|path| Address::parse(path).ok()),
             recipients,
             body: self.body,
             smtputf8: self.smtputf8,

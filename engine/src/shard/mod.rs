@@ -235,7 +235,11 @@ impl ShardCore {
             replaying: true,
             replayed: replay::Replayed::default(),
             draining: false,
-            counters: Counters::new(now.unix, settings.counter_domains_max, settings.counter_groups_max),
+            counters: Counters::new(
+                now.unix,
+                settings.counter_domains_max,
+                settings.counter_groups_max,
+            ),
             saved,
             settings,
         }
@@ -250,15 +254,27 @@ impl ShardCore {
             }
             Event::Written { batch, result } => self.written(batch, result, now),
             Event::Read { read, result } => self.record_read(read, result, now),
-            Event::Answered { question, answer, ttl_s } => {
+            Event::Answered {
+                question,
+                answer,
+                ttl_s,
+            } => {
                 self.answered(question, answer, ttl_s, now);
             }
             Event::Connected { conn, peer } => self.connected(conn, peer, now),
             Event::CanStart { conn } => self.can_start(conn, now),
-            Event::Finished { conn, token, results } => self.finished(conn, token, results, now),
+            Event::Finished {
+                conn,
+                token,
+                results,
+            } => self.finished(conn, token, results, now),
             Event::Returned { conn, token } => self.returned(conn, token, now),
             Event::Closed { conn, phase, cause } => self.closed(conn, phase, cause, now),
-            Event::Retired { segment, disposal, result } => self.retired(segment, disposal, result),
+            Event::Retired {
+                segment,
+                disposal,
+                result,
+            } => self.retired(segment, disposal, result),
             Event::FreeDeleted => self.storage.set.free_deleted(),
             Event::FromShard { from, message } => self.from_shard(from, message, now),
             Event::DiskSpace { free_bytes } => {
@@ -335,19 +351,22 @@ impl ShardCore {
     fn count(&mut self, id: EntryId, counter: Counter, n: u32) {
         let entry = self.index.get(id);
         let row = self.destinations[entry.destination as usize].row;
-        self.counters.count(row, self.counters.group_row(entry.group), counter, n);
+        self.counters
+            .count(row, self.counters.group_row(entry.group), counter, n);
     }
 
     fn raise(&mut self, id: EntryId, counter: Counter, n: u32) {
         let entry = self.index.get(id);
         let row = self.destinations[entry.destination as usize].row;
-        self.counters.raise(row, self.counters.group_row(entry.group), counter, n);
+        self.counters
+            .raise(row, self.counters.group_row(entry.group), counter, n);
     }
 
     fn lower(&mut self, id: EntryId, counter: Counter, n: u32) {
         let entry = self.index.get(id);
         let row = self.destinations[entry.destination as usize].row;
-        self.counters.lower(row, self.counters.group_row(entry.group), counter, n);
+        self.counters
+            .lower(row, self.counters.group_row(entry.group), counter, n);
     }
 
     /// The counters, for an operator's question.

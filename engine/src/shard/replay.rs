@@ -12,12 +12,12 @@ use crate::clock::{Now, UnixMs};
 use crate::counters::Counter;
 use crate::ids::{QueueId, SegmentId};
 use crate::keys::KeyRing;
-use crate::queue::segment::Placement;
 use crate::queue::record::{
     About, Message as MessageRecord, Moved, Outcome, OutcomeKind, OutcomeState, OutcomeStates,
     Record,
 };
 use crate::queue::replay::Summary;
+use crate::queue::segment::Placement;
 use crate::queue::segment::SegmentHeader;
 use crate::queue::set::{Disposal, Task};
 use crate::route::owner;
@@ -49,7 +49,10 @@ impl ShardCore {
     /// A segment that cannot be read at all; its file stays where it is.
     pub fn replay_unreadable(&mut self, segment: SegmentId, why: &str) {
         self.storage.set.unreadable(segment);
-        self.report(format!("queue segment {:08} cannot be read: {why}; the file is kept", segment.0));
+        self.report(format!(
+            "queue segment {:08} cannot be read: {why}; the file is kept",
+            segment.0
+        ));
     }
 
     /// A segment of an earlier run is about to be replayed.
@@ -89,7 +92,10 @@ impl ShardCore {
                 self.forget_replayed(queue_id, placement.segment);
                 self.replayed.moved_from.insert(queue_id, moved.from);
                 self.replay_message(placement, &moved.message);
-                let about = About { queue_id, segment: placement.segment };
+                let about = About {
+                    queue_id,
+                    segment: placement.segment,
+                };
                 for state in moved.states.iter() {
                     self.replay_outcome(&Outcome { about, state });
                 }
@@ -159,7 +165,9 @@ impl ShardCore {
 
     fn replay_outcome(&mut self, outcome: &Outcome) {
         let queue_id = outcome.about.queue_id;
-        let Some(first) = self.index.find(queue_id) else { return };
+        let Some(first) = self.index.find(queue_id) else {
+            return;
+        };
         if self.index.is_only(first) {
             return self.replay_entry_outcome(first, outcome);
         }
@@ -175,7 +183,12 @@ impl ShardCore {
         let found = entry.placement.segment;
         // A shard that took over another's mail may have had a part of the same message before, and
         // kept notes about that.
-        let earliest = self.replayed.moved_from.get(&queue_id).copied().unwrap_or(found);
+        let earliest = self
+            .replayed
+            .moved_from
+            .get(&queue_id)
+            .copied()
+            .unwrap_or(found);
         if entry.state != State::Replayed || segment < earliest {
             return;
         }
@@ -184,8 +197,14 @@ impl ShardCore {
         // after a failed write and is there all the same. Such an outcome holds, but does not
         // outlive its segment: it is written again.
         if is_news && segment != found {
-            let about = About { queue_id, segment: found };
-            self.replayed.strays.push(Outcome { about, state: outcome.state });
+            let about = About {
+                queue_id,
+                segment: found,
+            };
+            self.replayed.strays.push(Outcome {
+                about,
+                state: outcome.state,
+            });
         }
     }
 
@@ -272,7 +291,9 @@ impl ShardCore {
     /// Reads the next entries to be given away, a bounded number at a time.
     pub(super) fn transfer_some(&mut self) {
         while self.reads.len() < super::READS_MAX && !self.is_stalled() {
-            let Some(id) = self.transfers.pop_front() else { return };
+            let Some(id) = self.transfers.pop_front() else {
+                return;
+            };
             self.read_record(id, super::deliver::Purpose::Transfer);
         }
     }
@@ -348,7 +369,10 @@ impl ShardCore {
             }
             Err(error) => {
                 self.storage.set.task_failed();
-                self.report(format!("queue segment {:08} cannot be removed: {error}", segment.0));
+                self.report(format!(
+                    "queue segment {:08} cannot be removed: {error}",
+                    segment.0
+                ));
             }
         }
     }
@@ -363,7 +387,9 @@ impl ShardCore {
         let message = match record {
             Record::Message(message) => message,
             Record::Moved(moved) => &moved.message,
-            Record::Outcome(Outcome { about, .. }) | Record::Commit(about) | Record::Cancel(about) => {
+            Record::Outcome(Outcome { about, .. })
+            | Record::Commit(about)
+            | Record::Cancel(about) => {
                 if self.storage.set.is_needed(placement.segment, about.segment) {
                     self.copy_note(record, *about, now);
                 }
@@ -377,13 +403,18 @@ impl ShardCore {
             .siblings(queue_id)
             .filter(|id| self.index.get(*id).placement == placement)
             .collect();
-        let storing = live.iter().any(|id| self.index.get(*id).state == State::Storing);
+        let storing = live
+            .iter()
+            .any(|id| self.index.get(*id).state == State::Storing);
         if !live.is_empty() && !storing && !self.moving.contains_key(&queue_id) {
             let states = self.states_of(message.recipients.len(), &live);
             let moved = Moved {
                 from: placement.segment,
                 states: OutcomeStates::new(&states),
-                message: MessageRecord { pending: false, ..*message },
+                message: MessageRecord {
+                    pending: false,
+                    ..*message
+                },
             };
             match self.storage.append(&Record::Moved(moved), now) {
                 Ok(to) => {
@@ -445,7 +476,10 @@ impl ShardCore {
                 {
                     last.count += 1;
                 }
-                _ => runs.push(OutcomeState { first: n as u16, ..state }),
+                _ => runs.push(OutcomeState {
+                    first: n as u16,
+                    ..state
+                }),
             }
         }
         // Nothing to say of recipients that were never tried.
@@ -455,17 +489,27 @@ impl ShardCore {
 
     /// The segment is read through, or could not be. It is removed when what was copied is durable.
     pub fn compact_read(&mut self, segment: SegmentId, result: Result<(), String>, now: Now) {
-        let mark = Record::Blob { kind: BLOB_COMPACTED, bytes: &segment.0.to_le_bytes() };
+        let mark = Record::Blob {
+            kind: BLOB_COMPACTED,
+            bytes: &segment.0.to_le_bytes(),
+        };
         let fault = match result {
             Ok(()) if self.storage.is_failing() => Some("writing fails".to_owned()),
-            Ok(()) => self.storage.append(&mark, now).err().map(|error| error.to_string()),
+            Ok(()) => self
+                .storage
+                .append(&mark, now)
+                .err()
+                .map(|error| error.to_string()),
             Err(why) => Some(why),
         };
         match fault {
             None => self.storage.note_compacted(segment),
             Some(why) => {
                 self.storage.set.task_failed();
-                self.report(format!("queue segment {:08} cannot be compacted: {why}", segment.0));
+                self.report(format!(
+                    "queue segment {:08} cannot be compacted: {why}",
+                    segment.0
+                ));
             }
         }
     }
@@ -519,7 +563,11 @@ impl ShardCore {
             // A message that was finished meanwhile has let go of the copy already.
             self.storage.set.dead(if gone { *from } else { *to });
         }
-        for Outcome { about: About { queue_id, segment }, .. } in outcomes {
+        for Outcome {
+            about: About { queue_id, segment },
+            ..
+        } in outcomes
+        {
             if let Some(origin) = origins.get(queue_id) {
                 *segment = *origin;
             }
@@ -529,6 +577,8 @@ impl ShardCore {
     /// How old the oldest queued message is, for the operator.
     pub fn oldest_accepted(&self) -> Option<UnixMs> {
         let (live, _) = self.index.sweep(0, ENTRIES_PER_TICK_MAX);
-        live.iter().map(|id| UnixMs(self.index.get(*id).queue_id.accepted_ms())).min()
+        live.iter()
+            .map(|id| UnixMs(self.index.get(*id).queue_id.accepted_ms()))
+            .min()
     }
 }

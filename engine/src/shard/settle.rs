@@ -37,7 +37,11 @@ pub(super) enum Synthetic {
     /// DNS says there is no host.
     DnsFailure(DnsFailure),
     /// No target would have us.
-    NoConnection { phase: Phase, cause: Box<str>, connecting: bool },
+    NoConnection {
+        phase: Phase,
+        cause: Box<str>,
+        connecting: bool,
+    },
 }
 
 impl Synthetic {
@@ -105,7 +109,11 @@ impl ShardCore {
                 reply: result.reply.clone(),
             })
             .collect();
-        self.lower(delivery.entry, Counter::Delivering, delivery.recipients.len() as u32);
+        self.lower(
+            delivery.entry,
+            Counter::Delivering,
+            delivery.recipients.len() as u32,
+        );
         self.index.get_mut(delivery.entry).attempts =
             self.index.get(delivery.entry).attempts.saturating_add(1);
         self.log_outcomes(&delivery, &settled, &context, now);
@@ -114,7 +122,12 @@ impl ShardCore {
     }
 
     /// Settles all open recipients of an entry in flight that no connection was found for.
-    pub(super) fn settle_without_connection(&mut self, id: EntryId, synthetic: Synthetic, now: Now) {
+    pub(super) fn settle_without_connection(
+        &mut self,
+        id: EntryId,
+        synthetic: Synthetic,
+        now: Now,
+    ) {
         match self.memory.get(&id) {
             Some(message) => {
                 let message = Rc::clone(message);
@@ -140,7 +153,9 @@ impl ShardCore {
         match synthetic {
             Synthetic::DnsTrouble(_) => self.count(id, Counter::DnsTempfail, 1),
             Synthetic::DnsFailure(_) => self.count(id, Counter::DnsFail, 1),
-            Synthetic::NoConnection { connecting: true, .. } => {
+            Synthetic::NoConnection {
+                connecting: true, ..
+            } => {
                 self.count(id, Counter::ConnectFail, 1);
             }
             Synthetic::NoConnection { .. } => self.count(id, Counter::SessionError, 1),
@@ -190,9 +205,15 @@ impl ShardCore {
             Synthetic::DnsFailure(failure) => {
                 Reply::synthetic(550, failure.status(), failure.as_str())
             }
-            Synthetic::NoConnection { cause, connecting, .. } => {
+            Synthetic::NoConnection {
+                cause, connecting, ..
+            } => {
                 let status = if *connecting { (4, 4, 1) } else { (4, 4, 2) };
-                Reply::synthetic(450, EnhancedStatus::new(status.0, status.1, status.2), cause)
+                Reply::synthetic(
+                    450,
+                    EnhancedStatus::new(status.0, status.1, status.2),
+                    cause,
+                )
             }
         }
     }
@@ -206,8 +227,10 @@ impl ShardCore {
         remote_mta: Option<&str>,
         now: Now,
     ) {
-        let outcomes: Vec<(u8, OutcomeKind)> =
-            settled.iter().map(|one| (one.recipient, one.kind)).collect();
+        let outcomes: Vec<(u8, OutcomeKind)> = settled
+            .iter()
+            .map(|one| (one.recipient, one.kind))
+            .collect();
         let failed: Vec<&Settled> = settled
             .iter()
             .filter(|one| matches!(one.kind, OutcomeKind::Failed | OutcomeKind::Expired))
@@ -221,7 +244,13 @@ impl ShardCore {
             Some(submission) => {
                 self.next_key += 1;
                 let key = self.next_key;
-                self.notices.insert(key, Notice { entry: id, outcomes });
+                self.notices.insert(
+                    key,
+                    Notice {
+                        entry: id,
+                        outcomes,
+                    },
+                );
                 self.route(Origin::Notice(key), submission, now);
             }
             None => self.record(id, &outcomes, now),
@@ -284,7 +313,9 @@ impl ShardCore {
 
     /// The notification is stored, or could not be.
     pub(super) fn notice_stored(&mut self, key: u64, result: Stored, now: Now) {
-        let Some(notice) = self.notices.remove(&key) else { return };
+        let Some(notice) = self.notices.remove(&key) else {
+            return;
+        };
         if result == Stored::Durable {
             self.record(notice.entry, &notice.outcomes, now);
             return;
@@ -370,14 +401,22 @@ impl ShardCore {
         }
     }
 
-    fn log_outcomes(&mut self, delivery: &Delivery, settled: &[Settled], context: &Context, now: Now) {
+    fn log_outcomes(
+        &mut self,
+        delivery: &Delivery,
+        settled: &[Settled],
+        context: &Context,
+        now: Now,
+    ) {
         for one in settled {
             let counter = match one.kind {
                 OutcomeKind::Delivered => Counter::Delivered,
                 OutcomeKind::Failed => Counter::Failed,
                 OutcomeKind::Expired => Counter::Expired,
                 OutcomeKind::Deferred => Counter::Tempfail,
-                OutcomeKind::Suspended | OutcomeKind::Cancelled | OutcomeKind::Suppressed => continue,
+                OutcomeKind::Suspended | OutcomeKind::Cancelled | OutcomeKind::Suppressed => {
+                    continue;
+                }
             };
             self.count(delivery.entry, counter, 1);
         }
@@ -420,7 +459,10 @@ impl ShardCore {
                 dns: dns.as_bytes(),
                 source_ip: peer.and_then(|peer| peer.source_ip),
                 dest_ip: context.target.as_ref().map(|target| target.address.ip()),
-                dest_host: context.target.as_ref().map_or(b"", |target| target.host.as_bytes()),
+                dest_host: context
+                    .target
+                    .as_ref()
+                    .map_or(b"", |target| target.host.as_bytes()),
                 greeting: peer.map_or(b"", |peer| peer.greeting.as_bytes()),
                 tls: peer.map_or(b"", |peer| peer.tls.as_bytes()),
                 delay_queue_ms: ms_between(delivery.ready_since, delivery.started.unix),
@@ -436,7 +478,9 @@ impl ShardCore {
 impl ShardCore {
     fn classify(&self, one: &Settled, site: &str, domain: &str) -> &'static str {
         let classifier = &self.settings.classifier;
-        let provider = classifier.provider_of(site).or_else(|| classifier.provider_of(domain));
+        let provider = classifier
+            .provider_of(site)
+            .or_else(|| classifier.provider_of(domain));
         let reply = &one.reply;
         let code = Some(reply.code);
         let (reason, _) =

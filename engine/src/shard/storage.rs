@@ -22,10 +22,12 @@ use crate::ids::{QueueId, SegmentId, ShardId};
 use crate::keys::KeyRing;
 use crate::queue::cipher::{Nonce, SegmentCipher, SegmentName, Stream};
 use crate::queue::record::{
-    About, Message as MessageRecord, Outcome, OutcomeState, Record, RecipientsBuf,
+    About, Message as MessageRecord, Outcome, OutcomeState, RecipientsBuf, Record,
 };
 use crate::queue::replay::read_one;
-use crate::queue::segment::{AppendError, BLOCK_BYTES, Batch, Placement, SegmentHeader, SegmentWriter};
+use crate::queue::segment::{
+    AppendError, BLOCK_BYTES, Batch, Placement, SegmentHeader, SegmentWriter,
+};
 use crate::queue::set::Disposal;
 use crate::schedule::index::{Entry, EntryId, State};
 
@@ -61,7 +63,9 @@ pub struct StorageSetup {
 
 impl fmt::Debug for StorageSetup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StorageSetup").field("next_segment", &self.next_segment).finish_non_exhaustive()
+        f.debug_struct("StorageSetup")
+            .field("next_segment", &self.next_segment)
+            .finish_non_exhaustive()
     }
 }
 
@@ -126,14 +130,26 @@ struct Maker {
 
 impl fmt::Debug for Maker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Maker").field("shard", &self.shard).finish_non_exhaustive()
+        f.debug_struct("Maker")
+            .field("shard", &self.shard)
+            .finish_non_exhaustive()
     }
 }
 
 impl Maker {
-    fn header(&mut self, stream: Stream, segment: SegmentId, bytes: u32, now: UnixMs) -> SegmentHeader {
+    fn header(
+        &mut self,
+        stream: Stream,
+        segment: SegmentId,
+        bytes: u32,
+        now: UnixMs,
+    ) -> SegmentHeader {
         SegmentHeader {
-            name: SegmentName { stream, shard: self.shard, segment },
+            name: SegmentName {
+                stream,
+                shard: self.shard,
+                segment,
+            },
             segment_bytes: bytes,
             created_ms: now.0,
             key_id: self.keys.current_id(),
@@ -180,7 +196,11 @@ impl Tail {
         }
         let mut bytes = std::mem::take(&mut self.header);
         bytes.extend_from_slice(&batch.bytes);
-        Batch { file_offset: 0, bytes, ..batch }
+        Batch {
+            file_offset: 0,
+            bytes,
+            ..batch
+        }
     }
 }
 
@@ -235,7 +255,11 @@ pub(super) fn open(
         begun: None,
     };
     let storage = Storage {
-        maker: Maker { shard: me, keys: setup.keys, nonces: setup.nonces },
+        maker: Maker {
+            shard: me,
+            keys: setup.keys,
+            nonces: setup.nonces,
+        },
         tail: tail(Stream::Queue, settings.segment_bytes, setup.next_segment),
         filling: Pending::default(),
         closed: VecDeque::new(),
@@ -252,7 +276,11 @@ pub(super) fn open(
         set: crate::queue::set::SegmentSet::new(settings.segment_bytes),
     };
     let log = LogStream {
-        tail: tail(Stream::DeliveryLog, settings.log_segment_bytes, setup.next_log_segment),
+        tail: tail(
+            Stream::DeliveryLog,
+            settings.log_segment_bytes,
+            setup.next_log_segment,
+        ),
         batch: LogBatch::new(),
         waiting: VecDeque::new(),
         waiting_bytes: 0,
@@ -284,7 +312,10 @@ impl Storage {
 
     /// Bytes of records that are not durable.
     pub(super) fn waiting_bytes(&self) -> usize {
-        let flying = self.in_flight.as_ref().map_or(0, |(_, _, _, pending)| pending.bytes);
+        let flying = self
+            .in_flight
+            .as_ref()
+            .map_or(0, |(_, _, _, pending)| pending.bytes);
         self.filling.bytes + flying + self.closed.iter().map(|(_, p)| p.bytes).sum::<usize>()
     }
 
@@ -305,7 +336,9 @@ impl Storage {
 
     /// New segments from now on.
     pub(super) fn roll(&mut self) {
-        let Some(mut writer) = self.tail.writer.take() else { return };
+        let Some(mut writer) = self.tail.writer.take() else {
+            return;
+        };
         if let Some(batch) = writer.take_batch() {
             self.tail.writer = Some(writer);
             let batch = self.tail.with_header(batch);
@@ -331,15 +364,24 @@ impl Storage {
 
     /// Whether batches of the segment are on their way or about to be.
     fn has_batches(&self, segment: SegmentId) -> bool {
-        self.in_flight.as_ref().is_some_and(|(_, _, flying, _)| *flying == segment)
-            || self.closed.iter().any(|(batch, _)| batch.segment == segment)
+        self.in_flight
+            .as_ref()
+            .is_some_and(|(_, _, flying, _)| *flying == segment)
+            || self
+                .closed
+                .iter()
+                .any(|(batch, _)| batch.segment == segment)
     }
 
     /// Whether the segment is not written to its end: it may be neither read through nor removed.
     pub(super) fn is_unfinished(&self, segment: SegmentId) -> bool {
         self.has_batches(segment)
             || self.rolled.iter().any(|writer| writer.segment() == segment)
-            || self.tail.writer.as_ref().is_some_and(|writer| writer.segment() == segment)
+            || self
+                .tail
+                .writer
+                .as_ref()
+                .is_some_and(|writer| writer.segment() == segment)
     }
 
     pub(super) const fn are_strays_waiting(&self) -> bool {
@@ -349,9 +391,18 @@ impl Storage {
     /// The outcomes appended last must be durable before any segment goes.
     pub(super) fn note_strays(&mut self) {
         self.strays_waiting = true;
-        let placement = Placement { segment: SegmentId(0), offset: crate::ids::Offset(0), bytes: 0 };
+        let placement = Placement {
+            segment: SegmentId(0),
+            offset: crate::ids::Offset(0),
+            bytes: 0,
+        };
         let (queue_id, waiter) = (QueueId(0), Waiter::Strays);
-        self.filling.notes.push(Note { queue_id, placement, pending: false, waiter });
+        self.filling.notes.push(Note {
+            queue_id,
+            placement,
+            pending: false,
+            waiter,
+        });
     }
 
     /// A compaction begins.
@@ -369,7 +420,11 @@ impl Storage {
         !self.compaction_fault && self.set.is_drained(segment)
     }
 
-    pub(super) fn append(&mut self, record: &Record<'_>, now: Now) -> Result<Placement, AppendError> {
+    pub(super) fn append(
+        &mut self,
+        record: &Record<'_>,
+        now: Now,
+    ) -> Result<Placement, AppendError> {
         let placement = match self.tail.writer(&mut self.maker, now.unix).append(record) {
             Err(AppendError::Full { .. }) => {
                 self.roll();
@@ -380,7 +435,8 @@ impl Storage {
         if let Some(segment) = self.tail.begun.take() {
             let reuse = self.set.free_files() > 0;
             self.begin.insert(segment, reuse);
-            self.set.began(segment, u64::from(self.tail.segment_bytes), reuse);
+            self.set
+                .began(segment, u64::from(self.tail.segment_bytes), reuse);
         }
         self.filling.since.get_or_insert(now.mono);
         self.filling.bytes += placement.bytes as usize;
@@ -390,15 +446,29 @@ impl Storage {
     /// A message's copy was appended: its original is let go of when the copy is durable.
     pub(super) fn note_moved(&mut self, queue_id: QueueId, placement: Placement, from: Placement) {
         let waiter = Waiter::Compaction { from };
-        self.filling.notes.push(Note { queue_id, placement, pending: false, waiter });
+        self.filling.notes.push(Note {
+            queue_id,
+            placement,
+            pending: false,
+            waiter,
+        });
         self.close_full_batch();
     }
 
     /// All of a segment's copies stand before this in the stream.
     pub(super) fn note_compacted(&mut self, segment: SegmentId) {
-        let placement = Placement { segment, offset: crate::ids::Offset(0), bytes: 0 };
+        let placement = Placement {
+            segment,
+            offset: crate::ids::Offset(0),
+            bytes: 0,
+        };
         let waiter = Waiter::Compacted(segment);
-        self.filling.notes.push(Note { queue_id: QueueId(0), placement, pending: false, waiter });
+        self.filling.notes.push(Note {
+            queue_id: QueueId(0),
+            placement,
+            pending: false,
+            waiter,
+        });
     }
 
     /// Closes the open batch if it has grown to its bound; to be called once what was appended is noted.
@@ -406,14 +476,17 @@ impl Storage {
         if self.filling.bytes >= BATCH_BYTES_FULL
             && let Some(batch) = self.tail.take_batch()
         {
-            self.closed.push_back((batch, std::mem::take(&mut self.filling)));
+            self.closed
+                .push_back((batch, std::mem::take(&mut self.filling)));
         }
     }
 
     fn cipher(&mut self, segment: SegmentId) -> Option<&mut SegmentCipher> {
         if !self.ciphers.contains_key(&segment) {
             let writers = self.tail.writer.iter().chain(&self.rolled);
-            let header = *writers.map(SegmentWriter::header).find(|h| h.name.segment == segment)?;
+            let header = *writers
+                .map(SegmentWriter::header)
+                .find(|h| h.name.segment == segment)?;
             self.learn(&header);
         }
         self.ciphers.get_mut(&segment)
@@ -437,8 +510,9 @@ impl Storage {
         placement: Placement,
         mut bytes: Vec<u8>,
     ) -> Result<Message, String> {
-        let cipher =
-            self.cipher(placement.segment).ok_or_else(|| "its segment is unknown".to_owned())?;
+        let cipher = self
+            .cipher(placement.segment)
+            .ok_or_else(|| "its segment is unknown".to_owned())?;
         message_from(cipher, placement, &mut bytes)
     }
 
@@ -457,7 +531,10 @@ pub(super) fn message_from(
     match read_one(cipher, placement, bytes).map_err(|error| error.to_string())? {
         Record::Message(message) => Ok(message_of(&message)),
         Record::Moved(moved) => Ok(message_of(&moved.message)),
-        other => Err(format!("a {} record where a message was written", other.kind())),
+        other => Err(format!(
+            "a {} record where a message was written",
+            other.kind()
+        )),
     }
 }
 
@@ -482,11 +559,17 @@ fn message_of(record: &MessageRecord<'_>) -> Message {
 
 /// Tags as the record has them: `name=value` lines joined by LF.
 fn tags_of(text: &str) -> Vec<(Box<str>, Box<str>)> {
-    text.split('\n').filter_map(|tag| tag.split_once('=')).map(|(n, v)| (n.into(), v.into())).collect()
+    text.split('\n')
+        .filter_map(|tag| tag.split_once('='))
+        .map(|(n, v)| (n.into(), v.into()))
+        .collect()
 }
 
 fn tags_text(tags: &[(Box<str>, Box<str>)]) -> String {
-    let lines: Vec<String> = tags.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let lines: Vec<String> = tags
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     lines.join("\n")
 }
 
@@ -501,7 +584,11 @@ impl ShardCore {
     ) {
         if self.storage.is_failing() {
             // Its batch would wait for the disk, and its client with it.
-            let result = if self.storage.full { Stored::NoSpace } else { Stored::Failed };
+            let result = if self.storage.full {
+                Stored::NoSpace
+            } else {
+                Stored::Failed
+            };
             return self.tell_waiter(waiter, result, now);
         }
         submission.group_by_domain();
@@ -514,12 +601,20 @@ impl ShardCore {
             }
         };
         let queue_id = submission.queue_id;
-        self.storage.filling.notes.push(Note { queue_id, placement, pending, waiter });
+        self.storage.filling.notes.push(Note {
+            queue_id,
+            placement,
+            pending,
+            waiter,
+        });
         self.storage.set.live(placement);
         self.storage.close_full_batch();
         let message = std::rc::Rc::new(Message::from_submission(submission));
         let keep = self.memory_bytes + message.memory_bytes() <= self.settings.memory_bytes_max;
-        let group = self.counters.group(message.group.as_deref().unwrap_or("")).number();
+        let group = self
+            .counters
+            .group(message.group.as_deref().unwrap_or(""))
+            .number();
         let mut first = 0;
         for run in message.recipients.chunk_by(|a, b| a.domain() == b.domain()) {
             let destination = self.destination_of(run[0].domain());
@@ -553,7 +648,10 @@ impl ShardCore {
         let mut recipients = std::mem::take(&mut self.storage.recipients);
         recipients.clear();
         let mut fault = Ok(());
-        for run in submission.recipients.chunk_by(|a, b| a.domain() == b.domain()) {
+        for run in submission
+            .recipients
+            .chunk_by(|a, b| a.domain() == b.domain())
+        {
             let (first, rest) = (&run[0], &run[1..]);
             fault = fault.and_then(|()| recipients.domain(first.domain().as_str(), first.as_str()));
             for address in rest {
@@ -577,7 +675,10 @@ impl ShardCore {
             content_bytes: submission.content.len() as u32,
         });
         let result = match fault {
-            Ok(()) => self.storage.append(&record, now).map_err(|error| error.to_string()),
+            Ok(()) => self
+                .storage
+                .append(&record, now)
+                .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         self.storage.recipients = recipients;
@@ -591,7 +692,10 @@ impl ShardCore {
         state: OutcomeState,
         now: Now,
     ) {
-        let outcome = Outcome { about: About { queue_id, segment }, state };
+        let outcome = Outcome {
+            about: About { queue_id, segment },
+            state,
+        };
         if self.storage.is_failing() {
             self.storage.filling.outcomes.push(outcome);
             return;
@@ -612,8 +716,13 @@ impl ShardCore {
 
     /// Every owner has stored the message: note so, and deliver it.
     pub(super) fn confirm(&mut self, queue_id: QueueId, now: Now) {
-        let Some(id) = self.index.find(queue_id) else { return };
-        let about = About { queue_id, segment: self.index.get(id).placement.segment };
+        let Some(id) = self.index.find(queue_id) else {
+            return;
+        };
+        let about = About {
+            queue_id,
+            segment: self.index.get(id).placement.segment,
+        };
         self.append_note(&Record::Commit(about), about, now);
         self.storage.filling.commits.push(about);
         self.stored_ready(queue_id, now);
@@ -621,8 +730,13 @@ impl ShardCore {
 
     /// Another owner failed: the message was never accepted.
     pub(super) fn cancel_stored(&mut self, queue_id: QueueId, now: Now) {
-        let Some(id) = self.index.find(queue_id) else { return };
-        let about = About { queue_id, segment: self.index.get(id).placement.segment };
+        let Some(id) = self.index.find(queue_id) else {
+            return;
+        };
+        let about = About {
+            queue_id,
+            segment: self.index.get(id).placement.segment,
+        };
         self.forget_message(queue_id);
         self.append_note(&Record::Cancel(about), about, now);
         self.storage.filling.cancels.push(about);
@@ -649,7 +763,9 @@ impl ShardCore {
 
     fn stored_ready(&mut self, queue_id: QueueId, now: Now) {
         // One entry is by far the most common; siblings would need a list.
-        let Some(first) = self.index.find(queue_id) else { return };
+        let Some(first) = self.index.find(queue_id) else {
+            return;
+        };
         if self.index.is_only(first) {
             return self.stored_entry_ready(first, now);
         }
@@ -716,7 +832,10 @@ impl ShardCore {
             segment: batch.segment,
             offset: batch.file_offset,
             bytes: batch.bytes,
-            begin: begin.map(|reuse| Begin { segment_bytes: self.storage.tail.segment_bytes, reuse }),
+            begin: begin.map(|reuse| Begin {
+                segment_bytes: self.storage.tail.segment_bytes,
+                reuse,
+            }),
         });
     }
 
@@ -726,7 +845,9 @@ impl ShardCore {
             KIND_COUNTERS => return self.counters_written(result),
             _ => {}
         }
-        let Some((id, end, segment, pending)) = self.storage.in_flight.take() else { return };
+        let Some((id, end, segment, pending)) = self.storage.in_flight.take() else {
+            return;
+        };
         debug_assert_eq!(id, batch, "one batch is on its way at a time");
         match result {
             Ok(()) => {
@@ -751,7 +872,10 @@ impl ShardCore {
         if storage.has_batches(segment) {
             return;
         }
-        if let Some(at) = storage.rolled.iter().position(|writer| writer.segment() == segment)
+        if let Some(at) = storage
+            .rolled
+            .iter()
+            .position(|writer| writer.segment() == segment)
             && let Some(writer) = storage.rolled.remove(at)
         {
             storage.seal(writer);
@@ -787,17 +911,26 @@ impl ShardCore {
         storage.full = *error == DiskError::Full;
         storage.failing_until = Some(now.mono.plus_ms(WRITE_RETRY_MS));
         // What is durable in these segments will still be read.
-        for writer in storage.tail.writer.take().into_iter().chain(std::mem::take(&mut storage.rolled))
+        for writer in storage
+            .tail
+            .writer
+            .take()
+            .into_iter()
+            .chain(std::mem::take(&mut storage.rolled))
         {
             storage.learn(&{ *writer.header() });
         }
         storage.tail.header.clear();
         storage.compaction_fault = true;
         // Only what was being written may be on disk.
-        let cancels = failed.notes.iter().filter(|note| note.waiter.is_message()).map(|note| About {
-            queue_id: note.queue_id,
-            segment: note.placement.segment,
-        });
+        let cancels = failed
+            .notes
+            .iter()
+            .filter(|note| note.waiter.is_message())
+            .map(|note| About {
+                queue_id: note.queue_id,
+                segment: note.placement.segment,
+            });
         let cancels: Vec<About> = cancels.collect();
         let mut all = vec![failed];
         all.extend(storage.closed.drain(..).map(|(_, pending)| pending));
@@ -820,7 +953,11 @@ impl ShardCore {
             .collect();
         self.moves_failed(&moves, &mut again.outcomes);
         self.storage.filling = again;
-        let result = if self.storage.full { Stored::NoSpace } else { Stored::Failed };
+        let result = if self.storage.full {
+            Stored::NoSpace
+        } else {
+            Stored::Failed
+        };
         for note in &notes {
             match note.waiter {
                 Waiter::Compacted(_) => self.storage.set.task_failed(),
@@ -831,7 +968,14 @@ impl ShardCore {
         }
         // Files that were not made yet never will be.
         for (segment, reuse) in std::mem::take(&mut self.storage.begin) {
-            self.storage.set.removed(segment, if reuse { Disposal::Free } else { Disposal::Delete });
+            self.storage.set.removed(
+                segment,
+                if reuse {
+                    Disposal::Free
+                } else {
+                    Disposal::Delete
+                },
+            );
         }
         for note in notes {
             self.tell_waiter(note.waiter, result, now);
@@ -840,7 +984,11 @@ impl ShardCore {
 
     /// After a failed write: writes the notes that must not be lost into a new segment.
     pub(super) fn retry_write(&mut self, now: Now) {
-        if self.storage.failing_until.is_none_or(|until| until > now.mono) {
+        if self
+            .storage
+            .failing_until
+            .is_none_or(|until| until > now.mono)
+        {
             return;
         }
         self.storage.failing_until = None;
@@ -855,8 +1003,18 @@ impl ShardCore {
             .outcomes
             .iter()
             .map(|outcome| (Record::Outcome(*outcome), outcome.about))
-            .chain(again.commits.iter().map(|about| (Record::Commit(*about), *about)))
-            .chain(again.cancels.iter().map(|about| (Record::Cancel(*about), *about)));
+            .chain(
+                again
+                    .commits
+                    .iter()
+                    .map(|about| (Record::Commit(*about), *about)),
+            )
+            .chain(
+                again
+                    .cancels
+                    .iter()
+                    .map(|about| (Record::Cancel(*about), *about)),
+            );
         for (record, about) in records {
             self.append_note(&record, about, now);
         }
@@ -900,14 +1058,19 @@ impl ShardCore {
     /// # Errors
     /// A sentence; nothing is added then.
     pub fn restore_counters(&mut self, segment: SegmentId, saved: &[u8]) -> Result<(), String> {
-        self.counters.restore(saved).map_err(|error| error.to_string())?;
+        self.counters
+            .restore(saved)
+            .map_err(|error| error.to_string())?;
         self.saved.durable = Some(segment);
         Ok(())
     }
 
     pub(super) fn save_counters(&mut self, now: Now) {
         let every_ms = self.settings.counter_save_ms;
-        let due = self.saved.saved_at.is_none_or(|at| now.mono.ms_since(at) >= every_ms);
+        let due = self
+            .saved
+            .saved_at
+            .is_none_or(|at| now.mono.ms_since(at) >= every_ms);
         let closing = self.draining && self.deliveries.is_empty() && self.storage.is_idle();
         let wanted = !self.saved.closed && (closing || due);
         if self.saved.in_flight.is_some() || !wanted || self.storage.is_failing() {
@@ -921,7 +1084,10 @@ impl ShardCore {
         }
         let mut bytes = Vec::new();
         self.counters.save(&mut bytes);
-        let record = Record::Blob { kind: BLOB_COUNTERS, bytes: &bytes };
+        let record = Record::Blob {
+            kind: BLOB_COUNTERS,
+            bytes: &bytes,
+        };
         let room = bytes.len() + 8 * BLOCK_BYTES;
         let segment_bytes = room.next_multiple_of(BLOCK_BYTES) as u32;
         let mut tail = Tail {
@@ -936,7 +1102,9 @@ impl ShardCore {
         if tail.writer(maker, now.unix).append(&record).is_err() {
             return;
         }
-        let Some(batch) = tail.take_batch() else { return };
+        let Some(batch) = tail.take_batch() else {
+            return;
+        };
         self.saved.next = tail.next;
         self.storage.next_batch += 1;
         let id = BatchId(self.storage.next_batch << 2 | KIND_COUNTERS);
@@ -947,18 +1115,26 @@ impl ShardCore {
             segment: batch.segment,
             offset: batch.file_offset,
             bytes: batch.bytes,
-            begin: Some(Begin { segment_bytes, reuse: false }),
+            begin: Some(Begin {
+                segment_bytes,
+                reuse: false,
+            }),
         });
     }
 
     fn counters_written(&mut self, result: Result<(), DiskError>) {
-        let Some((_, segment)) = self.saved.in_flight.take() else { return };
+        let Some((_, segment)) = self.saved.in_flight.take() else {
+            return;
+        };
         let old = match result {
             Ok(()) => self.saved.durable.replace(segment),
             Err(_) => Some(segment),
         };
         if let Some(segment) = old {
-            self.actions.push(Action::Delete { stream: Stream::Counters, segment });
+            self.actions.push(Action::Delete {
+                stream: Stream::Counters,
+                segment,
+            });
         }
     }
 }
@@ -1014,9 +1190,14 @@ impl ShardCore {
             return;
         }
         log.retry_at = None;
-        let Some(lines) = log.waiting.pop_front() else { return };
+        let Some(lines) = log.waiting.pop_front() else {
+            return;
+        };
         log.waiting_bytes -= lines.len();
-        let record = Record::Blob { kind: BLOB_LOG_BATCH, bytes: &lines };
+        let record = Record::Blob {
+            kind: BLOB_LOG_BATCH,
+            bytes: &lines,
+        };
         let maker = &mut self.storage.maker;
         let appended = match log.tail.writer(maker, now.unix).append(&record) {
             Err(AppendError::Full { .. }) => {
@@ -1026,7 +1207,10 @@ impl ShardCore {
             other => other,
         };
         let segment_bytes = log.tail.segment_bytes;
-        let begin = log.tail.begun.take().map(|_| Begin { segment_bytes, reuse: false });
+        let begin = log.tail.begun.take().map(|_| Begin {
+            segment_bytes,
+            reuse: false,
+        });
         let batch = appended.is_ok().then(|| log.tail.take_batch()).flatten();
         let Some(batch) = batch else {
             log.dropped_lines += 1;
@@ -1047,7 +1231,9 @@ impl ShardCore {
 
     fn log_written(&mut self, batch: BatchId, result: Result<(), DiskError>, now: Now) {
         let log = &mut self.log;
-        let Some((id, segment, end, lines)) = log.in_flight.take() else { return };
+        let Some((id, segment, end, lines)) = log.in_flight.take() else {
+            return;
+        };
         debug_assert_eq!(id, batch, "one log batch is on its way at a time");
         if result.is_err() {
             // A new segment: whether these bytes are in the old one is unknown.

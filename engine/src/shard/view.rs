@@ -217,7 +217,8 @@ impl ShardCore {
             let (live, next) = self.index.sweep(start, super::ENTRIES_PER_TICK_MAX);
             for id in live {
                 let destination = self.index.get(id).destination as usize;
-                if domain.is_none_or(|domain| self.destinations[destination].domain.as_str() == domain)
+                if domain
+                    .is_none_or(|domain| self.destinations[destination].domain.as_str() == domain)
                 {
                     found.push(self.why_entry(id, now));
                     if found.len() == max {

@@ -58,7 +58,6 @@ impl ClientSessions {
             ip,
         })
     }
-
 }
 
 /// A session's place among those of its client; given back when dropped.
@@ -146,7 +145,13 @@ impl Door {
         sessions: Arc<ClientSessions>,
     ) -> Self {
         let (listen, settings) = (RefCell::new(listen), RefCell::new(settings));
-        Self { listen, settings, sessions, closed: Cell::new(false), bell: Bell::default() }
+        Self {
+            listen,
+            settings,
+            sessions,
+            closed: Cell::new(false),
+            bell: Bell::default(),
+        }
     }
 
     /// Where it listens.
@@ -186,7 +191,9 @@ pub(crate) async fn accept_task(shard: Rc<Shard>, listener: TcpListener, door: R
             door.closed().await;
             None
         };
-        let Some(accepted) = futures_lite::future::or(accepted, closed).await else { return };
+        let Some(accepted) = futures_lite::future::or(accepted, closed).await else {
+            return;
+        };
         match accepted {
             Ok(stream) if !shard.stopping.get() => greet(&shard, stream, &door),
             Ok(_) => {}

@@ -43,7 +43,10 @@ pub(crate) fn list(folder: &Path) -> Result<Listing, String> {
         let Some(name) = name.to_str() else { continue };
         let bytes = entry.metadata().map_err(fault)?.len();
         // A quarantined file keeps its number taken.
-        let number = name.get(..8).and_then(|digits| digits.parse().ok()).map(SegmentId);
+        let number = name
+            .get(..8)
+            .and_then(|digits| digits.parse().ok())
+            .map(SegmentId);
         if let Some(number) = number {
             listing.next = listing.next.max(SegmentId(number.0 + 1));
         }
@@ -60,7 +63,9 @@ pub(crate) fn list(folder: &Path) -> Result<Listing, String> {
 
 /// The folder of a shard's stream below the data directory.
 pub(crate) fn stream_folder(data_dir: &Path, shard: ShardId, stream: Stream) -> PathBuf {
-    data_dir.join(format!("shard-{:02}", shard.0)).join(stream.as_str())
+    data_dir
+        .join(format!("shard-{:02}", shard.0))
+        .join(stream.as_str())
 }
 
 type Files = HashMap<(Stream, SegmentId), Rc<DmaFile>>;
@@ -77,7 +82,12 @@ pub(crate) struct Disk {
 impl Disk {
     /// The shard's part of `data_dir`; `free` files are for new queue segments.
     pub(crate) fn new(data_dir: PathBuf, shard: ShardId, free: Vec<SegmentId>) -> Self {
-        Self { data_dir, shard, files: RefCell::default(), free: RefCell::new(free) }
+        Self {
+            data_dir,
+            shard,
+            files: RefCell::default(),
+            free: RefCell::new(free),
+        }
     }
 
     /// Lets glommio find out, on a file with data in it, whether the device completes reads by polling.
@@ -89,7 +99,10 @@ impl Disk {
     /// # Errors
     /// [`DiskError`].
     pub(crate) async fn probe_device(&self) -> Result<(), DiskError> {
-        let path = self.data_dir.join(format!("shard-{:02}", self.shard.0)).join("probe");
+        let path = self
+            .data_dir
+            .join(format!("shard-{:02}", self.shard.0))
+            .join("probe");
         let written = std::fs::File::create(&path).and_then(|mut file| {
             std::io::Write::write_all(&mut file, &[0x5a; 4096])?;
             file.sync_all()
@@ -136,9 +149,15 @@ impl Disk {
         bytes: &[u8],
     ) -> Result<Rc<DmaFile>, DiskError> {
         let folder = self.folder(stream);
-        let reused = if begin.reuse { self.free.borrow_mut().pop() } else { None };
+        let reused = if begin.reuse {
+            self.free.borrow_mut().pop()
+        } else {
+            None
+        };
         let free = reused.unwrap_or(segment);
-        let made = self.make_from(&folder, free, reused.is_some(), segment, begin, bytes).await;
+        let made = self
+            .make_from(&folder, free, reused.is_some(), segment, begin, bytes)
+            .await;
         if made.is_err() && folder.join(free_file_name(free)).exists() {
             if reused.is_some() {
                 self.free.borrow_mut().push(free);
@@ -165,7 +184,9 @@ impl Disk {
         let file = open_dma(&path, !is_there).await?;
         if !is_there {
             // The size is set once, so that no later sync has to change it.
-            file.truncate(u64::from(begin.segment_bytes)).await.map_err(disk_error)?;
+            file.truncate(u64::from(begin.segment_bytes))
+                .await
+                .map_err(disk_error)?;
         }
         let header = bytes.get(..SEGMENT_HEADER_BYTES).unwrap_or(bytes);
         write_synced(&file, header, 0).await?;
@@ -201,7 +222,10 @@ impl Disk {
     pub(crate) async fn read(&self, placement: Placement) -> Result<Vec<u8>, DiskError> {
         let file = self.open(Stream::Queue, placement.segment).await?;
         let (offset, bytes, within) = placement.blocks();
-        let read = file.read_at_aligned(offset, bytes).await.map_err(disk_error)?;
+        let read = file
+            .read_at_aligned(offset, bytes)
+            .await
+            .map_err(disk_error)?;
         read.get(within..within + placement.bytes as usize)
             .map(<[u8]>::to_vec)
             .ok_or_else(|| DiskError::Io(format!("the file ends within the {bytes} bytes to read")))
@@ -218,7 +242,9 @@ impl Disk {
         bytes: usize,
     ) -> Result<glommio::io::ReadResult, DiskError> {
         let file = self.open(Stream::Queue, segment).await?;
-        file.read_at_aligned(offset, bytes).await.map_err(disk_error)
+        file.read_at_aligned(offset, bytes)
+            .await
+            .map_err(disk_error)
     }
 
     /// Disposes of a queue segment's file, durably.
@@ -264,7 +290,9 @@ impl Disk {
     /// # Errors
     /// [`DiskError`].
     pub(crate) async fn delete_free(&self) -> Result<(), DiskError> {
-        let Some(free) = self.free.borrow_mut().pop() else { return Ok(()) };
+        let Some(free) = self.free.borrow_mut().pop() else {
+            return Ok(());
+        };
         let folder = self.folder(Stream::Queue);
         std::fs::remove_file(folder.join(free_file_name(free))).map_err(io_error)?;
         sync_folder(&folder).await
@@ -293,7 +321,10 @@ async fn write_synced(file: &DmaFile, bytes: &[u8], offset: u64) -> Result<(), D
     buffer.as_bytes_mut()[..bytes.len()].copy_from_slice(bytes);
     let written = file.write_at(buffer, offset).await.map_err(disk_error)?;
     if written != bytes.len() {
-        return Err(DiskError::Io(format!("wrote {written} of {} bytes", bytes.len())));
+        return Err(DiskError::Io(format!(
+            "wrote {written} of {} bytes",
+            bytes.len()
+        )));
     }
     file.fdatasync().await.map_err(disk_error)
 }
