@@ -29,7 +29,7 @@ const FIELD_BYTES_MAX: usize = 4096;
 pub(super) enum Role {
     /// Words for a human.
     Text,
-    /// The same as HTML, made text.
+    /// The same as HTML, as it came.
     Html,
     /// message/delivery-status.
     DeliveryStatus,
@@ -249,7 +249,7 @@ fn part_of(part: &MessagePart<'_>, whole: &[u8]) -> Option<Part> {
     };
     let text = match &part.body {
         PartType::Text(text) => clip(&redecode(part, text, whole), PART_BYTES_MAX).to_owned(),
-        PartType::Html(html) => html_lines(clip(html, PART_BYTES_MAX)),
+        PartType::Html(html) => clip(html, PART_BYTES_MAX).to_owned(),
         PartType::Binary(bytes) | PartType::InlineBinary(bytes) => {
             String::from_utf8_lossy(&bytes[..bytes.len().min(PART_BYTES_MAX)]).into_owned()
         }
@@ -259,7 +259,7 @@ fn part_of(part: &MessagePart<'_>, whole: &[u8]) -> Option<Part> {
 }
 
 /// HTML as text, with a line for each block: the crate's own conversion knows `br` and `p` only.
-fn html_lines(html: &str) -> String {
+pub(super) fn html_lines(html: &str) -> String {
     const BLOCKS: [&str; 9] = ["div", "tr", "td", "li", "table", "pre", "h1", "h2", "h3"];
     let mut broken = String::with_capacity(html.len() + html.len() / 8);
     for (index, piece) in html.split('<').enumerate() {
@@ -292,7 +292,8 @@ fn redecode<'t>(part: &MessagePart<'_>, text: &'t str, whole: &[u8]) -> Cow<'t, 
         .is_some_and(|name| {
             !name.eq_ignore_ascii_case("us-ascii") && charset_decoder(name.as_bytes()).is_some()
         });
-    if !(escaped || broken) || (named && !escaped) {
+    let doubtful = escaped || (broken && !named);
+    if !doubtful {
         return Cow::Borrowed(text);
     }
     let bytes = match &part.encoding {
