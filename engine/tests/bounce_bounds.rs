@@ -163,3 +163,25 @@ fn endless_lists_of_addresses() {
     );
     cost("nothing", b"");
 }
+
+/// The MIME parser counted HTML parts where it meant text parts, and indexed past the end of the
+/// list: found by fuzzing on 24 November 2026.
+#[test]
+fn alternatives_with_more_html_than_text() {
+    let html = "--a\nContent-Type: text/html\n\n<p>x\n";
+    for name in [
+        "alternative",
+        "ALTERNATIVE",
+        " alternative",
+        "(c)alternative",
+    ] {
+        let message = format!(
+            "From: a@b.c\nContent-Type: multipart/mixed; boundary=m\n\n\
+             --m\nContent-Type: multipart/{name}; boundary=a\n\n\
+             --a\nContent-Type: text/plain\n\nx\n{html}{html}{html}--a--\n\
+             --m\nContent-Type: multipart/{name}; boundary=b\n\n\
+             --b\nContent-Type: text/plain\n\nx\n--b--\n--m--\n"
+        );
+        assert_eq!(cost(name, message.as_bytes()), Verdict::NotABounce);
+    }
+}
