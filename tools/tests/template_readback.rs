@@ -4,6 +4,8 @@
 //! HIKYAKU_COMPOSE_CASES sets how many (10,000). The oracles are Debian's `python3` and `ruby-mail`;
 //! see template_carriers.rs for what happens without them.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::thread;
@@ -146,7 +148,11 @@ fn blob(random: &mut Random, wire: Wire, kinds: &[(&'static str, &'static str)])
         .chars()
         .filter(|c| !"/\\:*?\"<>|".contains(*c))
         .collect();
-    let stem = stem.trim().trim_start_matches('.');
+    let mut stem = stem.trim().trim_start_matches('.').to_owned();
+    while stem.len() > 240 {
+        stem.pop();
+    }
+    let stem = stem.trim_end();
     let name = format!("f{stem}.{extension}");
     let size_max = if random.chance(5) { 20_000 } else { 400 };
     let size = random.below(size_max);
