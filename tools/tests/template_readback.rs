@@ -344,10 +344,7 @@ fn case(random: &mut Random, number: usize) -> Case {
     let note = text(random, wire, 200);
     folder.insert("template.toml".to_owned(), manifest.into_bytes());
     if has_text {
-        folder.insert(
-            "text".to_owned(),
-            format!("{{{{ prose }}}}{{{{ note }}}}").into_bytes(),
-        );
+        folder.insert("text".to_owned(), b"{{ prose }}{{ note }}".to_vec());
     }
     if has_html {
         folder.insert("html".to_owned(), page.clone().into_bytes());
@@ -599,7 +596,7 @@ fn differences(reader: &str, reports: &[String], cases: &[Case]) -> String {
 /// A report's line with its texts decoded and cut.
 fn readable(line: &str) -> String {
     let cell = |cell: &str| {
-        let bytes: Option<Vec<u8>> = (cell.len() % 2 == 0 && cell.len() > 10)
+        let bytes: Option<Vec<u8>> = (cell.len().is_multiple_of(2) && cell.len() > 10)
             .then_some(())
             .and_then(|()| {
                 (0..cell.len())
