@@ -78,8 +78,8 @@ pub struct Adoption {
 }
 
 impl Adoption {
-    /// Of a folder nobody has read yet; `shards`: how many there are now.
-    pub fn new(shards: u16) -> Self {
+    /// Of the folder of shard `gone`, which nobody has read yet; `shards`: how many there are now.
+    pub fn new(gone: ShardId, shards: u16) -> Self {
         Self {
             shards: shards.max(1),
             ciphers: HashMap::new(),
@@ -88,7 +88,8 @@ impl Adoption {
             reading: HashMap::new(),
             parts: HashMap::new(),
             given: HashMap::new(),
-            next_key: 0,
+            // An adoption that was given up may leave answers behind: none may fit the next one.
+            next_key: (u64::from(gone.0) + 1) << 48,
             damaged: Vec::new(),
             blocked: None,
             is_replayed: false,

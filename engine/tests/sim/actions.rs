@@ -363,8 +363,7 @@ impl World {
                     }
                 }
                 if stream == Stream::Queue {
-                    let now_s = self.now_s();
-                    self.ledger.written(shard as u16, batch.0, segment, result.is_ok(), now_s)?;
+                    self.ledger.written(shard as u16, batch.0, segment, result.is_ok())?;
                 }
                 Event::Written { batch, result }
             }
@@ -518,7 +517,7 @@ impl World {
         self.shard(shard).adopting = None;
         let Some(gone) = self.shard(shard).gone.pop_front() else { return Ok(()) };
         self.trace(|_| format!("shard {shard} adopts the folder of shard {gone}"));
-        self.shard(shard).adopting = Some(Adopting { gone, adoption: Adoption::new(shards) });
+        self.shard(shard).adopting = Some(Adopting { gone, adoption: Adoption::new(ShardId(gone), shards) });
         let segments = self.disk.list((gone, Stream::Queue)).segments;
         self.read_through(shard, gone, Why::Adopt, segments.iter().map(|s| s.0).collect());
         Ok(())

@@ -50,10 +50,16 @@ struct Part {
     /// Where it stood and stands.
     segments: Vec<SegmentId>,
     addresses: Vec<String>,
+    /// Written and synced; after a cut, perhaps only in part.
     durable: bool,
+    /// It was synced for sure.
+    certain: bool,
     /// Cancelled, or its folder is gone.
     void: bool,
     done: BTreeSet<String>,
+    /// Recorded in a batch of which a cut has left nobody knows what.
+    perhaps: BTreeMap<String, OutcomeKind>,
+    perhaps_void: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +71,15 @@ struct Mail {
     injected_s: u64,
     fates: BTreeMap<String, Fate>,
     parts: Vec<Part>,
+}
+
+impl Mail {
+    /// A cut may have left its outcome, which nobody saw become durable.
+    fn is_perhaps_done(&self, address: &str) -> bool {
+        self.parts.iter().filter_map(|part| part.perhaps.get(address)).any(|kind| {
+            *kind != OutcomeKind::Cancelled && check_kind(address, *kind).is_ok()
+        })
+    }
 }
 
 /// What a batch holds, until it is durable.
@@ -87,7 +102,9 @@ pub(crate) struct Ledger {
     by_text: HashMap<Vec<u8>, usize>,
     by_id: HashMap<(u16, QueueId), Vec<(usize, usize)>>,
     writing: HashMap<(u16, SegmentId), Writing>,
-    batches: HashMap<(u16, u64), Vec<Item>>,
+    batches: BTreeMap<(u16, u64), Vec<Item>>,
+    /// What was in writes that failed.
+    unknown: Vec<(u16, Item)>,
     nonces: BTreeSet<[u8; 16]>,
     pub(crate) deliveries: u64,
     pub(crate) excused: u64,
@@ -102,7 +119,8 @@ impl Ledger {
             by_text: HashMap::new(),
             by_id: HashMap::new(),
             writing: HashMap::new(),
-            batches: HashMap::new(),
+            batches: BTreeMap::new(),
+            unknown: Vec::new(),
             nonces: BTreeSet::new(),
             deliveries: 0,
             excused: 0,
@@ -193,7 +211,9 @@ impl Ledger {
                 Record::Moved(moved) => {
                     self.moved(shard, at, moved.from, moved.message.queue_id).map(|()| None)
                 }
-                Record::Outcome(outcome) => Ok(Some(Item::Outcome(*outcome))),
+                Record::Outcome(outcome) => {
+                    self.check_outcome(shard, outcome, now_s).map(|()| Some(Item::Outcome(*outcome)))
+                }
                 Record::Cancel(about) => Ok(Some(Item::Cancel(*about))),
                 Record::Commit(_) | Record::Blob { .. } | Record::Seal(_) => Ok(None),
             };
@@ -226,8 +246,11 @@ impl Ledger {
             segments: vec![segment],
             addresses,
             durable: false,
+            certain: false,
             void: false,
             done: BTreeSet::new(),
+            perhaps: BTreeMap::new(),
+            perhaps_void: false,
         });
         self.by_id.entry((shard, message.queue_id)).or_default().push((mail, part));
         Ok(Item::Message { mail, part })
@@ -275,17 +298,18 @@ impl Ledger {
         batch: u64,
         segment: SegmentId,
         ok: bool,
-        now_s: u64,
     ) -> Checked {
         let items = self.batches.remove(&(shard, batch)).unwrap_or_default();
         if !ok {
             self.writing.remove(&(shard, segment));
+            self.unknown.extend(items.into_iter().map(|item| (shard, item)));
             return Ok(());
         }
         for item in items {
             match item {
                 Item::Message { mail, part } => {
-                    self.mails[mail].parts[part].durable = true;
+                    let part = &mut self.mails[mail].parts[part];
+                    (part.durable, part.certain) = (true, true);
                     self.notified(mail)?;
                 }
                 Item::Cancel(about) => {
@@ -293,7 +317,7 @@ impl Ledger {
                         self.mails[mail].parts[part].void = true;
                     }
                 }
-                Item::Outcome(outcome) => self.outcome(shard, &outcome, now_s)?,
+                Item::Outcome(outcome) => self.outcome(shard, &outcome),
             }
         }
         Ok(())
@@ -325,43 +349,56 @@ impl Ledger {
         if found { Ok(()) } else { Err(format!("a notification to {to:?} about nobody of theirs")) }
     }
 
-    fn outcome(&mut self, shard: u16, outcome: &Outcome, now_s: u64) -> Checked {
-        let Some((at, part)) = self.find(shard, outcome.about) else {
+    /// The recipients that an outcome is about.
+    fn recipients(&self, shard: u16, outcome: &Outcome) -> Result<(usize, usize, Vec<String>), String> {
+        let Some((mail, part)) = self.find(shard, outcome.about) else {
             return Err(format!("an outcome about {}, which nobody stored", outcome.about.queue_id));
         };
-        let kind = outcome.state.kind;
-        if !kind.is_final() {
-            return Ok(());
-        }
-        let part = &mut self.mails[at].parts[part];
         let range = outcome.state.recipients();
-        let Some(addresses) = part.addresses.get(range.clone()).map(<[String]>::to_vec) else {
-            return Err(format!("an outcome of recipients {range:?} of {}", part.addresses.len()));
-        };
-        part.done.extend(addresses.iter().cloned());
-        let mail = &mut self.mails[at];
+        let addresses = &self.mails[mail].parts[part].addresses;
+        match addresses.get(range.clone()) {
+            Some(addresses) => Ok((mail, part, addresses.to_vec())),
+            None => Err(format!("an outcome of recipients {range:?} of {}", addresses.len())),
+        }
+    }
+
+    /// Whether an outcome that is about to be recorded is true.
+    fn check_outcome(&self, shard: u16, outcome: &Outcome, now_s: u64) -> Checked {
+        let (at, _, addresses) = self.recipients(shard, outcome)?;
+        let mail = &self.mails[at];
         let is_early = now_s < mail.injected_s + self.expire_after_s;
-        let wants_notice = mail.reverse_path.is_some();
         for address in addresses {
-            let fate = mail.fates.get_mut(&address).unwrap();
-            let fault = match kind {
-                OutcomeKind::Cancelled => continue,
+            let fate = &mail.fates[&address];
+            let fault = match outcome.state.kind {
                 OutcomeKind::Delivered if fate.taken == 0 => "delivered, and no peer took it",
                 OutcomeKind::Failed if !fate.refused && !fails_in_dns(&address) => {
                     "failed, and no peer refused it"
                 }
                 OutcomeKind::Expired if is_early => "expired before its time",
-                OutcomeKind::Failed | OutcomeKind::Expired if wants_notice && !fate.notified => {
+                OutcomeKind::Failed | OutcomeKind::Expired
+                    if mail.reverse_path.is_some() && !fate.notified =>
+                {
                     "out of the queue before its sender's notification was durable"
                 }
-                _ => "",
+                _ => continue,
             };
-            if !fault.is_empty() {
-                return Err(format!("{address} is recorded as {fault}"));
-            }
-            fate.recorded = Some(kind);
+            return Err(format!("{address} is recorded as {fault}"));
         }
         Ok(())
+    }
+
+    /// An outcome is durable.
+    fn outcome(&mut self, shard: u16, outcome: &Outcome) {
+        let kind = outcome.state.kind;
+        let Ok((mail, part, addresses)) = self.recipients(shard, outcome) else { return };
+        if !kind.is_final() {
+            return;
+        }
+        let mail = &mut self.mails[mail];
+        mail.parts[part].done.extend(addresses.iter().cloned());
+        for address in addresses.iter().filter(|_| kind != OutcomeKind::Cancelled) {
+            mail.fates.get_mut(address).unwrap().recorded = Some(kind);
+        }
     }
 
     /// A connection is given a message: how often each of its recipients was tried before.
@@ -421,10 +458,56 @@ impl Ledger {
         }
     }
 
+    /// A batch may be on disk, or part of it, and nobody was told.
+    fn perhaps(&mut self, shard: u16, item: &Item) {
+        match item {
+            Item::Message { .. } => {}
+            Item::Cancel(about) => {
+                if let Some((mail, part)) = self.find(shard, *about) {
+                    self.mails[mail].parts[part].perhaps_void = true;
+                }
+            }
+            Item::Outcome(outcome) if outcome.state.kind.is_final() => {
+                if let Ok((mail, part, addresses)) = self.recipients(shard, outcome) {
+                    let kind = outcome.state.kind;
+                    let perhaps = addresses.into_iter().map(|address| (address, kind));
+                    self.mails[mail].parts[part].perhaps.extend(perhaps);
+                }
+            }
+            Item::Outcome(_) => {}
+        }
+    }
+
+    /// All is written down: no part on disk is open.
+    pub(crate) fn nothing_open(&self) -> Checked {
+        for (n, mail) in self.mails.iter().enumerate() {
+            for part in mail.parts.iter().filter(|part| part.certain && !part.void) {
+                let open = |address: &&String| {
+                    !part.done.contains(*address) && !part.perhaps.contains_key(*address)
+                };
+                if let Some(address) = part.addresses.iter().find(open)
+                    && !part.perhaps_void
+                {
+                    return Err(format!(
+                        "the outcome of mail {n} to {address} at shard {} was never durable",
+                        part.shard
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Power or the process went.
     pub(crate) fn cut(&mut self) {
         self.writing.clear();
-        self.batches.clear();
+        let flying = std::mem::take(&mut self.batches);
+        let flying = flying.into_iter().flat_map(|((shard, _), items)| {
+            items.into_iter().map(move |item| (shard, item))
+        });
+        for (shard, item) in std::mem::take(&mut self.unknown).into_iter().chain(flying) {
+            self.perhaps(shard, &item);
+        }
         for mail in &mut self.mails {
             // What was being written may be there or not.
             mail.parts.iter_mut().for_each(|part| part.durable = true);
@@ -453,7 +536,7 @@ impl Ledger {
             for (address, fate) in &mail.fates {
                 let what = format!("mail {n} to {address}");
                 match fate.recorded {
-                    None if owed => {
+                    None if owed && !mail.is_perhaps_done(address) => {
                         return Err(format!("{what} was answered 250 and is lost: {fate:?}"));
                     }
                     None => {}

@@ -193,7 +193,17 @@ impl World {
             summary: Summary::default(),
             random,
         };
-        world.trace(|world| format!("{:?} {:?}", world.settings, world.faults));
+        world.trace(|world| {
+            let s = &world.settings;
+            format!(
+                "segments {} B, memory {} B, recipients {}, outcomes {} ms, {:?}",
+                s.segment_bytes,
+                s.memory_bytes_max,
+                s.recipients_per_message_max,
+                s.outcome_sync_ms_max,
+                world.faults
+            )
+        });
         world.plan();
         world
     }
@@ -259,6 +269,7 @@ impl World {
         self.live_until(limit_us, |world| {
             world.process.as_ref().unwrap().shards.iter().all(|shard| shard.core.is_drained())
         })?;
+        self.ledger.nothing_open()?;
         self.stop(false);
         self.at(self.now_us, Moment::Boot);
         let limit_us = self.now_us + 30 * SECOND_US;
@@ -568,7 +579,7 @@ impl World {
 
     /// Nothing is queued: the disk holds two segments a shard at most, and no file of another key's.
     fn check_disk(&mut self) -> Checked {
-        let wrong = KeyRing::new(random_key(&mut Random::new(1)));
+        let wrong = KeyRing::new(random_key(&mut Random::new(u64::MAX)));
         for shard in 0..self.shards {
             let folder = (shard, Stream::Queue);
             let (bytes, most) = (self.disk.bytes(folder), 2 * u64::from(self.settings.segment_bytes));
