@@ -152,6 +152,10 @@ impl World {
                     disposal,
                 });
             }
+            Action::Delete { stream, segment } => {
+                let steps = [Step::Remove { name: file_name(segment) }, Step::SyncFolder];
+                self.start_job(shard, (shard as u16, stream), steps.into(), Then::Deleted);
+            }
             Action::DeleteFree => {
                 let steps = match self.shard(shard).free.pop() {
                     Some(free) => vec![Step::Remove { name: free_file_name(free) }, Step::SyncFolder],
@@ -333,7 +337,7 @@ impl World {
             }
             Step::Remove { name } => {
                 let there = self.disk.remove(folder, &name);
-                there || matches!(job.then, Then::Retired { .. })
+                there || matches!(job.then, Then::Retired { .. } | Then::Deleted)
             }
             Step::SyncFolder => {
                 self.disk.sync_folder(folder);
@@ -374,6 +378,7 @@ impl World {
                 Event::Retired { segment, disposal, result }
             }
             Then::FreeDeleted => Event::FreeDeleted,
+            Then::Deleted => return Ok(()),
             Then::Adopted => {
                 self.trace(|_| format!("shard {shard}: folder of shard {} is adopted", folder.0));
                 self.summary.adoptions += 1;

@@ -32,6 +32,7 @@ pub(crate) enum Then {
     Written { batch: BatchId, stream: Stream, segment: SegmentId },
     Retired { segment: SegmentId, disposal: Disposal },
     FreeDeleted,
+    Deleted,
     Adopted,
 }
 

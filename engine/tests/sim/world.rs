@@ -143,6 +143,9 @@ fn settings(random: &mut Random) -> Settings {
         dns_entries_max: 1000,
         segment_bytes: [32, 64, 256][random.below(3) as usize] * 1024,
         log_segment_bytes: 64 * 1024,
+        counter_domains_max: 100,
+        counter_groups_max: 100,
+        counter_save_ms: 10_000,
         classifier: classifier(),
     }
 }
@@ -270,6 +273,10 @@ impl World {
             world.process.as_ref().unwrap().shards.iter().all(|shard| shard.core.is_drained())
         })?;
         self.ledger.nothing_open()?;
+        let shards = &self.process.as_ref().unwrap().shards;
+        if let Some(shard) = shards.iter().find(|shard| shard.core.status().memory_bytes > 0) {
+            return Err(format!("memory is held for nothing: {:?}", shard.core.status()));
+        }
         self.stop(false);
         self.at(self.now_us, Moment::Boot);
         let limit_us = self.now_us + 30 * SECOND_US;
@@ -460,6 +467,7 @@ impl World {
             }),
             next_segment: queue.next,
             next_log_segment: log.next,
+            next_counters_segment: self.disk.list((id, Stream::Counters)).next,
         };
         let (seed, now) = (self.random.next(), self.now());
         let settings = Rc::clone(&self.settings);
