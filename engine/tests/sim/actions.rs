@@ -36,7 +36,11 @@ impl World {
             Moment::Tick(shard) => self.tick(shard),
             Moment::Space(shard) => {
                 let full = self.now_us < self.full_until_us && !self.calm;
-                let free_bytes = if full && self.random.below(2) == 0 { 0 } else { 1 << 40 };
+                let free_bytes = if full && self.random.below(2) == 0 {
+                    0
+                } else {
+                    1 << 40
+                };
                 let at = self.now_us + 1000 * MS;
                 self.at(at, Moment::Space(shard));
                 self.event(shard, Event::DiskSpace { free_bytes })
@@ -54,8 +58,18 @@ impl World {
             Moment::Chunk(reading) => self.chunk(reading),
             Moment::Peer(shard, conn) => self.peer(shard, conn),
             Moment::Offer(shard, conn) => self.offer(shard, conn),
-            Moment::Reply { shard, conn, token, results, broken } => {
-                let finished = Event::Finished { conn, token, results };
+            Moment::Reply {
+                shard,
+                conn,
+                token,
+                results,
+                broken,
+            } => {
+                let finished = Event::Finished {
+                    conn,
+                    token,
+                    results,
+                };
                 if broken {
                     return self.break_off(shard, conn, finished);
                 }
@@ -65,8 +79,16 @@ impl World {
                 Ok(())
             }
             Moment::PeerClose(shard, conn) => {
-                let idle = self.shard(shard).conns.get(&conn).is_some_and(|c| c.waiting.is_empty());
-                if idle { self.closed(shard, conn, Phase::Mail, "idle too long") } else { Ok(()) }
+                let idle = self
+                    .shard(shard)
+                    .conns
+                    .get(&conn)
+                    .is_some_and(|c| c.waiting.is_empty());
+                if idle {
+                    self.closed(shard, conn, Phase::Mail, "idle too long")
+                } else {
+                    Ok(())
+                }
             }
             Moment::Inject(..) | Moment::Cut | Moment::Boot | Moment::Calm | Moment::Stop => Ok(()),
         }
@@ -74,7 +96,12 @@ impl World {
 
     fn tick(&mut self, shard: usize) -> Checked {
         let busy = self.now_us < self.shard(shard).last_event_us + 1000 * MS;
-        let at = self.now_us + if busy { 50 + self.random.below(50) } else { 1000 } * MS;
+        let at = self.now_us
+            + if busy {
+                50 + self.random.below(50)
+            } else {
+                1000
+            } * MS;
         self.at(at, Moment::Tick(shard));
         let now = self.now();
         self.shard(shard).core.handle(Event::Tick, now);
@@ -100,7 +127,7 @@ impl World {
     }
 
     /// Does what the core asks; its next batch leaves a little later.
-    fn carry_out(&mut self, shard: usize) -> Checked {
+    pub(crate) fn carry_out(&mut self, shard: usize) -> Checked {
         self.perform_all(shard)?;
         self.take_adopted(shard)?;
         if !std::mem::replace(&mut self.shard(shard).flush_due, true) {
@@ -122,15 +149,31 @@ impl World {
     fn perform(&mut self, shard: usize, action: Action) -> Checked {
         match action {
             Action::Answer { ticket, result } => self.answer(ticket, result)?,
-            Action::Write { batch, stream, segment, offset, bytes, begin } => {
+            Action::Write {
+                batch,
+                stream,
+                segment,
+                offset,
+                bytes,
+                begin,
+            } => {
                 if stream == Stream::Queue {
                     self.trace(|_| {
-                        format!("shard {shard}: write segment {} at {offset}, {} bytes", segment.0, bytes.len())
+                        format!(
+                            "shard {shard}: write segment {} at {offset}, {} bytes",
+                            segment.0,
+                            bytes.len()
+                        )
                     });
                     let now_s = self.now_s();
-                    self.ledger.issued(shard as u16, batch.0, segment, offset, &bytes, now_s)?;
+                    self.ledger
+                        .issued(shard as u16, batch.0, segment, offset, &bytes, now_s)?;
                 }
-                let then = Then::Written { batch, stream, segment };
+                let then = Then::Written {
+                    batch,
+                    stream,
+                    segment,
+                };
                 self.start_write(shard, then, stream, segment, offset, bytes, begin);
             }
             Action::Read { read, placement } => {
@@ -140,28 +183,51 @@ impl World {
                 self.trace(|_| format!("shard {shard}: segment {} goes: {disposal:?}", segment.0));
                 let from = file_name(segment);
                 let first = match disposal {
-                    Disposal::Free => Step::Rename { from, to: free_file_name(segment) },
+                    Disposal::Free => Step::Rename {
+                        from,
+                        to: free_file_name(segment),
+                    },
                     Disposal::Delete => Step::Remove { name: from },
                     Disposal::Quarantine => {
-                        return Err(format!("shard {shard}: segment {} is quarantined", segment.0));
+                        return Err(format!(
+                            "shard {shard}: segment {} is quarantined",
+                            segment.0
+                        ));
                     }
                 };
                 let steps = VecDeque::from([first, Step::SyncFolder]);
-                self.start_job(shard, (shard as u16, Stream::Queue), steps, Then::Retired {
-                    segment,
-                    disposal,
-                });
+                self.start_job(
+                    shard,
+                    (shard as u16, Stream::Queue),
+                    steps,
+                    Then::Retired { segment, disposal },
+                );
             }
             Action::Delete { stream, segment } => {
-                let steps = [Step::Remove { name: file_name(segment) }, Step::SyncFolder];
+                let steps = [
+                    Step::Remove {
+                        name: file_name(segment),
+                    },
+                    Step::SyncFolder,
+                ];
                 self.start_job(shard, (shard as u16, stream), steps.into(), Then::Deleted);
             }
             Action::DeleteFree => {
                 let steps = match self.shard(shard).free.pop() {
-                    Some(free) => vec![Step::Remove { name: free_file_name(free) }, Step::SyncFolder],
+                    Some(free) => vec![
+                        Step::Remove {
+                            name: free_file_name(free),
+                        },
+                        Step::SyncFolder,
+                    ],
                     None => Vec::new(),
                 };
-                self.start_job(shard, (shard as u16, Stream::Queue), steps.into(), Then::FreeDeleted);
+                self.start_job(
+                    shard,
+                    (shard as u16, Stream::Queue),
+                    steps.into(),
+                    Then::FreeDeleted,
+                );
             }
             Action::Compact { segment } => {
                 self.trace(|_| format!("shard {shard}: compact segment {}", segment.0));
@@ -175,23 +241,44 @@ impl World {
                     net::resolve(&question)
                 };
                 let ttl_s = 1 + self.random.below(300) as u32;
-                let event = Event::Answered { question, answer, ttl_s };
+                let event = Event::Answered {
+                    question,
+                    answer,
+                    ttl_s,
+                };
                 self.soon(200 * MS, Moment::Event(shard, Box::new(event)));
             }
             Action::Connect { conn, target, .. } => {
                 let refused = self.strikes(self.faults.refuse) || net::is_dead(target.address.ip());
                 let event = if refused {
                     let cause = "connection refused".into();
-                    Event::Closed { conn, phase: Phase::Connect, cause }
+                    Event::Closed {
+                        conn,
+                        phase: Phase::Connect,
+                        cause,
+                    }
                 } else {
-                    self.shard(shard).conns.insert(conn, Conn { offered: true, ..Conn::default() });
-                    Event::Connected { conn, peer: Rc::new(PeerInfo::default()) }
+                    self.shard(shard).conns.insert(
+                        conn,
+                        Conn {
+                            offered: true,
+                            ..Conn::default()
+                        },
+                    );
+                    Event::Connected {
+                        conn,
+                        peer: Rc::new(PeerInfo::default()),
+                    }
                 };
                 self.soon(100 * MS, Moment::Event(shard, Box::new(event)));
             }
             Action::Start { conn, transaction } => self.start(shard, conn, transaction)?,
             Action::Quit { conn } => {
-                let event = Event::Closed { conn, phase: Phase::Quit, cause: "quit".into() };
+                let event = Event::Closed {
+                    conn,
+                    phase: Phase::Quit,
+                    cause: "quit".into(),
+                };
                 self.soon(20 * MS, Moment::Event(shard, Box::new(event)));
             }
             Action::Tell { to, message } => {
@@ -204,16 +291,29 @@ impl World {
                 *at = latest.max(*at + 1);
                 let at = *at;
                 let from = ShardId(shard as u16);
-                if let engine::shard::ShardMessage::Store { transferred: true, .. } = &message {
+                if let engine::shard::ShardMessage::Store {
+                    transferred: true, ..
+                } = &message
+                {
                     self.summary.transfers += 1;
                 }
-                self.at(at, Moment::Event(to, Box::new(Event::FromShard { from, message })));
+                self.at(
+                    at,
+                    Moment::Event(to, Box::new(Event::FromShard { from, message })),
+                );
             }
             Action::Report { line } => {
                 self.trace(|_| format!("shard {shard} reports: {line}"));
-                let is_wrong = ["damaged", "out of the queue", "cannot be read:", "cannot be stored"];
+                let is_wrong = [
+                    "damaged",
+                    "out of the queue",
+                    "cannot be read:",
+                    "cannot be stored",
+                ];
                 if is_wrong.iter().any(|word| line.contains(word)) {
-                    return Err(format!("shard {shard} reports what was not done to it: {line}"));
+                    return Err(format!(
+                        "shard {shard} reports what was not done to it: {line}"
+                    ));
                 }
             }
         }
@@ -237,19 +337,37 @@ impl World {
         let mut steps = VecDeque::new();
         let mut free = None;
         if let Some(begin) = begin {
-            let reused = if begin.reuse { self.shard(shard).free.pop() } else { None };
+            let reused = if begin.reuse {
+                self.shard(shard).free.pop()
+            } else {
+                None
+            };
             let made = free_file_name(reused.unwrap_or(segment));
             if reused.is_none() {
-                steps.push_back(Step::Create { name: made.clone(), bytes: begin.segment_bytes as usize });
+                steps.push_back(Step::Create {
+                    name: made.clone(),
+                    bytes: begin.segment_bytes as usize,
+                });
             }
             let header = bytes[..SEGMENT_HEADER_BYTES].to_vec();
-            steps.push_back(Step::Write { name: made.clone(), at: 0, bytes: header });
+            steps.push_back(Step::Write {
+                name: made.clone(),
+                at: 0,
+                bytes: header,
+            });
             steps.push_back(Step::Sync { name: made.clone() });
-            steps.push_back(Step::Rename { from: made, to: name.clone() });
+            steps.push_back(Step::Rename {
+                from: made,
+                to: name.clone(),
+            });
             steps.push_back(Step::SyncFolder);
             free = reused;
         }
-        steps.push_back(Step::Write { name: name.clone(), at: offset as usize, bytes });
+        steps.push_back(Step::Write {
+            name: name.clone(),
+            at: offset as usize,
+            bytes,
+        });
         steps.push_back(Step::Sync { name });
         let job = self.start_job(shard, (shard as u16, stream), steps, then);
         if let Some(job) = self.process.as_mut().unwrap().jobs.get_mut(&job) {
@@ -266,14 +384,24 @@ impl World {
     ) -> u64 {
         self.next_number += 1;
         let number = self.next_number;
-        let job = Job { shard, folder, steps, then, free: None };
+        let job = Job {
+            shard,
+            folder,
+            steps,
+            then,
+            free: None,
+        };
         self.process.as_mut().unwrap().jobs.insert(number, job);
         self.schedule_step(number);
         number
     }
 
     fn schedule_step(&mut self, job: u64) {
-        let within = if self.strikes(self.faults.slow) { 2000 * MS } else { 8 * MS };
+        let within = if self.strikes(self.faults.slow) {
+            2000 * MS
+        } else {
+            8 * MS
+        };
         self.soon(within, Moment::Step(job));
     }
 
@@ -309,8 +437,13 @@ impl World {
                 let random = &mut self.random;
                 if fails || full && random.below(4) > 0 {
                     // Who knows what of it is there.
-                    self.disk.write(folder, &name, at, &bytes, || random.below(2) == 0);
-                    return Err(if full { DiskError::Full } else { io("input/output error") });
+                    self.disk
+                        .write(folder, &name, at, &bytes, || random.below(2) == 0);
+                    return Err(if full {
+                        DiskError::Full
+                    } else {
+                        io("input/output error")
+                    });
                 }
                 self.disk.write(folder, &name, at, &bytes, || true)
             }
@@ -327,7 +460,10 @@ impl World {
                     job.free = None;
                 }
                 let is_retired = matches!(job.then, Then::Retired { .. });
-                if let Then::Retired { segment, disposal: Disposal::Free } = job.then
+                if let Then::Retired {
+                    segment,
+                    disposal: Disposal::Free,
+                } = job.then
                     && there
                 {
                     job.free = Some(segment);
@@ -348,18 +484,37 @@ impl World {
                 true
             }
         };
-        if there { Ok(()) } else { Err(io("no such file")) }
+        if there {
+            Ok(())
+        } else {
+            Err(io("no such file"))
+        }
     }
 
     fn job_done(&mut self, job: Job, result: Result<(), DiskError>) -> Checked {
-        let Job { shard, folder, then, free, .. } = job;
+        let Job {
+            shard,
+            folder,
+            then,
+            free,
+            ..
+        } = job;
         let event = match then {
-            Then::Written { batch, stream, segment } => {
+            Then::Written {
+                batch,
+                stream,
+                segment,
+            } => {
                 if let Err(error) = &result {
-                    self.trace(|_| format!("shard {shard}: write of segment {}: {error}", segment.0));
+                    self.trace(|_| {
+                        format!("shard {shard}: write of segment {}: {error}", segment.0)
+                    });
                     self.summary.failed_writes += 1;
                     if *error == io("no such file") {
-                        return Err(format!("segment {} is written and its file is gone", segment.0));
+                        return Err(format!(
+                            "segment {} is written and its file is gone",
+                            segment.0
+                        ));
                     }
                     self.shard(shard).free.extend(free);
                     if free.is_none() {
@@ -367,7 +522,8 @@ impl World {
                     }
                 }
                 if stream == Stream::Queue {
-                    self.ledger.written(shard as u16, batch.0, segment, result.is_ok())?;
+                    self.ledger
+                        .written(shard as u16, batch.0, segment, result.is_ok())?;
                 }
                 Event::Written { batch, result }
             }
@@ -375,7 +531,11 @@ impl World {
                 if result.is_ok() {
                     self.shard(shard).free.extend(free);
                 }
-                Event::Retired { segment, disposal, result }
+                Event::Retired {
+                    segment,
+                    disposal,
+                    result,
+                }
             }
             Then::FreeDeleted => Event::FreeDeleted,
             Then::Deleted => return Ok(()),
@@ -407,7 +567,13 @@ impl World {
     // Segments read through.
 
     fn chunk(&mut self, number: u64) -> Checked {
-        let mut reading = self.process.as_mut().unwrap().readings.remove(&number).unwrap();
+        let mut reading = self
+            .process
+            .as_mut()
+            .unwrap()
+            .readings
+            .remove(&number)
+            .unwrap();
         let Some(segment) = reading.segments.front().copied() else {
             return self.read_done(reading);
         };
@@ -425,7 +591,9 @@ impl World {
             .ok_or_else(|| format!("segment {} vanished while it was read", segment.0))?
             .to_vec();
         self.open_reader(&mut reading, segment, &chunk)?;
-        let Some(mut reader) = reading.reader.take() else { return Ok(()) };
+        let Some(mut reader) = reading.reader.take() else {
+            return Ok(());
+        };
         let is_last = chunk.len() < bytes;
         reading.offset += chunk.len();
         reader.push(&chunk);
@@ -441,7 +609,11 @@ impl World {
             reading.reader = Some(reader);
         }
         let shard = reading.shard;
-        self.process.as_mut().unwrap().readings.insert(number, reading);
+        self.process
+            .as_mut()
+            .unwrap()
+            .readings
+            .insert(number, reading);
         self.soon(20 * MS, Moment::Chunk(number));
         self.carry_out(shard)
     }
@@ -450,14 +622,24 @@ impl World {
         if reading.reader.is_some() {
             return Ok(());
         }
-        let name = SegmentName { stream: Stream::Queue, shard: ShardId(reading.folder), segment };
-        let contents = if reading.why == Why::Compact { Contents::Read } else { Contents::Skip };
+        let name = SegmentName {
+            stream: Stream::Queue,
+            shard: ShardId(reading.folder),
+            segment,
+        };
+        let contents = if reading.why == Why::Compact {
+            Contents::Read
+        } else {
+            Contents::Skip
+        };
         let shard = self.shard(reading.shard);
         let reader = SegmentReader::open(chunk, shard.core.keys(), name, contents)
             .map_err(|error| format!("{name:?} cannot be opened: {error}"))?;
         match &mut shard.adopting {
             Some(adopting) if reading.why == Why::Adopt => {
-                adopting.adoption.segment(reader.header(), shard.core.keys());
+                adopting
+                    .adoption
+                    .segment(reader.header(), shard.core.keys());
             }
             _ => shard.core.replay_segment(reader.header()),
         }
@@ -474,18 +656,28 @@ impl World {
                 (Why::Compact, _) => {
                     shard.core.compact(found.placement, &found.record, now);
                 }
-                (Why::Adopt, Some(adopting)) => adopting.adoption.record(found.placement, &found.record),
+                (Why::Adopt, Some(adopting)) => {
+                    adopting.adoption.record(found.placement, &found.record)
+                }
                 (Why::Adopt, None) => {}
             }
         }
     }
 
-    fn segment_done(&mut self, reading: &mut Reading, segment: SegmentId, reader: SegmentReader) -> Checked {
+    fn segment_done(
+        &mut self,
+        reading: &mut Reading,
+        segment: SegmentId,
+        reader: SegmentReader,
+    ) -> Checked {
         reading.segments.pop_front();
         reading.offset = 0;
         let summary = reader.into_summary();
         if !summary.damage.is_empty() {
-            return Err(format!("segment {} is said to be damaged: {:?}", segment.0, summary.damage));
+            return Err(format!(
+                "segment {} is said to be damaged: {:?}",
+                segment.0, summary.damage
+            ));
         }
         let now = self.now();
         let core = &mut self.shard(reading.shard).core;
@@ -520,16 +712,28 @@ impl World {
     fn adopt_next_folder(&mut self, shard: usize) -> Checked {
         let shards = self.shards;
         self.shard(shard).adopting = None;
-        let Some(gone) = self.shard(shard).gone.pop_front() else { return Ok(()) };
+        let Some(gone) = self.shard(shard).gone.pop_front() else {
+            return Ok(());
+        };
         self.trace(|_| format!("shard {shard} adopts the folder of shard {gone}"));
-        self.shard(shard).adopting = Some(Adopting { gone, adoption: Adoption::new(ShardId(gone), shards) });
+        self.shard(shard).adopting = Some(Adopting {
+            gone,
+            adoption: Adoption::new(ShardId(gone), shards),
+        });
         let segments = self.disk.list((gone, Stream::Queue)).segments;
-        self.read_through(shard, gone, Why::Adopt, segments.iter().map(|s| s.0).collect());
+        self.read_through(
+            shard,
+            gone,
+            Why::Adopt,
+            segments.iter().map(|s| s.0).collect(),
+        );
         Ok(())
     }
 
     fn adopt_more(&mut self, shard: usize) -> Checked {
-        let Some(adopting) = &mut self.shard(shard).adopting else { return Ok(()) };
+        let Some(adopting) = &mut self.shard(shard).adopting else {
+            return Ok(());
+        };
         if let Some(why) = adopting.adoption.blocked() {
             return Err(format!("adoption is blocked: {why}"));
         }
@@ -550,11 +754,15 @@ impl World {
     }
 
     fn read_adopted(&mut self, shard: usize, key: u64, placement: Placement) -> Checked {
-        let Some(gone) = self.shard(shard).adopting.as_ref().map(|a| a.gone) else { return Ok(()) };
+        let Some(gone) = self.shard(shard).adopting.as_ref().map(|a| a.gone) else {
+            return Ok(());
+        };
         let bytes = self.record_bytes(gone, placement);
         let now = self.now();
         let shard_now = self.shard(shard);
-        let Some(adopting) = &mut shard_now.adopting else { return Ok(()) };
+        let Some(adopting) = &mut shard_now.adopting else {
+            return Ok(());
+        };
         match bytes {
             Err(_) => adopting.adoption.not_read(key),
             Ok(bytes) => {
@@ -571,7 +779,9 @@ impl World {
         let mut adopted: Vec<(u64, Stored)> = Vec::new();
         let shard_now = self.shard(shard);
         shard_now.core.take_adopted(&mut adopted);
-        let Some(adopting) = &mut shard_now.adopting else { return Ok(()) };
+        let Some(adopting) = &mut shard_now.adopting else {
+            return Ok(());
+        };
         if adopted.is_empty() {
             return Ok(());
         }
@@ -584,8 +794,15 @@ impl World {
     // The network.
 
     fn start(&mut self, shard: usize, conn: ConnId, transaction: OutboundTransaction) -> Checked {
-        let mail = self.ledger.started(&transaction.content, &transaction.recipients)?;
-        self.trace(|_| format!("shard {shard}: send mail {mail} to {:?}", transaction.recipients));
+        let mail = self
+            .ledger
+            .started(&transaction.content, &transaction.recipients)?;
+        self.trace(|_| {
+            format!(
+                "shard {shard}: send mail {mail} to {:?}",
+                transaction.recipients
+            )
+        });
         let early = self.random.below(2) == 0;
         let Some(connection) = self.shard(shard).conns.get_mut(&conn) else {
             return Err(format!("mail {mail} is given to a connection that is gone"));
@@ -613,7 +830,9 @@ impl World {
     }
 
     fn next_transaction(&mut self, shard: usize, conn: ConnId) {
-        let Some(connection) = self.shard(shard).conns.get_mut(&conn) else { return };
+        let Some(connection) = self.shard(shard).conns.get_mut(&conn) else {
+            return;
+        };
         if !connection.waiting.is_empty() {
             self.soon(100 * MS, Moment::Peer(shard, conn));
         } else if self.random.below(20) == 0 {
@@ -623,9 +842,15 @@ impl World {
 
     /// The peer decides on the first waiting transaction.
     fn peer(&mut self, shard: usize, conn: ConnId) -> Checked {
-        let Some(connection) = self.shard(shard).conns.get_mut(&conn) else { return Ok(()) };
-        let Some(transaction) = connection.waiting.pop_front() else { return Ok(()) };
-        let mail = self.ledger.started(&transaction.content, &transaction.recipients)?;
+        let Some(connection) = self.shard(shard).conns.get_mut(&conn) else {
+            return Ok(());
+        };
+        let Some(transaction) = connection.waiting.pop_front() else {
+            return Ok(());
+        };
+        let mail = self
+            .ledger
+            .started(&transaction.content, &transaction.recipients)?;
         let reset = self.strikes(self.faults.reset);
         let reply_lost = !reset && self.strikes(self.faults.reply_lost);
         let put_off = self.strikes(self.faults.whole_4xx);
@@ -655,12 +880,24 @@ impl World {
             results.push(result);
         }
         self.trace(|_| {
-            let said: Vec<_> = results.iter().map(|result| result.reply.to_string()).collect();
+            let said: Vec<_> = results
+                .iter()
+                .map(|result| result.reply.to_string())
+                .collect();
             format!("peer on mail {mail}: {said:?}, reset {reset}, reply lost {reply_lost}")
         });
         let broken = reset || reply_lost;
         let token = transaction.token;
-        self.soon(100 * MS, Moment::Reply { shard, conn, token, results, broken });
+        self.soon(
+            100 * MS,
+            Moment::Reply {
+                shard,
+                conn,
+                token,
+                results,
+                broken,
+            },
+        );
         Ok(())
     }
 
@@ -670,7 +907,13 @@ impl World {
         while let Some(connection) = self.shard(shard).conns.get_mut(&conn)
             && let Some(transaction) = connection.waiting.pop_front()
         {
-            self.event(shard, Event::Returned { conn, token: transaction.token })?;
+            self.event(
+                shard,
+                Event::Returned {
+                    conn,
+                    token: transaction.token,
+                },
+            )?;
         }
         self.closed(shard, conn, Phase::EndOfData, "connection lost")
     }
@@ -679,6 +922,13 @@ impl World {
         if self.shard(shard).conns.remove(&conn).is_none() {
             return Ok(());
         }
-        self.event(shard, Event::Closed { conn, phase, cause: cause.into() })
+        self.event(
+            shard,
+            Event::Closed {
+                conn,
+                phase,
+                cause: cause.into(),
+            },
+        )
     }
 }

@@ -111,9 +111,13 @@ impl Disk {
         if self.folder(folder).names.contains_key(name) {
             return false;
         }
-        self.files.push(File { live: vec![0; bytes], ..File::default() });
+        self.files.push(File {
+            live: vec![0; bytes],
+            ..File::default()
+        });
         let file = self.files.len() - 1;
-        self.folder(folder).change(Change::Create(name.into(), file));
+        self.folder(folder)
+            .change(Change::Create(name.into(), file));
         true
     }
 
@@ -126,7 +130,9 @@ impl Disk {
         bytes: &[u8],
         mut takes: impl FnMut() -> bool,
     ) -> bool {
-        let Some(file) = self.file(folder, name) else { return false };
+        let Some(file) = self.file(folder, name) else {
+            return false;
+        };
         let end = at + bytes.len();
         let longer = file.live.len().max(end);
         file.live.resize(longer, 0);
@@ -141,7 +147,9 @@ impl Disk {
     }
 
     pub(crate) fn sync(&mut self, folder: FolderName, name: &str) -> bool {
-        let Some(file) = self.file(folder, name) else { return false };
+        let Some(file) = self.file(folder, name) else {
+            return false;
+        };
         file.durable.resize(file.live.len(), 0);
         for sector in std::mem::take(&mut file.dirty) {
             let from = sector * SECTOR_BYTES;
@@ -196,8 +204,12 @@ impl Disk {
 
     pub(crate) fn list(&mut self, folder: FolderName) -> Listing {
         let mut listing = Listing::default();
-        let names: Vec<(String, usize)> =
-            self.folder(folder).names.iter().map(|(name, file)| (name.clone(), *file)).collect();
+        let names: Vec<(String, usize)> = self
+            .folder(folder)
+            .names
+            .iter()
+            .map(|(name, file)| (name.clone(), *file))
+            .collect();
         for (name, file) in names {
             let bytes = self.files[file].live.len() as u64;
             let number: u32 = name[..8].parse().unwrap();
@@ -218,13 +230,20 @@ impl Disk {
         let is_queue = |(name, folder): &(&(u16, u8), &Folder)| {
             name.1 == Stream::Queue as u8 && !folder.names.is_empty()
         };
-        self.folders.iter().filter(is_queue).map(|(name, _)| name.0).collect()
+        self.folders
+            .iter()
+            .filter(is_queue)
+            .map(|(name, _)| name.0)
+            .collect()
     }
 
     /// Bytes of all files of a folder.
     pub(crate) fn bytes(&mut self, folder: FolderName) -> u64 {
         let files: Vec<usize> = self.folder(folder).names.values().copied().collect();
-        files.iter().map(|file| self.files[*file].live.len() as u64).sum()
+        files
+            .iter()
+            .map(|file| self.files[*file].live.len() as u64)
+            .sum()
     }
 
     /// Power goes and comes back.
@@ -244,8 +263,11 @@ impl Disk {
     }
 
     fn forget_unnamed(&mut self) {
-        let named: BTreeSet<usize> =
-            self.folders.values().flat_map(|folder| folder.names.values().copied()).collect();
+        let named: BTreeSet<usize> = self
+            .folders
+            .values()
+            .flat_map(|folder| folder.names.values().copied())
+            .collect();
         for (n, file) in self.files.iter_mut().enumerate() {
             if !named.contains(&n) {
                 *file = File::default();

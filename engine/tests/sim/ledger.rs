@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use engine::ids::{QueueId, SegmentId, ShardId};
 use engine::keys::KeyRing;
 use engine::queue::cipher::{SegmentName, Stream};
-use engine::queue::record::{About, Message, OutcomeKind, Outcome, Record};
+use engine::queue::record::{About, Message, Outcome, OutcomeKind, Record};
 use engine::queue::replay::{Contents, SegmentReader};
 use engine::queue::segment::SegmentHeader;
 use engine::shard::Stored;
@@ -76,9 +76,10 @@ struct Mail {
 impl Mail {
     /// A cut may have left its outcome, which nobody saw become durable.
     fn is_perhaps_done(&self, address: &str) -> bool {
-        self.parts.iter().filter_map(|part| part.perhaps.get(address)).any(|kind| {
-            *kind != OutcomeKind::Cancelled && check_kind(address, *kind).is_ok()
-        })
+        self.parts
+            .iter()
+            .filter_map(|part| part.perhaps.get(address))
+            .any(|kind| *kind != OutcomeKind::Cancelled && check_kind(address, *kind).is_ok())
     }
 }
 
@@ -138,7 +139,10 @@ impl Ledger {
         recipients: &[String],
         now_s: u64,
     ) -> usize {
-        let fate = || Fate { budget: 1, ..Fate::default() };
+        let fate = || Fate {
+            budget: 1,
+            ..Fate::default()
+        };
         self.by_text.insert(text.to_vec(), self.mails.len());
         self.mails.push(Mail {
             text: text.to_vec(),
@@ -146,7 +150,10 @@ impl Ledger {
             heard: Heard::Waits,
             is_notice: false,
             injected_s: now_s,
-            fates: recipients.iter().map(|recipient| (recipient.clone(), fate())).collect(),
+            fates: recipients
+                .iter()
+                .map(|recipient| (recipient.clone(), fate()))
+                .collect(),
             parts: Vec::new(),
         });
         self.mails.len() - 1
@@ -182,7 +189,11 @@ impl Ledger {
     ) -> Checked {
         let key = (shard, segment);
         if offset == 0 {
-            let name = SegmentName { stream: Stream::Queue, shard: ShardId(shard), segment };
+            let name = SegmentName {
+                stream: Stream::Queue,
+                shard: ShardId(shard),
+                segment,
+            };
             let reader = SegmentReader::open(bytes, &self.keys, name, Contents::Read)
                 .map_err(|error| format!("a segment is begun that cannot be read: {error}"))?;
             if !self.nonces.insert(reader.header().nonce) {
@@ -191,7 +202,10 @@ impl Ledger {
             self.writing.insert(key, Writing { reader, end: 0 });
         }
         let Some(writing) = self.writing.get_mut(&key) else {
-            return Err(format!("segment {} is written after it was given up", segment.0));
+            return Err(format!(
+                "segment {} is written after it was given up",
+                segment.0
+            ));
         };
         if offset != writing.end {
             return Err(format!(
@@ -208,12 +222,12 @@ impl Ledger {
             let at = found.placement.segment;
             let item = match &found.record {
                 Record::Message(message) => self.part(shard, at, message, now_s).map(Some),
-                Record::Moved(moved) => {
-                    self.moved(shard, at, moved.from, moved.message.queue_id).map(|()| None)
-                }
-                Record::Outcome(outcome) => {
-                    self.check_outcome(shard, outcome, now_s).map(|()| Some(Item::Outcome(*outcome)))
-                }
+                Record::Moved(moved) => self
+                    .moved(shard, at, moved.from, moved.message.queue_id)
+                    .map(|()| None),
+                Record::Outcome(outcome) => self
+                    .check_outcome(shard, outcome, now_s)
+                    .map(|()| Some(Item::Outcome(*outcome))),
                 Record::Cancel(about) => Ok(Some(Item::Cancel(*about))),
                 Record::Commit(_) | Record::Blob { .. } | Record::Seal(_) => Ok(None),
             };
@@ -234,8 +248,11 @@ impl Ledger {
         message: &Message<'_>,
         now_s: u64,
     ) -> Result<Item, String> {
-        let addresses: Vec<String> =
-            message.recipients.iter().map(|recipient| recipient.address.into()).collect();
+        let addresses: Vec<String> = message
+            .recipients
+            .iter()
+            .map(|recipient| recipient.address.into())
+            .collect();
         let mail = match self.by_text.get(message.content) {
             Some(mail) => *mail,
             None => self.notice(message, &addresses, now_s)?,
@@ -252,7 +269,10 @@ impl Ledger {
             perhaps: BTreeMap::new(),
             perhaps_void: false,
         });
-        self.by_id.entry((shard, message.queue_id)).or_default().push((mail, part));
+        self.by_id
+            .entry((shard, message.queue_id))
+            .or_default()
+            .push((mail, part));
         Ok(Item::Message { mail, part })
     }
 
@@ -273,7 +293,13 @@ impl Ledger {
     }
 
     fn moved(&mut self, shard: u16, to: SegmentId, from: SegmentId, id: QueueId) -> Checked {
-        let Some((mail, part)) = self.find(shard, About { queue_id: id, segment: from }) else {
+        let Some((mail, part)) = self.find(
+            shard,
+            About {
+                queue_id: id,
+                segment: from,
+            },
+        ) else {
             return Err(format!("{id} is moved and was never stored"));
         };
         self.mails[mail].parts[part].segments.push(to);
@@ -302,7 +328,8 @@ impl Ledger {
         let items = self.batches.remove(&(shard, batch)).unwrap_or_default();
         if !ok {
             self.writing.remove(&(shard, segment));
-            self.unknown.extend(items.into_iter().map(|item| (shard, item)));
+            self.unknown
+                .extend(items.into_iter().map(|item| (shard, item)));
             return Ok(());
         }
         for item in items {
@@ -337,7 +364,11 @@ impl Ledger {
             .map(str::trim)
             .collect();
         for mail in &mut self.mails {
-            if mail.reverse_path.as_ref().is_some_and(|path| to.contains(path)) {
+            if mail
+                .reverse_path
+                .as_ref()
+                .is_some_and(|path| to.contains(path))
+            {
                 for address in &named {
                     if let Some(fate) = mail.fates.get_mut(*address) {
                         fate.notified = true;
@@ -346,19 +377,33 @@ impl Ledger {
                 }
             }
         }
-        if found { Ok(()) } else { Err(format!("a notification to {to:?} about nobody of theirs")) }
+        if found {
+            Ok(())
+        } else {
+            Err(format!("a notification to {to:?} about nobody of theirs"))
+        }
     }
 
     /// The recipients that an outcome is about.
-    fn recipients(&self, shard: u16, outcome: &Outcome) -> Result<(usize, usize, Vec<String>), String> {
+    fn recipients(
+        &self,
+        shard: u16,
+        outcome: &Outcome,
+    ) -> Result<(usize, usize, Vec<String>), String> {
         let Some((mail, part)) = self.find(shard, outcome.about) else {
-            return Err(format!("an outcome about {}, which nobody stored", outcome.about.queue_id));
+            return Err(format!(
+                "an outcome about {}, which nobody stored",
+                outcome.about.queue_id
+            ));
         };
         let range = outcome.state.recipients();
         let addresses = &self.mails[mail].parts[part].addresses;
         match addresses.get(range.clone()) {
             Some(addresses) => Ok((mail, part, addresses.to_vec())),
-            None => Err(format!("an outcome of recipients {range:?} of {}", addresses.len())),
+            None => Err(format!(
+                "an outcome of recipients {range:?} of {}",
+                addresses.len()
+            )),
         }
     }
 
@@ -390,7 +435,9 @@ impl Ledger {
     /// An outcome is durable.
     fn outcome(&mut self, shard: u16, outcome: &Outcome) {
         let kind = outcome.state.kind;
-        let Ok((mail, part, addresses)) = self.recipients(shard, outcome) else { return };
+        let Ok((mail, part, addresses)) = self.recipients(shard, outcome) else {
+            return;
+        };
         if !kind.is_final() {
             return;
         }
@@ -402,7 +449,11 @@ impl Ledger {
     }
 
     /// A connection is given a message: how often each of its recipients was tried before.
-    pub(crate) fn started(&mut self, text: &[u8], recipients: &[Box<str>]) -> Result<usize, String> {
+    pub(crate) fn started(
+        &mut self,
+        text: &[u8],
+        recipients: &[Box<str>],
+    ) -> Result<usize, String> {
         let Some(at) = self.by_text.get(text).copied() else {
             return Err("a message is sent that nobody stored".into());
         };
@@ -410,7 +461,8 @@ impl Ledger {
             let Some(fate) = self.mails[at].fates.get(&**recipient) else {
                 return Err(format!("sent to {recipient}, who is no recipient of it"));
             };
-            let there = |part: &Part| part.durable && part.addresses.iter().any(|a| **a == **recipient);
+            let there =
+                |part: &Part| part.durable && part.addresses.iter().any(|a| **a == **recipient);
             if !self.mails[at].parts.iter().any(there) {
                 return Err(format!("sent to {recipient} before it was durable"));
             }
@@ -502,9 +554,9 @@ impl Ledger {
     pub(crate) fn cut(&mut self) {
         self.writing.clear();
         let flying = std::mem::take(&mut self.batches);
-        let flying = flying.into_iter().flat_map(|((shard, _), items)| {
-            items.into_iter().map(move |item| (shard, item))
-        });
+        let flying = flying
+            .into_iter()
+            .flat_map(|((shard, _), items)| items.into_iter().map(move |item| (shard, item)));
         for (shard, item) in std::mem::take(&mut self.unknown).into_iter().chain(flying) {
             self.perhaps(shard, &item);
         }
@@ -540,7 +592,9 @@ impl Ledger {
                         return Err(format!("{what} was answered 250 and is lost: {fate:?}"));
                     }
                     None => {}
-                    Some(kind) => check_kind(address, kind).map_err(|why| format!("{what}: {why}"))?,
+                    Some(kind) => {
+                        check_kind(address, kind).map_err(|why| format!("{what}: {why}"))?
+                    }
                 }
             }
         }
@@ -550,8 +604,14 @@ impl Ledger {
     /// How many messages of clients there are, and how many of them were answered 250.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
         let clients = self.mails.iter().filter(|mail| !mail.is_notice);
-        let durable = clients.clone().filter(|mail| mail.heard == Heard::Told(Stored::Durable));
-        (clients.count(), durable.count(), self.mails.iter().filter(|mail| mail.is_notice).count())
+        let durable = clients
+            .clone()
+            .filter(|mail| mail.heard == Heard::Told(Stored::Durable));
+        (
+            clients.count(),
+            durable.count(),
+            self.mails.iter().filter(|mail| mail.is_notice).count(),
+        )
     }
 }
 
@@ -564,7 +624,11 @@ fn check_kind(address: &str, kind: OutcomeKind) -> Checked {
         (_, Plan::PutOffAlways) => OutcomeKind::Expired,
         _ => OutcomeKind::Delivered,
     };
-    if kind == expected { Ok(()) } else { Err(format!("{kind:?} instead of {expected:?}")) }
+    if kind == expected {
+        Ok(())
+    } else {
+        Err(format!("{kind:?} instead of {expected:?}"))
+    }
 }
 
 fn fails_in_dns(address: &str) -> bool {
@@ -576,12 +640,25 @@ fn is_notice(content: &[u8]) -> bool {
 }
 
 /// No file of the queue can be read with other keys, nor under another name.
-pub(crate) fn is_sealed(front: &[u8], right: &KeyRing, wrong: &KeyRing, name: SegmentName) -> Checked {
+pub(crate) fn is_sealed(
+    front: &[u8],
+    right: &KeyRing,
+    wrong: &KeyRing,
+    name: SegmentName,
+) -> Checked {
     if SegmentHeader::open(front, wrong, name).is_ok() {
         return Err(format!("{name:?} opens without its key"));
     }
-    let SegmentName { stream, shard, segment } = name;
-    let elsewhere = SegmentName { stream, shard: ShardId(shard.0 + 1), segment };
+    let SegmentName {
+        stream,
+        shard,
+        segment,
+    } = name;
+    let elsewhere = SegmentName {
+        stream,
+        shard: ShardId(shard.0 + 1),
+        segment,
+    };
     if SegmentHeader::open(front, right, elsewhere).is_ok() {
         return Err(format!("{name:?} opens as another shard's"));
     }

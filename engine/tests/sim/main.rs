@@ -38,7 +38,10 @@ use world::{Summary, World};
 /// A number from the environment; empty counts as unset.
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is not a number")),
+    )
 }
 
 fn run(seed: u64, verbose: bool) -> Result<Summary, String> {
@@ -76,7 +79,11 @@ fn promises_are_kept_on_every_seed() {
         }
     }
     println!("{seeds} seeds: {total:?}");
-    assert!(failed.is_empty(), "{} of {seeds} seeds fail: {failed:?}", failed.len());
+    assert!(
+        failed.is_empty(),
+        "{} of {seeds} seeds fail: {failed:?}",
+        failed.len()
+    );
     // A simulation in which nothing happens proves nothing.
     if seeds >= 100 {
         assert!(total.cuts > 50 && total.failed_writes > 50 && total.compactions > 20);

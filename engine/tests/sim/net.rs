@@ -82,7 +82,9 @@ pub(crate) fn plan(address: &str) -> Plan {
 }
 
 pub(crate) fn random_plan(random: &mut Random) -> &'static str {
-    ["ok", "ok", "ok", "ok", "ok", "no", "later1", "later2", "never"][random.below(9) as usize]
+    [
+        "ok", "ok", "ok", "ok", "ok", "no", "later1", "later2", "never",
+    ][random.below(9) as usize]
 }
 
 fn address_of(host: u8) -> IpAddr {
@@ -91,9 +93,9 @@ fn address_of(host: u8) -> IpAddr {
 
 /// Whether connections to an address can be opened at all.
 pub(crate) fn is_dead(ip: IpAddr) -> bool {
-    DOMAINS
-        .iter()
-        .any(|(_, kind, hosts)| *kind == Kind::Dead && hosts.iter().any(|host| address_of(*host) == ip))
+    DOMAINS.iter().any(|(_, kind, hosts)| {
+        *kind == Kind::Dead && hosts.iter().any(|host| address_of(*host) == ip)
+    })
 }
 
 pub(crate) fn resolve(question: &Question) -> Answer {
@@ -105,18 +107,26 @@ pub(crate) fn resolve(question: &Question) -> Answer {
             };
             match kind {
                 Kind::NoSuchDomain => Answer::NxDomain,
-                Kind::NullMx => Answer::Mx(vec![MxRecord { preference: 0, host: "".into() }]),
+                Kind::NullMx => Answer::Mx(vec![MxRecord {
+                    preference: 0,
+                    host: "".into(),
+                }]),
                 Kind::NoDns => Answer::Trouble(DnsTrouble::ServFail),
                 _ => Answer::Mx(
                     hosts
                         .iter()
-                        .map(|host| MxRecord { preference: 10, host: format!("mx{host}.example").into() })
+                        .map(|host| MxRecord {
+                            preference: 10,
+                            host: format!("mx{host}.example").into(),
+                        })
                         .collect(),
                 ),
             }
         }
         Question::Addresses(host) => {
-            let number = host.strip_prefix("mx").and_then(|rest| rest.split('.').next());
+            let number = host
+                .strip_prefix("mx")
+                .and_then(|rest| rest.split('.').next());
             match number.and_then(|number| number.parse().ok()) {
                 Some(number) => Answer::Addresses(vec![address_of(number)]),
                 None => Answer::NxDomain,
@@ -133,17 +143,33 @@ pub(crate) fn result(
     text: &str,
 ) -> RecipientResult {
     let enhanced = EnhancedStatus::new(enhanced.0, enhanced.1, enhanced.2);
-    RecipientResult { outcome, phase, reply: Reply::synthetic(code, enhanced, text) }
+    RecipientResult {
+        outcome,
+        phase,
+        reply: Reply::synthetic(code, enhanced, text),
+    }
 }
 
 pub(crate) fn lost() -> RecipientResult {
-    result(RecipientOutcome::Deferred, Phase::EndOfData, 421, (4, 4, 2), "connection lost")
+    result(
+        RecipientOutcome::Deferred,
+        Phase::EndOfData,
+        421,
+        (4, 4, 2),
+        "connection lost",
+    )
 }
 
 /// What the peer says to a recipient that was tried `tries` times before.
 pub(crate) fn verdict(address: &str, tries: u32) -> RecipientResult {
     let put_off = || {
-        result(RecipientOutcome::Deferred, Phase::Rcpt, 450, (4, 2, 0), "mailbox busy, later please")
+        result(
+            RecipientOutcome::Deferred,
+            Phase::Rcpt,
+            450,
+            (4, 2, 0),
+            "mailbox busy, later please",
+        )
     };
     let offset = match kind(address) {
         Kind::Greylisting if tries == 0 => return put_off(),
@@ -151,11 +177,21 @@ pub(crate) fn verdict(address: &str, tries: u32) -> RecipientResult {
         _ => 0,
     };
     match plan(address) {
-        Plan::Refuse => {
-            result(RecipientOutcome::Failed, Phase::Rcpt, 550, (5, 1, 1), "no such mailbox")
-        }
+        Plan::Refuse => result(
+            RecipientOutcome::Failed,
+            Phase::Rcpt,
+            550,
+            (5, 1, 1),
+            "no such mailbox",
+        ),
         Plan::PutOffAlways => put_off(),
         Plan::PutOff(times) if tries < times + offset => put_off(),
-        _ => result(RecipientOutcome::Delivered, Phase::EndOfData, 250, (2, 0, 0), "taken"),
+        _ => result(
+            RecipientOutcome::Delivered,
+            Phase::EndOfData,
+            250,
+            (2, 0, 0),
+            "taken",
+        ),
     }
 }

@@ -16,11 +16,25 @@ use super::disk::FolderName;
 /// One thing a job does to the disk; each may be the last before a cut.
 #[derive(Debug)]
 pub(crate) enum Step {
-    Create { name: String, bytes: usize },
-    Write { name: String, at: usize, bytes: Vec<u8> },
-    Sync { name: String },
-    Rename { from: String, to: String },
-    Remove { name: String },
+    Create {
+        name: String,
+        bytes: usize,
+    },
+    Write {
+        name: String,
+        at: usize,
+        bytes: Vec<u8>,
+    },
+    Sync {
+        name: String,
+    },
+    Rename {
+        from: String,
+        to: String,
+    },
+    Remove {
+        name: String,
+    },
     SyncFolder,
     /// Removes the whole folder, by a rename and its sync.
     DropFolder,
@@ -29,8 +43,15 @@ pub(crate) enum Step {
 /// Whom a job's end is told.
 #[derive(Debug)]
 pub(crate) enum Then {
-    Written { batch: BatchId, stream: Stream, segment: SegmentId },
-    Retired { segment: SegmentId, disposal: Disposal },
+    Written {
+        batch: BatchId,
+        stream: Stream,
+        segment: SegmentId,
+    },
+    Retired {
+        segment: SegmentId,
+        disposal: Disposal,
+    },
     FreeDeleted,
     Deleted,
     Adopted,
@@ -102,7 +123,11 @@ pub(crate) enum Moment {
     Flush(usize),
     Event(usize, Box<Event>),
     Step(u64),
-    ReadRecord(usize, engine::shard::ReadId, engine::queue::segment::Placement),
+    ReadRecord(
+        usize,
+        engine::shard::ReadId,
+        engine::queue::segment::Placement,
+    ),
     ReadAdopted(usize, u64, engine::queue::segment::Placement),
     Chunk(u64),
     Space(usize),
@@ -110,7 +135,13 @@ pub(crate) enum Moment {
     Peer(usize, ConnId),
     Offer(usize, ConnId),
     /// The peer's last word on a transaction.
-    Reply { shard: usize, conn: ConnId, token: u64, results: Vec<RecipientResult>, broken: bool },
+    Reply {
+        shard: usize,
+        conn: ConnId,
+        token: u64,
+        results: Vec<RecipientResult>,
+        broken: bool,
+    },
     PeerClose(usize, ConnId),
     // These outlive a process.
     Inject(usize, u32),
@@ -122,6 +153,9 @@ pub(crate) enum Moment {
 
 impl Moment {
     pub(crate) const fn outlives_process(&self) -> bool {
-        matches!(self, Self::Inject(..) | Self::Cut | Self::Boot | Self::Calm | Self::Stop)
+        matches!(
+            self,
+            Self::Inject(..) | Self::Cut | Self::Boot | Self::Calm | Self::Stop
+        )
     }
 }

@@ -152,7 +152,13 @@ fn settings(random: &mut Random) -> Settings {
 
 fn faults(random: &mut Random) -> Faults {
     // Some seeds have none of a kind, so that others are met alone.
-    let mut some = |most: u64| if random.below(2) == 0 { 0 } else { 1 + random.below(most) };
+    let mut some = |most: u64| {
+        if random.below(2) == 0 {
+            0
+        } else {
+            1 + random.below(most)
+        }
+    };
     Faults {
         write: some(30),
         read: some(50),
@@ -221,7 +227,7 @@ impl World {
             self.at(at, Moment::Inject(n, 0));
         }
         self.to_inject = mails;
-        for _ in 0..self.random.below(5) {
+        for _ in 0..self.random.below(6) {
             let at = self.random.below(span_us + 60 * SECOND_US);
             self.at(at, Moment::Cut);
         }
@@ -232,7 +238,10 @@ impl World {
     }
 
     pub(crate) fn now(&self) -> Now {
-        Now { mono: Mono(self.now_us + 1), unix: UnixMs(START_MS + self.now_us / 1000) }
+        Now {
+            mono: Mono(self.now_us + 1),
+            unix: UnixMs(START_MS + self.now_us / 1000),
+        }
     }
 
     pub(crate) const fn now_s(&self) -> u64 {
@@ -252,7 +261,11 @@ impl World {
 
     pub(crate) fn trace(&self, text: impl FnOnce(&Self) -> String) {
         if self.verbose {
-            println!("{:>12.6} {}", self.now_us as f64 / SECOND_US as f64, text(self));
+            println!(
+                "{:>12.6} {}",
+                self.now_us as f64 / SECOND_US as f64,
+                text(self)
+            );
         }
     }
 
@@ -270,19 +283,34 @@ impl World {
         self.drain_all();
         let limit_us = self.now_us + 120 * SECOND_US;
         self.live_until(limit_us, |world| {
-            world.process.as_ref().unwrap().shards.iter().all(|shard| shard.core.is_drained())
+            world
+                .process
+                .as_ref()
+                .unwrap()
+                .shards
+                .iter()
+                .all(|shard| shard.core.is_drained())
         })?;
         self.ledger.nothing_open()?;
         let shards = &self.process.as_ref().unwrap().shards;
-        if let Some(shard) = shards.iter().find(|shard| shard.core.status().memory_bytes > 0) {
-            return Err(format!("memory is held for nothing: {:?}", shard.core.status()));
+        if let Some(shard) = shards
+            .iter()
+            .find(|shard| shard.core.status().memory_bytes > 0)
+        {
+            return Err(format!(
+                "memory is held for nothing: {:?}",
+                shard.core.status()
+            ));
         }
         self.stop(false);
         self.at(self.now_us, Moment::Boot);
         let limit_us = self.now_us + 30 * SECOND_US;
         self.live_until(limit_us, |world| world.now_us + SECOND_US >= limit_us)?;
         if !self.is_empty() {
-            return Err(format!("mail came back after a clean stop: {}", self.why_not_empty()));
+            return Err(format!(
+                "mail came back after a clean stop: {}",
+                self.why_not_empty()
+            ));
         }
         let (clients, durable, notices) = self.ledger.counts();
         let (deliveries, excused) = (self.ledger.deliveries, self.ledger.excused);
@@ -312,7 +340,10 @@ impl World {
             self.now_us = at_us;
             self.summary.moments += 1;
             if at_us > limit_us || self.summary.moments > MOMENTS_MAX {
-                return Err(format!("it does not come to rest: {}", self.why_not_empty()));
+                return Err(format!(
+                    "it does not come to rest: {}",
+                    self.why_not_empty()
+                ));
             }
             self.happen(moment)?;
         }
@@ -320,7 +351,9 @@ impl World {
     }
 
     fn is_empty(&self) -> bool {
-        let Some(process) = &self.process else { return false };
+        let Some(process) = &self.process else {
+            return false;
+        };
         process.readings.is_empty()
             && process.shards.iter().all(|shard| {
                 let status = shard.core.status();
@@ -332,7 +365,9 @@ impl World {
     }
 
     fn why_not_empty(&self) -> String {
-        let Some(process) = &self.process else { return "it is not running".into() };
+        let Some(process) = &self.process else {
+            return "it is not running".into();
+        };
         let mut text = format!("{} readings; ", process.readings.len());
         for shard in &process.shards {
             let status = shard.core.status();
@@ -362,7 +397,11 @@ impl World {
             }
             Moment::Cut => self.cut(),
             Moment::Stop => {
-                if self.process.as_ref().is_some_and(|process| process.draining) {
+                if self
+                    .process
+                    .as_ref()
+                    .is_some_and(|process| process.draining)
+                {
                     self.stop(false);
                     self.soon(3 * SECOND_US, Moment::Boot);
                 }
@@ -373,7 +412,7 @@ impl World {
         }
     }
 
-    /// Power goes, or the process alone, or it is told to stop.
+    /// Power goes, or the process alone, or it is told to stop, or a new key is made.
     fn cut(&mut self) -> Checked {
         if self.calm || self.process.is_none() {
             return Ok(());
@@ -391,8 +430,29 @@ impl World {
                 self.soon(3 * SECOND_US, Moment::Boot);
                 Ok(())
             }
+            4 | 5 => self.rekey(),
             _ => self.power_cut(),
         }
+    }
+
+    fn rekey(&mut self) -> Checked {
+        self.trace(|_| "a new key".into());
+        let key = random_key(&mut self.random);
+        self.keys
+            .rekey(key.clone())
+            .map_err(|error| error.to_string())?;
+        self.ledger
+            .keys_mut()
+            .rekey(key)
+            .map_err(|error| error.to_string())?;
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
+        process
+            .shards
+            .iter_mut()
+            .for_each(|shard| shard.core.rekey(self.keys.clone()));
+        (0..process.shards.len()).try_for_each(|shard| self.carry_out(shard))
     }
 
     pub(crate) fn power_cut(&mut self) -> Checked {
@@ -404,12 +464,21 @@ impl World {
     fn drain_all(&mut self) {
         if let Some(process) = &mut self.process {
             process.draining = true;
-            process.shards.iter_mut().for_each(|shard| shard.core.drain());
+            process
+                .shards
+                .iter_mut()
+                .for_each(|shard| shard.core.drain());
         }
     }
 
     fn stop(&mut self, power: bool) {
-        self.trace(|_| if power { "power is cut".into() } else { "the process ends".to_owned() });
+        self.trace(|_| {
+            if power {
+                "power is cut".into()
+            } else {
+                "the process ends".to_owned()
+            }
+        });
         self.summary.cuts += 1;
         self.process = None;
         self.tickets.clear();
@@ -428,13 +497,15 @@ impl World {
             self.shards = 1 + self.random.below(4) as u16;
         }
         if !self.calm && self.random.below(3) == 0 {
-            let key = random_key(&mut self.random);
-            self.keys.rekey(key.clone()).map_err(|error| error.to_string())?;
-            self.ledger.keys_mut().rekey(key).map_err(|error| error.to_string())?;
+            self.rekey()?;
         }
         self.trace(|world| format!("start with {} shards", world.shards));
-        let gone: Vec<u16> =
-            self.disk.shards().into_iter().filter(|shard| *shard >= self.shards).collect();
+        let gone: Vec<u16> = self
+            .disk
+            .shards()
+            .into_iter()
+            .filter(|shard| *shard >= self.shards)
+            .collect();
         self.process = Some(Process {
             shards: Vec::new(),
             jobs: BTreeMap::new(),
@@ -449,7 +520,12 @@ impl World {
             self.soon(100_000, Moment::Tick(number));
             self.soon(1000, Moment::Space(number));
             let segments = self.disk.list((id, Stream::Queue)).segments;
-            self.read_through(number, id, Why::Replay, segments.iter().map(|s| s.0).collect());
+            self.read_through(
+                number,
+                id,
+                Why::Replay,
+                segments.iter().map(|s| s.0).collect(),
+            );
         }
         Ok(())
     }
@@ -497,8 +573,19 @@ impl World {
     ) {
         self.next_number += 1;
         let number = self.next_number;
-        let reading = Reading { shard, folder, why, segments, reader: None, offset: 0 };
-        self.process.as_mut().unwrap().readings.insert(number, reading);
+        let reading = Reading {
+            shard,
+            folder,
+            why,
+            segments,
+            reader: None,
+            offset: 0,
+        };
+        self.process
+            .as_mut()
+            .unwrap()
+            .readings
+            .insert(number, reading);
         self.soon(20_000, Moment::Chunk(number));
     }
 
@@ -519,16 +606,25 @@ impl World {
         }
         self.to_inject -= 1;
         let now = self.now();
-        let queue_id = self.process.as_mut().unwrap().shards[at_shard].core.next_queue_id(now);
+        let queue_id = self.process.as_mut().unwrap().shards[at_shard]
+            .core
+            .next_queue_id(now);
         let submission = self.message(n, tries, queue_id);
-        let names: Vec<String> =
-            submission.recipients.iter().map(|address| address.as_str().to_owned()).collect();
+        let names: Vec<String> = submission
+            .recipients
+            .iter()
+            .map(|address| address.as_str().to_owned())
+            .collect();
         let from = submission.reverse_path.as_ref().map(Address::as_str);
         let now_s = self.now_s();
-        let mail = self.ledger.injected(&submission.content, from, &names, now_s);
+        let mail = self
+            .ledger
+            .injected(&submission.content, from, &names, now_s);
         self.trace(|_| {
             let bytes = submission.content.len();
-            format!("shard {at_shard}: {queue_id} mail {mail} from {from:?} to {names:?}, {bytes} bytes")
+            format!(
+                "shard {at_shard}: {queue_id} mail {mail} from {from:?} to {names:?}, {bytes} bytes"
+            )
         });
         self.next_number += 1;
         let ticket = self.next_number;
@@ -537,7 +633,13 @@ impl World {
             self.full_until_us = self.now_us + self.random.below(8 * SECOND_US);
             self.trace(|_| "the disk is full".into());
         }
-        self.event(at_shard, Event::Accepted { ticket, submission: Box::new(submission) })
+        self.event(
+            at_shard,
+            Event::Accepted {
+                ticket,
+                submission: Box::new(submission),
+            },
+        )
     }
 
     fn message(&mut self, n: usize, tries: u32, queue_id: engine::ids::QueueId) -> Submission {
@@ -555,7 +657,8 @@ impl World {
         };
         let bytes = [100, 1000, 3000, 8000][random.below(4) as usize] + random.below(500) as usize;
         let mut content =
-            format!("Message-ID: <{n}.{tries}@client.example>\r\nSubject: {n}\r\n\r\n").into_bytes();
+            format!("Message-ID: <{n}.{tries}@client.example>\r\nSubject: {n}\r\n\r\n")
+                .into_bytes();
         while content.len() < bytes {
             content.extend_from_slice(b"Simulated mail, one line of it.\r\n");
         }
@@ -590,17 +693,28 @@ impl World {
         let wrong = KeyRing::new(random_key(&mut Random::new(u64::MAX)));
         for shard in 0..self.shards {
             let folder = (shard, Stream::Queue);
-            let (bytes, most) = (self.disk.bytes(folder), 2 * u64::from(self.settings.segment_bytes));
+            let (bytes, most) = (
+                self.disk.bytes(folder),
+                2 * u64::from(self.settings.segment_bytes),
+            );
             if bytes > most {
                 let usage: Vec<_> = self.process.as_ref().unwrap().shards[usize::from(shard)]
                     .core
                     .segments()
                     .collect();
-                return Err(format!("shard {shard} has {bytes} bytes of nothing on disk: {usage:?}"));
+                return Err(format!(
+                    "shard {shard} has {bytes} bytes of nothing on disk: {usage:?}"
+                ));
             }
             for (segment, _) in self.disk.list(folder).segments {
-                let front = self.disk.read(folder, &file_name(segment), 0, SEGMENT_HEADER_BYTES);
-                let name = SegmentName { stream: Stream::Queue, shard: ShardId(shard), segment };
+                let front = self
+                    .disk
+                    .read(folder, &file_name(segment), 0, SEGMENT_HEADER_BYTES);
+                let name = SegmentName {
+                    stream: Stream::Queue,
+                    shard: ShardId(shard),
+                    segment,
+                };
                 ledger::is_sealed(front.unwrap(), &self.keys, &wrong, name)?;
             }
         }
