@@ -48,7 +48,7 @@ async fn adopt(
     let folder = stream_folder(data_dir, gone, Stream::Queue);
     let listing = list(&folder)?;
     let disk = Disk::new(data_dir.to_owned(), gone, Vec::new());
-    let mut adoption = Adoption::new(shards);
+    let mut adoption = Adoption::new(gone, shards);
     for (segment, _) in listing.segments {
         if let Err(why) = read_segment(shard, &disk, gone, segment, &mut adoption).await {
             adoption.unread(segment, &why);
