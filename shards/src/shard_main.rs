@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use datadir::segments::{Go, list as list_segments, scan};
@@ -38,6 +38,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 /// How long a listener on one of our addresses may take to answer.
 const PROBE_MAX: Duration = Duration::from_millis(200);
+
+/// How long the listeners of a daemon that was killed may linger.
+const LINGER_MAX: Duration = Duration::from_secs(2);
 
 /// What other threads tell a shard.
 pub(crate) enum Command {
@@ -358,8 +361,14 @@ pub(crate) fn probe(address: SocketAddr) -> Result<(), String> {
         ip if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
         _ => address,
     };
-    if TcpStream::connect_timeout(&reached, PROBE_MAX).is_ok() {
-        return Err(fault(std::io::ErrorKind::AddrInUse.into()));
+    // The kernel closes the listeners of a killed daemon a moment after its end: what its rings hold
+    // is let go of in the background.
+    let asked = Instant::now();
+    while TcpStream::connect_timeout(&reached, PROBE_MAX).is_ok() {
+        if asked.elapsed() > LINGER_MAX {
+            return Err(fault(std::io::ErrorKind::AddrInUse.into()));
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))
