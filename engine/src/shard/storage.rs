@@ -11,6 +11,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 
 use super::accept::Origin;
 use super::{Action, BatchId, Begin, DiskError, Message, Settings, ShardCore, Stored, Submission};
@@ -49,8 +50,8 @@ pub type NonceSource = Box<dyn FnMut() -> Nonce>;
 
 /// What a shard's storage starts from.
 pub struct StorageSetup {
-    /// Keys of this installation.
-    pub keys: KeyRing,
+    /// Keys of this installation; shared, since its locked pages are those of this one ring.
+    pub keys: Arc<KeyRing>,
     /// For new segments.
     pub nonces: NonceSource,
     /// Number of the first new queue segment: above all there are and have been.
@@ -124,7 +125,7 @@ impl Pending {
 /// What new segments are made of.
 struct Maker {
     shard: ShardId,
-    keys: KeyRing,
+    keys: Arc<KeyRing>,
     nonces: NonceSource,
 }
 
@@ -324,12 +325,12 @@ impl Storage {
     }
 
     /// The key ring, for reading segments back.
-    pub(super) const fn keys(&self) -> &KeyRing {
+    pub(super) fn keys(&self) -> &KeyRing {
         &self.maker.keys
     }
 
     /// New segments under the ring's current key from now on.
-    pub(super) fn rekey(&mut self, keys: KeyRing) {
+    pub(super) fn rekey(&mut self, keys: Arc<KeyRing>) {
         self.roll();
         self.maker.keys = keys;
     }
@@ -1146,7 +1147,7 @@ const KIND_COUNTERS: u64 = 2;
 
 impl ShardCore {
     /// Starts new segments under `keys`' current key; the older ones stay readable.
-    pub fn rekey(&mut self, keys: KeyRing) {
+    pub fn rekey(&mut self, keys: Arc<KeyRing>) {
         self.storage.rekey(keys);
         self.log.tail.writer = None;
         self.log.tail.header.clear();
