@@ -26,7 +26,7 @@ use crate::runtime::connect::ClientSetup;
 use crate::runtime::disk::{Disk, Listing, list, stream_folder};
 use crate::runtime::mailbox::{Mailbox, mailbox};
 use crate::runtime::resolver::{Answered, ResolverThread};
-use crate::runtime::{Shard, now, replay_all, spawn};
+use crate::runtime::{Shard, adopt_all, now, replay_all, spawn};
 use crate::settings;
 
 /// Longest time deliveries in flight are waited for at the end.
@@ -172,7 +172,11 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
     };
     running.listen(&config)?;
     let shard = Rc::clone(&running.shard);
-    spawn(async move { replay_all(&shard, queue.segments).await });
+    let data_dir = data_dir.clone();
+    spawn(async move {
+        replay_all(&shard, queue.segments).await;
+        adopt_all(&shard, &data_dir, shards).await;
+    });
     Ok((running, commands))
 }
 

@@ -5,6 +5,7 @@
 //! `mailbox` what comes from other threads. [`Shard`] joins them to the engine's [`ShardCore`].
 
 pub(crate) mod accept;
+mod adopt;
 pub(crate) mod connect;
 pub(crate) mod disk;
 pub(crate) mod mailbox;
@@ -332,6 +333,7 @@ pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
     glommio::spawn_local(task).detach();
 }
 
+pub(crate) use self::adopt::adopt_all;
 pub(crate) use self::replay::replay_all;
 
 impl Shard {

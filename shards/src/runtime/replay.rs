@@ -11,7 +11,7 @@ use engine::shard::storage::BATCH_BYTES_FULL;
 use super::Shard;
 
 /// Bytes read at a time; other tasks of the shard have their turn in between.
-const CHUNK_BYTES: usize = 512 * 1024;
+pub(super) const CHUNK_BYTES: usize = 512 * 1024;
 
 /// Replays every segment of an earlier run, oldest first.
 pub(crate) async fn replay_all(shard: &Rc<Shard>, segments: Vec<(SegmentId, u64)>) {

@@ -1,0 +1,156 @@
+//! The queue folders of shards that are no more: read through, stored at today's owners, removed.
+//!
+//! What is live in them and who owns it is `engine::shard::adopt`'s part.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use engine::ids::{SegmentId, ShardId};
+use engine::queue::cipher::{SegmentName, Stream};
+use engine::queue::replay::{Contents, SegmentReader};
+use engine::shard::adopt::Adoption;
+
+use super::Shard;
+use super::disk::{Disk, list, stream_folder};
+use super::replay::CHUNK_BYTES;
+
+/// How long to wait for stored messages to become durable before asking again.
+const STORED_POLL: std::time::Duration = std::time::Duration::from_millis(5);
+
+/// Adopts, one after the other, the folders that fall to this shard of `shards`. A folder that cannot
+/// be read whole stays for the next start.
+pub(crate) async fn adopt_all(shard: &Rc<Shard>, data_dir: &Path, shards: u16) {
+    let there = datadir::segments::shards(data_dir).unwrap_or_default();
+    let gone = there
+        .into_iter()
+        .filter(|id| id.0 >= shards && Adoption::adopter(*id, shards) == shard.id);
+    for gone in gone {
+        let folder = stream_folder(data_dir, gone, Stream::Queue);
+        if !folder.is_dir() {
+            continue;
+        }
+        if let Err(why) = adopt(shard, data_dir, gone, shards).await {
+            eprintln!(
+                "hikyakud: shard {}: {}: {why}; its mail stays there until the next start",
+                shard.id.0,
+                folder.display()
+            );
+        }
+    }
+}
+
+async fn adopt(
+    shard: &Rc<Shard>,
+    data_dir: &Path,
+    gone: ShardId,
+    shards: u16,
+) -> Result<(), String> {
+    let folder = stream_folder(data_dir, gone, Stream::Queue);
+    let listing = list(&folder)?;
+    let disk = Disk::new(data_dir.to_owned(), gone, Vec::new());
+    let mut adoption = Adoption::new(shards);
+    for (segment, _) in listing.segments {
+        if let Err(why) = read_segment(shard, &disk, gone, segment, &mut adoption).await {
+            adoption.unread(segment, &why);
+        }
+    }
+    adoption.replayed();
+    if let Some(why) = adoption.blocked() {
+        return Err(why.to_owned());
+    }
+    let messages = adoption.len();
+    let mut stored = Vec::new();
+    while !adoption.is_done() {
+        if shard.stopping.get() {
+            return Err("stopped while its mail was being moved".to_owned());
+        }
+        while let Some((key, placement)) = adoption.next() {
+            match disk.read(placement).await {
+                Ok(bytes) => match adoption.message(key, bytes) {
+                    Ok(submissions) => shard.with_core(|core, now| {
+                        for (key, submission) in submissions {
+                            core.adopt(key, submission, now);
+                        }
+                    }),
+                    Err(why) => eprintln!("hikyakud: shard {}: {why}", shard.id.0),
+                },
+                Err(error) => {
+                    adoption.not_read(key);
+                    return Err(error.to_string());
+                }
+            }
+        }
+        shard.with_core(|core, _| core.take_adopted(&mut stored));
+        if stored.is_empty() {
+            glommio::timer::sleep(STORED_POLL).await;
+        }
+        for (key, result) in stored.drain(..) {
+            adoption.stored(key, result);
+        }
+    }
+    // One rename first: half a folder must never be taken for a whole one.
+    let damaged = !adoption.damaged().is_empty();
+    let aside = folder.with_extension(if damaged { "damaged" } else { "adopted" });
+    let fault = |error: std::io::Error| error.to_string();
+    std::fs::rename(&folder, &aside).map_err(fault)?;
+    if !damaged {
+        std::fs::remove_dir_all(&aside).map_err(fault)?;
+    }
+    eprintln!(
+        "hikyakud: shard {}: took over {messages} messages of shard {}, which is no more",
+        shard.id.0, gone.0
+    );
+    Ok(())
+}
+
+async fn read_segment(
+    shard: &Rc<Shard>,
+    disk: &Disk,
+    gone: ShardId,
+    segment: SegmentId,
+    adoption: &mut Adoption,
+) -> Result<(), String> {
+    let name = SegmentName { stream: Stream::Queue, shard: gone, segment };
+    let mut offset = 0;
+    let mut reader: Option<SegmentReader> = None;
+    loop {
+        let chunk =
+            disk.read_chunk(segment, offset, CHUNK_BYTES).await.map_err(|error| error.to_string())?;
+        if reader.is_none() {
+            let opened = shard.with_core(|core, _| {
+                let opened = SegmentReader::open(&chunk, core.keys(), name, Contents::Skip);
+                match &opened {
+                    Ok(reader) => adoption.segment(reader.header(), core.keys()),
+                    Err(error) => adoption.unreadable(segment, error),
+                }
+                opened
+            });
+            match opened {
+                Ok(opened) => reader = Some(opened),
+                Err(_) => return Ok(()),
+            }
+        }
+        let Some(reading) = &mut reader else { return Ok(()) };
+        offset += chunk.len() as u64;
+        let last = chunk.len() < CHUNK_BYTES;
+        reading.push(&chunk);
+        if last {
+            reading.close_input();
+        }
+        while let Some(found) = reading.next() {
+            adoption.record(found.placement, &found.record);
+        }
+        if last || reading.is_done() {
+            break;
+        }
+        glommio::executor().yield_task_queue_now().await;
+    }
+    if let Some(mut reading) = reader {
+        reading.close_input();
+        while let Some(found) = reading.next() {
+            adoption.record(found.placement, &found.record);
+        }
+        adoption.segment_done(segment, &reading.into_summary());
+    }
+    Ok(())
+}
