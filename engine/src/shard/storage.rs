@@ -18,7 +18,7 @@ use super::{Action, BatchId, Begin, DiskError, Message, Settings, ShardCore, Sto
 use crate::address::Address;
 use crate::clock::{Mono, Now, UnixMs};
 use crate::counters::Counter;
-use crate::delivery_log::{LogBatch, LogRecord};
+use crate::delivery_log::{LogBatch, LogRecord, LogRotation};
 use crate::ids::{QueueId, SegmentId, ShardId};
 use crate::keys::KeyRing;
 use crate::queue::cipher::{Nonce, SegmentCipher, SegmentName, Stream};
@@ -233,6 +233,7 @@ pub(super) struct Storage {
 #[derive(Debug)]
 pub(super) struct LogStream {
     tail: Tail,
+    rotation: LogRotation,
     batch: LogBatch,
     waiting: VecDeque<Vec<u8>>,
     waiting_bytes: usize,
@@ -282,6 +283,7 @@ pub(super) fn open(
             settings.log_segment_bytes,
             setup.next_log_segment,
         ),
+        rotation: rotation(settings),
         batch: LogBatch::new(),
         waiting: VecDeque::new(),
         waiting_bytes: 0,
@@ -298,6 +300,13 @@ pub(super) fn open(
         closed: false,
     };
     (storage, log, saved)
+}
+
+fn rotation(settings: &Settings) -> LogRotation {
+    LogRotation::new(
+        u64::from(settings.log_segment_bytes),
+        settings.log_rotate_ms,
+    )
 }
 
 impl Storage {
@@ -1029,7 +1038,8 @@ impl ShardCore {
 
     /// Deliveries go on.
     fn resume(&mut self, now: Now) {
-        for site in 0..self.sites.len() as u32 {
+        // A site with ready mail is among these.
+        for site in self.tended.clone() {
             self.pump(site, true, now);
         }
     }
@@ -1160,8 +1170,20 @@ impl LogStream {
         self.durable
     }
 
+    /// New bounds, which the next file begins with.
+    pub(super) fn reload(&mut self, settings: &Settings) {
+        self.rotation = rotation(settings);
+        self.tail.segment_bytes = settings.log_segment_bytes;
+    }
+
     pub(super) fn push(&mut self, record: &LogRecord<'_>) {
         self.batch.push(record);
+    }
+
+    /// The lines gathered so far.
+    #[cfg(test)]
+    pub(super) fn take_batch(&mut self) -> Vec<u8> {
+        self.batch.take()
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -1199,6 +1221,11 @@ impl ShardCore {
             kind: BLOB_LOG_BATCH,
             bytes: &lines,
         };
+        if log.rotation.must_rotate(now.unix, lines.len() as u64) {
+            // All that was written to it is durable, as no batch is on its way.
+            log.tail.writer = None;
+            log.tail.header.clear();
+        }
         let maker = &mut self.storage.maker;
         let appended = match log.tail.writer(maker, now.unix).append(&record) {
             Err(AppendError::Full { .. }) => {
@@ -1208,10 +1235,14 @@ impl ShardCore {
             other => other,
         };
         let segment_bytes = log.tail.segment_bytes;
-        let begin = log.tail.begun.take().map(|_| Begin {
-            segment_bytes,
-            reuse: false,
+        let begin = log.tail.begun.take().map(|_| {
+            log.rotation.opened(now.unix);
+            Begin {
+                segment_bytes,
+                reuse: false,
+            }
         });
+        log.rotation.appended(now.unix, lines.len() as u64);
         let batch = appended.is_ok().then(|| log.tail.take_batch()).flatten();
         let Some(batch) = batch else {
             log.dropped_lines += 1;
