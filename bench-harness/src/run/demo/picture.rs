@@ -24,6 +24,9 @@ const HEALTHY: [&str; 6] = [
     "backup.test",
 ];
 
+/// What became of mail that neither arrived nor waits.
+const REPORTED: &str = "failed for good, reported to the sender (DSN)";
+
 /// The live block: one line for what came in, one a host for what went out.
 pub(super) fn live(
     elapsed_s: f64,
@@ -176,6 +179,7 @@ fn why(daemon: &Daemon, domain: &str) -> String {
                 told.join("; ")
             }
         }
+        Ok((404, _)) => REPORTED.to_owned(),
         Ok((code, body)) => format!("({code} {})", body.trim().replace('\t', " ")),
         Err(_) => String::new(),
     }
