@@ -47,7 +47,10 @@ pub(crate) enum Command {
     /// An operator's question.
     Ask { query: Query, reply: Sender<Answer> },
     /// New segments under this ring's current key.
-    Rekey { keys: KeyRing, done: Sender<()> },
+    Rekey {
+        keys: Arc<KeyRing>,
+        done: Sender<()>,
+    },
     /// The configuration was read anew.
     Reload {
         config: Arc<Config>,
@@ -62,7 +65,7 @@ pub(crate) struct Start {
     pub(crate) id: ShardId,
     pub(crate) shards: u16,
     pub(crate) config: Arc<Config>,
-    pub(crate) keys: KeyRing,
+    pub(crate) keys: Arc<KeyRing>,
     pub(crate) classifier: Arc<Classifier>,
     pub(crate) resolver: ResolverThread,
     pub(crate) sessions: Arc<ClientSessions>,
@@ -120,7 +123,7 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
         .map_err(|error| format!("{}: {error}", data_dir.display()))?;
     let shard_settings = Rc::new(settings::shard_settings(&config, shards, &classifier));
     let setup = StorageSetup {
-        keys: keys.clone(),
+        keys: Arc::clone(&keys),
         nonces: Box::new(random_nonce),
         next_segment: queue.next,
         next_log_segment: log.next,

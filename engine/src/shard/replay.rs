@@ -61,7 +61,7 @@ impl ShardCore {
     }
 
     /// The keys to read segments with.
-    pub const fn keys(&self) -> &KeyRing {
+    pub fn keys(&self) -> &KeyRing {
         self.storage.keys()
     }
 
