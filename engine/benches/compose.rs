@@ -3,6 +3,8 @@
 //! `cargo bench -p hikyaku-engine --bench compose`. Each round is one message for one recipient, merge
 //! data made from the list's cells included; throughput is messages a second on one core.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::hint::black_box;
 use std::sync::Arc;
 

@@ -2,6 +2,7 @@
 //!
 //! A note and no test where the corpus is absent, unless HIKYAKU_REQUIRE_SHARED=1 says that it has
 //! to be there.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 #![allow(clippy::disallowed_methods, reason = "a test reads files")]
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! What a template may do, what stops it, and what checking it finds.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::sync::Arc;
 
 use engine::clock::UnixMs;

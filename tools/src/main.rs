@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 mod bounce;
 mod client;
@@ -35,8 +35,10 @@ struct Cli {
     )]
     config: PathBuf,
     /// How rows are shown; a table on a terminal, TSV elsewhere
-    #[arg(long, global = true, value_enum)]
-    format: Option<Format>,
+    // Text rather than `Format`: `template preview` has a `--format` of its own, and clap wants one
+    // type for one name.
+    #[arg(long, global = true, value_parser = ["table", "tsv", "json"])]
+    format: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -98,7 +100,11 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     if let Command::Pages { directory } = &cli.command {
         return pages(directory);
     }
-    let format = Format::or_default(cli.format);
+    let format = cli
+        .format
+        .as_deref()
+        .and_then(|name| Format::from_str(name, true).ok());
+    let format = Format::or_default(format);
     let site = Site::open(&cli.config)?;
     match &cli.command {
         Command::Init(args) => keys::init(&site, args),

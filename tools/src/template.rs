@@ -58,8 +58,8 @@ struct PreviewArgs {
     #[arg(long = "var", value_name = "NAME=VALUE")]
     vars: Vec<String>,
     /// The whole message with CRLF line ends, or its text or HTML alone
-    #[arg(long, value_enum, default_value_t = Format::Source)]
-    format: Format,
+    #[arg(long, value_parser = ["source", "text", "html"], default_value = "source")]
+    format: String,
     #[command(flatten)]
     moment: Moment,
 }
@@ -114,9 +114,9 @@ enum CarrierName {
     Willcom,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// Which part `preview` shows alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
-    Source,
     Text,
     Html,
 }
@@ -199,9 +199,10 @@ fn preview(args: &PreviewArgs) -> Result<ExitCode, String> {
     let mut message = Vec::new();
     let composed = template.compose(&job, &mut Scratch::default(), &mut message);
     let wire = composed.map_err(|e| e.to_string())?.wire;
-    let shown = match args.format {
-        Format::Source => message,
-        format => part(&message, wire, format)?,
+    let shown = match &*args.format {
+        "text" => part(&message, wire, Format::Text)?,
+        "html" => part(&message, wire, Format::Html)?,
+        _ => message,
     };
     io::stdout()
         .write_all(&shown)
@@ -233,7 +234,7 @@ fn part(message: &[u8], wire: Wire, format: Format) -> Result<Vec<u8>, String> {
         .ok_or("the message cannot be read back")?;
     let found = match format {
         Format::Html => parsed.html_body.first(),
-        _ => parsed.text_body.first(),
+        Format::Text => parsed.text_body.first(),
     };
     let part = found.and_then(|&at| parsed.parts.get(at as usize));
     let part = part.filter(|part| part.is_text_html() == (format == Format::Html));

@@ -1,4 +1,5 @@
 //! `hikyaku bounce classify`, as its users see it.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
 use std::fs;
 use std::path::Path;

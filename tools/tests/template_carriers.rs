@@ -4,6 +4,8 @@
 //! prints a note and passes, unless HIKYAKU_REQUIRE_ORACLES=1; likewise the shared table and
 //! HIKYAKU_REQUIRE_SHARED=1.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

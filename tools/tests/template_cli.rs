@@ -1,5 +1,7 @@
 //! `hikyaku template` as a program: what it prints, writes and returns.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

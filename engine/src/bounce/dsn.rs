@@ -58,11 +58,11 @@ pub(super) fn parse(text: &str) -> DeliveryStatus {
                 field = Some((name, value.to_owned()));
             }
             _ => {
-                if let Some((_, value)) = &mut field {
-                    if value.len() + line.len() < VALUE_BYTES_MAX {
-                        value.push(' ');
-                        value.push_str(line.trim());
-                    }
+                if let Some((_, value)) = &mut field
+                    && value.len() + line.len() < VALUE_BYTES_MAX
+                {
+                    value.push(' ');
+                    value.push_str(line.trim());
                 }
             }
         }
@@ -87,16 +87,16 @@ fn push(group: &mut Recipient, report: &mut DeliveryStatus) {
         return;
     }
     // Fields of one recipient, torn apart by a blank line.
-    if !has_recipient(&group) {
-        if let Some(last) = report.recipients.last_mut() {
-            last.action = last.action.or(group.action);
-            last.status = last.status.or(group.status);
-            if last.diagnostic.is_empty() {
-                last.diagnostic = group.diagnostic;
-            }
-            last.remote_mta = last.remote_mta.take().or(group.remote_mta);
-            return;
+    if !has_recipient(&group)
+        && let Some(last) = report.recipients.last_mut()
+    {
+        last.action = last.action.or(group.action);
+        last.status = last.status.or(group.status);
+        if last.diagnostic.is_empty() {
+            last.diagnostic = group.diagnostic;
         }
+        last.remote_mta = last.remote_mta.take().or(group.remote_mta);
+        return;
     }
     if report.recipients.len() < RECIPIENTS_MAX {
         report.recipients.push(group);

@@ -17,13 +17,14 @@ pub(super) enum Event {
 
 /// Reads a notification; `None` if the text is none.
 pub(super) fn read(text: &str) -> Option<Event> {
-    let at = [
+    const NAMES: [&str; 3] = [
         "\"notificationType\"",
         "\"eventType\"",
         "\\\"notificationType\\\"",
-    ]
-    .iter()
-    .find_map(|name| text.find(name))?;
+    ];
+    if !NAMES.iter().any(|name| text.contains(name)) {
+        return None;
+    }
     let mut kind = String::new();
     let mut bounce = false;
     let mut status = DeliveryStatus::default();
@@ -62,7 +63,6 @@ pub(super) fn read(text: &str) -> Option<Event> {
             _ => {}
         }
     }
-    debug_assert!(at <= text.len());
     match &*kind {
         "complaint" => Some(Event::Other(Reason::Feedback, others)),
         "delivery" | "send" | "open" | "click" => Some(Event::Other(Reason::Delivered, others)),

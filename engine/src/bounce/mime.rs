@@ -29,7 +29,7 @@ const FIELD_BYTES_MAX: usize = 4096;
 pub(super) enum Role {
     /// Words for a human.
     Text,
-    /// The same as HTML, made text.
+    /// The same as HTML, as it came.
     Html,
     /// message/delivery-status.
     DeliveryStatus,
@@ -249,7 +249,7 @@ fn part_of(part: &MessagePart<'_>, whole: &[u8]) -> Option<Part> {
     };
     let text = match &part.body {
         PartType::Text(text) => clip(&redecode(part, text, whole), PART_BYTES_MAX).to_owned(),
-        PartType::Html(html) => html_lines(clip(html, PART_BYTES_MAX)),
+        PartType::Html(html) => clip(html, PART_BYTES_MAX).to_owned(),
         PartType::Binary(bytes) | PartType::InlineBinary(bytes) => {
             String::from_utf8_lossy(&bytes[..bytes.len().min(PART_BYTES_MAX)]).into_owned()
         }
@@ -259,7 +259,7 @@ fn part_of(part: &MessagePart<'_>, whole: &[u8]) -> Option<Part> {
 }
 
 /// HTML as text, with a line for each block: the crate's own conversion knows `br` and `p` only.
-fn html_lines(html: &str) -> String {
+pub(super) fn html_lines(html: &str) -> String {
     const BLOCKS: [&str; 9] = ["div", "tr", "td", "li", "table", "pre", "h1", "h2", "h3"];
     let mut broken = String::with_capacity(html.len() + html.len() / 8);
     for (index, piece) in html.split('<').enumerate() {
@@ -292,7 +292,8 @@ fn redecode<'t>(part: &MessagePart<'_>, text: &'t str, whole: &[u8]) -> Cow<'t, 
         .is_some_and(|name| {
             !name.eq_ignore_ascii_case("us-ascii") && charset_decoder(name.as_bytes()).is_some()
         });
-    if !(escaped || broken) || (named && !escaped) {
+    let doubtful = escaped || (broken && !named);
+    if !doubtful {
         return Cow::Borrowed(text);
     }
     let bytes = match &part.encoding {
@@ -359,12 +360,15 @@ fn clip_message(message: &[u8]) -> &[u8] {
 }
 
 /// Renames the types of nested messages (`message/rfc822`, `message/global`, `multipart/digest`),
-/// so that they are parts like others.
+/// so that they are parts like others, and `multipart/alternative`, whose preferences are not used
+/// here and at whose end mail-parser 0.11.2 may index past a list.
 fn opaque(message: &[u8]) -> Cow<'_, [u8]> {
+    const ALTERNATIVE: &[u8] = b"alternative";
+    const V_AT: usize = 9;
     let mut out = Cow::Borrowed(message);
     for slash in memchr::memchr_iter(b'/', message) {
-        let after = message[slash + 1..].trim_ascii_start();
-        let at = message.len() - after.len();
+        let at = skip_comments(message, slash + 1);
+        let after = &message[at..];
         let is = |name: &[u8]| {
             after.len() >= name.len() && after[..name.len()].eq_ignore_ascii_case(name)
         };
@@ -375,7 +379,36 @@ fn opaque(message: &[u8]) -> Cow<'_, [u8]> {
             }
         }
     }
+    for v in memchr::memchr2_iter(b'v', b'V', message) {
+        let Some(at) = v.checked_sub(V_AT) else {
+            continue;
+        };
+        let word = message.get(at..at + ALTERNATIVE.len());
+        if word.is_some_and(|word| word.eq_ignore_ascii_case(ALTERNATIVE)) {
+            out.to_mut()[at] = b'x';
+        }
+    }
     out
+}
+
+/// White space and comments (RFC 5322 §3.2.2) between the slash and the subtype. Longer ones than
+/// the bound cannot nest messages deep in what is read.
+fn skip_comments(message: &[u8], from: usize) -> usize {
+    const COMMENT_BYTES_MAX: usize = 1024;
+    let end = message.len().min(from + COMMENT_BYTES_MAX);
+    let mut depth = 0_u32;
+    let mut at = from;
+    while at < end {
+        match message[at] {
+            b'(' => depth += 1,
+            b')' if depth > 0 => depth -= 1,
+            b'\\' if depth > 0 => at += 1,
+            b if depth == 0 && !b.is_ascii_whitespace() => break,
+            _ => {}
+        }
+        at += 1;
+    }
+    at.min(message.len())
 }
 
 fn message_before(message: &[u8], slash: usize) -> bool {

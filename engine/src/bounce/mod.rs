@@ -4,9 +4,10 @@
 //!   [`Reason`] and a [`Verdict`] (`reason.rs`). Delivery asks it on every failure. What it knows
 //!   stands in `rules.tsv` and `providers.tsv`, read by `rules.rs`.
 //! - [`Reader`] (`read.rs`) reads returned mail to a [`Report`] (`report.rs`), in this order:
-//!   `mime.rs` takes it apart within bounds, `dsn.rs` and `events.rs` read fields where there are
-//!   any, `kind.rs` tells bounces from other mail, `notice.rs` finds whom a notice could not reach,
-//!   `original.rs` what is left of our message. The words they go by stand in `signals.tsv`.
+//!   `mime.rs` takes it apart within bounds, `returned.rs` finds where the notice ends, and
+//!   `reading.rs` reads it: `dsn.rs` and `events.rs` the fields where there are any, `kind.rs` tells
+//!   bounces from other mail, `notice.rs` finds whom a notice could not reach, `why.rs` asks why,
+//!   `original.rs` reads what is left of our message. The words they go by stand in `signals.tsv`.
 //!
 //! Left out: what follows from an answer (error addresses, suppression), and how a returned message
 //! came in.
@@ -20,11 +21,14 @@ mod normal;
 mod notice;
 mod original;
 mod read;
+mod reading;
 mod reason;
 mod report;
+mod returned;
 mod rules;
 mod scan;
 mod signals;
+mod why;
 
 pub use classifier::{Classifier, Decision, Evidence, RuleRef};
 pub use mime::{READ_BYTES_MAX, READ_LINES_MAX, READ_PARTS_MAX};

@@ -33,7 +33,8 @@ pub(super) fn normalise(text: &str, out: &mut String) {
             }
         }
         let first_wide = word.chars().next().is_some_and(is_wide);
-        if !out.is_empty() && !(previous_wide && first_wide) {
+        let joined = previous_wide && first_wide;
+        if !joined && !out.is_empty() {
             out.push(' ');
         }
         push_word(word, out);
@@ -118,7 +119,7 @@ fn is_reply_code(word: &str) -> bool {
 /// `550-text` gives `text`.
 fn strip_continued_code(word: &str) -> Option<&str> {
     let b = word.as_bytes();
-    (b.len() >= 4 && b[3] == b'-' && is_reply_code(&word.get(..3)?)).then(|| &word[4..])
+    (b.len() >= 4 && b[3] == b'-' && is_reply_code(word.get(..3)?)).then(|| &word[4..])
 }
 
 /// `5.1.1`, as a word of its own, perhaps with a colon.

@@ -11,17 +11,17 @@ use crate::phase::Phase;
 use crate::status::{EnhancedStatus, ReplyCode};
 
 /// Bytes of one rule file.
-pub const FILE_BYTES_MAX: usize = 1 << 20;
+pub(super) const FILE_BYTES_MAX: usize = 1 << 20;
 /// Rules in one file.
-pub const FILE_RULES_MAX: usize = 4096;
+pub(super) const FILE_RULES_MAX: usize = 4096;
 /// Bytes of the pattern column of one rule.
-pub const PATTERN_BYTES_MAX: usize = 2048;
+pub(super) const PATTERN_BYTES_MAX: usize = 2048;
 /// Alternatives in one rule.
-pub const ALTERNATIVES_MAX: usize = 256;
+pub(super) const ALTERNATIVES_MAX: usize = 256;
 /// Pieces of text (between `*`) in one alternative.
-pub const FRAGMENTS_MAX: usize = 8;
+pub(super) const FRAGMENTS_MAX: usize = 8;
 /// Faults reported at once; more would not be read.
-pub const FAULTS_MAX: usize = 50;
+pub(super) const FAULTS_MAX: usize = 50;
 
 /// What is wrong with a rule file: where, what, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

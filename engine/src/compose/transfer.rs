@@ -51,7 +51,9 @@ impl Transfer {
             }
         }
         safe &= body.len() - line_start <= LINE_BYTES_MAX;
-        if high == 0 && safe {
+        // Ruby's mail takes a part of bare white space for an empty one.
+        let blank = !body.is_empty() && body.iter().all(u8::is_ascii_whitespace);
+        if high == 0 && safe && !blank {
             Self::SevenBit
         } else {
             Self::heavy(body.len(), high + quoted)
@@ -213,6 +215,7 @@ mod tests {
         assert_eq!(Transfer::choose(&[b'a'; 999]), Transfer::QuotedPrintable);
         assert_eq!(Transfer::choose(b"bare\nLF"), Transfer::QuotedPrintable);
         assert_eq!(Transfer::choose(b"a\0b"), Transfer::QuotedPrintable);
+        assert_eq!(Transfer::choose(b"   "), Transfer::QuotedPrintable);
     }
 
     #[test]

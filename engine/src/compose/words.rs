@@ -526,7 +526,7 @@ mod tests {
             ";\r\n filename=\"a.pdf\";\r\n filename*=utf-8''%E8%A6%8B%E7%A9%8D.pdf"
         );
         let mut long = Vec::new();
-        parameter("filename", &"見積書".repeat(20), &mut long);
+        parameter("filename", &"見積書".repeat(15), &mut long);
         let long = String::from_utf8(long).unwrap();
         assert!(long.contains(" filename*0*=utf-8''") && long.contains(" filename*1*="));
         assert!(

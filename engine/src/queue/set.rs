@@ -220,6 +220,16 @@ impl SegmentSet {
         }
     }
 
+    /// Nothing in `segment` was ever durable, and all of it is written again elsewhere: its file, if
+    /// there is one, may go.
+    pub fn given_up(&mut self, segment: SegmentId) {
+        if let Some(usage) = self.segments.get_mut(&segment) {
+            self.kept_bytes -= usage.note_bytes;
+            usage.note_bytes = 0;
+            usage.notes.clear();
+        }
+    }
+
     /// `segment` cannot be read at all (header damaged, key missing): it stays where it is, and so
     /// do all notes about it.
     pub fn unreadable(&mut self, segment: SegmentId) {

@@ -19,7 +19,7 @@ use crate::queue::record::{
 use crate::queue::replay::Summary;
 use crate::queue::segment::Placement;
 use crate::queue::segment::SegmentHeader;
-use crate::queue::set::{Disposal, Task};
+use crate::queue::set::{Disposal, SegmentUsage, Task};
 use crate::route::owner;
 use crate::schedule::index::{Entry, EntryId, State};
 
@@ -63,6 +63,11 @@ impl ShardCore {
     /// The keys to read segments with.
     pub const fn keys(&self) -> &KeyRing {
         self.storage.keys()
+    }
+
+    /// What each queue segment holds, oldest first.
+    pub fn segments(&self) -> impl Iterator<Item = SegmentUsage> + '_ {
+        self.storage.set.usage()
     }
 
     /// Bytes of records that are not durable yet.

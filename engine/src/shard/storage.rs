@@ -121,6 +121,18 @@ impl Pending {
     }
 }
 
+/// A batch on its way to the disk.
+#[derive(Debug)]
+struct Flying {
+    id: BatchId,
+    segment: SegmentId,
+    /// File offset behind it.
+    end: u64,
+    /// Its segment's file is made with it.
+    begins: bool,
+    pending: Pending,
+}
+
 /// What new segments are made of.
 struct Maker {
     shard: ShardId,
@@ -211,7 +223,7 @@ pub(super) struct Storage {
     tail: Tail,
     filling: Pending,
     closed: VecDeque<(Batch, Pending)>,
-    in_flight: Option<(BatchId, u64, SegmentId, Pending)>,
+    in_flight: Option<Flying>,
     /// A full segment whose last batch is on its way; sealed when that is durable.
     rolled: VecDeque<SegmentWriter>,
     next_batch: u64,
@@ -315,7 +327,7 @@ impl Storage {
         let flying = self
             .in_flight
             .as_ref()
-            .map_or(0, |(_, _, _, pending)| pending.bytes);
+            .map_or(0, |flying| flying.pending.bytes);
         self.filling.bytes + flying + self.closed.iter().map(|(_, p)| p.bytes).sum::<usize>()
     }
 
@@ -366,7 +378,7 @@ impl Storage {
     fn has_batches(&self, segment: SegmentId) -> bool {
         self.in_flight
             .as_ref()
-            .is_some_and(|(_, _, flying, _)| *flying == segment)
+            .is_some_and(|flying| flying.segment == segment)
             || self
                 .closed
                 .iter()
@@ -824,8 +836,14 @@ impl ShardCore {
         let Some((batch, pending)) = next else { return };
         self.storage.next_batch += 1;
         let id = BatchId(self.storage.next_batch << 2 | KIND_QUEUE);
-        self.storage.in_flight = Some((id, batch.end(), batch.segment, pending));
         let begin = self.storage.begin.remove(&batch.segment);
+        self.storage.in_flight = Some(Flying {
+            id,
+            segment: batch.segment,
+            end: batch.end(),
+            begins: begin.is_some(),
+            pending,
+        });
         self.actions.push(Action::Write {
             batch: id,
             stream: Stream::Queue,
@@ -845,19 +863,19 @@ impl ShardCore {
             KIND_COUNTERS => return self.counters_written(result),
             _ => {}
         }
-        let Some((id, end, segment, pending)) = self.storage.in_flight.take() else {
+        let Some(flying) = self.storage.in_flight.take() else {
             return;
         };
-        debug_assert_eq!(id, batch, "one batch is on its way at a time");
+        debug_assert_eq!(flying.id, batch, "one batch is on its way at a time");
         match result {
             Ok(()) => {
                 self.storage.full = false;
-                self.batch_durable(segment, end);
-                for note in pending.notes {
+                self.batch_durable(flying.segment, flying.end);
+                for note in flying.pending.notes {
                     self.note_durable(&note, now);
                 }
             }
-            Err(error) => self.write_failed(pending, &error, now),
+            Err(error) => self.write_failed(flying, &error, now),
         }
     }
 
@@ -898,7 +916,8 @@ impl ShardCore {
         self.tell_waiter(note.waiter, Stored::Durable, now);
     }
 
-    fn write_failed(&mut self, failed: Pending, error: &DiskError, now: Now) {
+    fn write_failed(&mut self, flying: Flying, error: &DiskError, now: Now) {
+        let failed = flying.pending;
         let why = match error {
             DiskError::Full => "no space left on device",
             DiskError::Io(text) => text.as_str(),
@@ -965,6 +984,9 @@ impl ShardCore {
                 Waiter::Compaction { .. } => {}
                 _ => self.forget_message(note.queue_id),
             }
+        }
+        if flying.begins {
+            self.storage.set.given_up(flying.segment);
         }
         // Files that were not made yet never will be.
         for (segment, reuse) in std::mem::take(&mut self.storage.begin) {

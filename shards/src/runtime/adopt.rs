@@ -48,7 +48,7 @@ async fn adopt(
     let folder = stream_folder(data_dir, gone, Stream::Queue);
     let listing = list(&folder)?;
     let disk = Disk::new(data_dir.to_owned(), gone, Vec::new());
-    let mut adoption = Adoption::new(shards);
+    let mut adoption = Adoption::new(gone, shards);
     for (segment, _) in listing.segments {
         if let Err(why) = read_segment(shard, &disk, gone, segment, &mut adoption).await {
             adoption.unread(segment, &why);
@@ -110,12 +110,18 @@ async fn read_segment(
     segment: SegmentId,
     adoption: &mut Adoption,
 ) -> Result<(), String> {
-    let name = SegmentName { stream: Stream::Queue, shard: gone, segment };
+    let name = SegmentName {
+        stream: Stream::Queue,
+        shard: gone,
+        segment,
+    };
     let mut offset = 0;
     let mut reader: Option<SegmentReader> = None;
     loop {
-        let chunk =
-            disk.read_chunk(segment, offset, CHUNK_BYTES).await.map_err(|error| error.to_string())?;
+        let chunk = disk
+            .read_chunk(segment, offset, CHUNK_BYTES)
+            .await
+            .map_err(|error| error.to_string())?;
         if reader.is_none() {
             let opened = shard.with_core(|core, _| {
                 let opened = SegmentReader::open(&chunk, core.keys(), name, Contents::Skip);
@@ -130,7 +136,9 @@ async fn read_segment(
                 Err(_) => return Ok(()),
             }
         }
-        let Some(reading) = &mut reader else { return Ok(()) };
+        let Some(reading) = &mut reader else {
+            return Ok(());
+        };
         offset += chunk.len() as u64;
         let last = chunk.len() < CHUNK_BYTES;
         reading.push(&chunk);

@@ -9,7 +9,7 @@ use std::thread;
 ///
 /// `None`, with a note, if the program is not installed and HIKYAKU_REQUIRE_ORACLES is not 1. A script
 /// that fails fails the test.
-pub fn run(program: &str, script: &[&str], input: &[u8]) -> Option<String> {
+pub(crate) fn run(program: &str, script: &[&str], input: &[u8]) -> Option<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracles");
     let mut command = Command::new(program);
     command.args(script).current_dir(folder);
@@ -42,7 +42,7 @@ pub fn run(program: &str, script: &[&str], input: &[u8]) -> Option<String> {
 
 /// Whether a Ruby or Python module is there to be loaded.
 #[allow(dead_code, reason = "each test program uses its part of this module")]
-pub fn has(program: &str, arguments: &[&str]) -> bool {
+pub(crate) fn has(program: &str, arguments: &[&str]) -> bool {
     let found = Command::new(program)
         .args(arguments)
         .stdout(Stdio::null())

@@ -1,0 +1,666 @@
+//! What was promised, what happened, and whether the two agree.
+//!
+//! The ledger reads along: every batch that a shard writes is decoded here as well, with the keys,
+//! so that it knows by itself what is durable. For each copy of a message in some shard's queue there
+//! is a [`Part`]; for each recipient of each message a *budget*: how many more deliveries there may be.
+//! It begins with one. A delivery takes one, unless its reply was lost. When power or process goes,
+//! it becomes the number of parts on disk in which the recipient is not done: what was under way may
+//! come again, what was recorded may not.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use engine::ids::{QueueId, SegmentId, ShardId};
+use engine::keys::KeyRing;
+use engine::queue::cipher::{SegmentName, Stream};
+use engine::queue::record::{About, Message, Outcome, OutcomeKind, Record};
+use engine::queue::replay::{Contents, SegmentReader};
+use engine::queue::segment::SegmentHeader;
+use engine::shard::Stored;
+
+use super::net::{self, Kind, Plan};
+
+/// A rule was broken.
+pub(crate) type Checked = Result<(), String>;
+
+/// What the client heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// Nothing yet.
+    Waits,
+    Told(Stored),
+    /// The process went before it answered.
+    Nothing,
+}
+
+#[derive(Debug, Default)]
+struct Fate {
+    budget: u32,
+    tries: u32,
+    taken: u32,
+    refused: bool,
+    recorded: Option<OutcomeKind>,
+    /// A durable notification names it.
+    notified: bool,
+}
+
+/// A message's record at one shard.
+#[derive(Debug)]
+struct Part {
+    shard: u16,
+    /// Where it stood and stands.
+    segments: Vec<SegmentId>,
+    addresses: Vec<String>,
+    /// Written and synced; after a cut, perhaps only in part.
+    durable: bool,
+    /// It was synced for sure.
+    certain: bool,
+    /// Cancelled, or its folder is gone.
+    void: bool,
+    done: BTreeSet<String>,
+    /// Recorded in a batch of which a cut has left nobody knows what.
+    perhaps: BTreeMap<String, OutcomeKind>,
+    perhaps_void: bool,
+}
+
+#[derive(Debug)]
+struct Mail {
+    text: Vec<u8>,
+    reverse_path: Option<String>,
+    heard: Heard,
+    is_notice: bool,
+    injected_s: u64,
+    fates: BTreeMap<String, Fate>,
+    parts: Vec<Part>,
+}
+
+impl Mail {
+    /// A cut may have left its outcome, which nobody saw become durable.
+    fn is_perhaps_done(&self, address: &str) -> bool {
+        self.parts
+            .iter()
+            .filter_map(|part| part.perhaps.get(address))
+            .any(|kind| *kind != OutcomeKind::Cancelled && check_kind(address, *kind).is_ok())
+    }
+}
+
+/// What a batch holds, until it is durable.
+#[derive(Debug)]
+enum Item {
+    Message { mail: usize, part: usize },
+    Outcome(Outcome),
+    Cancel(About),
+}
+
+struct Writing {
+    reader: SegmentReader,
+    end: u64,
+}
+
+pub(crate) struct Ledger {
+    keys: KeyRing,
+    expire_after_s: u64,
+    mails: Vec<Mail>,
+    by_text: HashMap<Vec<u8>, usize>,
+    by_id: HashMap<(u16, QueueId), Vec<(usize, usize)>>,
+    writing: HashMap<(u16, SegmentId), Writing>,
+    batches: BTreeMap<(u16, u64), Vec<Item>>,
+    /// What was in writes that failed.
+    unknown: Vec<(u16, Item)>,
+    nonces: BTreeSet<[u8; 16]>,
+    pub(crate) deliveries: u64,
+    pub(crate) excused: u64,
+}
+
+impl Ledger {
+    pub(crate) fn new(keys: KeyRing, expire_after_s: u64) -> Self {
+        Self {
+            keys,
+            expire_after_s,
+            mails: Vec::new(),
+            by_text: HashMap::new(),
+            by_id: HashMap::new(),
+            writing: HashMap::new(),
+            batches: BTreeMap::new(),
+            unknown: Vec::new(),
+            nonces: BTreeSet::new(),
+            deliveries: 0,
+            excused: 0,
+        }
+    }
+
+    pub(crate) fn keys_mut(&mut self) -> &mut KeyRing {
+        &mut self.keys
+    }
+
+    pub(crate) fn injected(
+        &mut self,
+        text: &[u8],
+        reverse_path: Option<&str>,
+        recipients: &[String],
+        now_s: u64,
+    ) -> usize {
+        let fate = || Fate {
+            budget: 1,
+            ..Fate::default()
+        };
+        self.by_text.insert(text.to_vec(), self.mails.len());
+        self.mails.push(Mail {
+            text: text.to_vec(),
+            reverse_path: reverse_path.map(Into::into),
+            heard: Heard::Waits,
+            is_notice: false,
+            injected_s: now_s,
+            fates: recipients
+                .iter()
+                .map(|recipient| (recipient.clone(), fate()))
+                .collect(),
+            parts: Vec::new(),
+        });
+        self.mails.len() - 1
+    }
+
+    /// The session was answered.
+    pub(crate) fn answered(&mut self, mail: usize, result: Stored) -> Checked {
+        let mail = &mut self.mails[mail];
+        if mail.heard != Heard::Waits {
+            return Err(format!("answered twice: {:?}, then {result:?}", mail.heard));
+        }
+        mail.heard = Heard::Told(result);
+        for (address, fate) in &mut mail.fates {
+            let there = |part: &Part| part.durable && part.addresses.contains(address);
+            if result != Stored::Durable {
+                fate.budget = 0;
+            } else if !mail.parts.iter().any(there) {
+                return Err(format!("answered 250 before {address} was durable"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A batch is about to be written.
+    pub(crate) fn issued(
+        &mut self,
+        shard: u16,
+        batch: u64,
+        segment: SegmentId,
+        offset: u64,
+        bytes: &[u8],
+        now_s: u64,
+    ) -> Checked {
+        let key = (shard, segment);
+        if offset == 0 {
+            let name = SegmentName {
+                stream: Stream::Queue,
+                shard: ShardId(shard),
+                segment,
+            };
+            let reader = SegmentReader::open(bytes, &self.keys, name, Contents::Read)
+                .map_err(|error| format!("a segment is begun that cannot be read: {error}"))?;
+            if !self.nonces.insert(reader.header().nonce) {
+                return Err("a nonce is used twice".into());
+            }
+            self.writing.insert(key, Writing { reader, end: 0 });
+        }
+        let Some(writing) = self.writing.get_mut(&key) else {
+            return Err(format!(
+                "segment {} is written after it was given up",
+                segment.0
+            ));
+        };
+        if offset != writing.end {
+            return Err(format!(
+                "segment {} is written at {offset} instead of {}: keystream used twice or a hole",
+                segment.0, writing.end
+            ));
+        }
+        writing.end = offset + bytes.len() as u64;
+        let mut writing = self.writing.remove(&key).unwrap();
+        writing.reader.push(bytes);
+        let mut items = Vec::new();
+        let mut fault = Ok(());
+        while let Some(found) = writing.reader.next() {
+            let at = found.placement.segment;
+            let item = match &found.record {
+                Record::Message(message) => self.part(shard, at, message, now_s).map(Some),
+                Record::Moved(moved) => self
+                    .moved(shard, at, moved.from, moved.message.queue_id)
+                    .map(|()| None),
+                Record::Outcome(outcome) => self
+                    .check_outcome(shard, outcome, now_s)
+                    .map(|()| Some(Item::Outcome(*outcome))),
+                Record::Cancel(about) => Ok(Some(Item::Cancel(*about))),
+                Record::Commit(_) | Record::Blob { .. } | Record::Seal(_) => Ok(None),
+            };
+            match item {
+                Ok(item) => items.extend(item),
+                Err(why) => fault = Err(why),
+            }
+        }
+        self.writing.insert(key, writing);
+        self.batches.insert((shard, batch), items);
+        fault
+    }
+
+    fn part(
+        &mut self,
+        shard: u16,
+        segment: SegmentId,
+        message: &Message<'_>,
+        now_s: u64,
+    ) -> Result<Item, String> {
+        let addresses: Vec<String> = message
+            .recipients
+            .iter()
+            .map(|recipient| recipient.address.into())
+            .collect();
+        let mail = match self.by_text.get(message.content) {
+            Some(mail) => *mail,
+            None => self.notice(message, &addresses, now_s)?,
+        };
+        let part = self.mails[mail].parts.len();
+        self.mails[mail].parts.push(Part {
+            shard,
+            segments: vec![segment],
+            addresses,
+            durable: false,
+            certain: false,
+            void: false,
+            done: BTreeSet::new(),
+            perhaps: BTreeMap::new(),
+            perhaps_void: false,
+        });
+        self.by_id
+            .entry((shard, message.queue_id))
+            .or_default()
+            .push((mail, part));
+        Ok(Item::Message { mail, part })
+    }
+
+    /// A message nobody sent must be a notification.
+    fn notice(
+        &mut self,
+        message: &Message<'_>,
+        addresses: &[String],
+        now_s: u64,
+    ) -> Result<usize, String> {
+        if message.reverse_path.is_some() || !is_notice(message.content) {
+            return Err(format!("message {} is nobody's", message.queue_id));
+        }
+        let mail = self.injected(message.content, None, addresses, now_s);
+        self.mails[mail].is_notice = true;
+        self.mails[mail].heard = Heard::Nothing;
+        Ok(mail)
+    }
+
+    fn moved(&mut self, shard: u16, to: SegmentId, from: SegmentId, id: QueueId) -> Checked {
+        let Some((mail, part)) = self.find(
+            shard,
+            About {
+                queue_id: id,
+                segment: from,
+            },
+        ) else {
+            return Err(format!("{id} is moved and was never stored"));
+        };
+        self.mails[mail].parts[part].segments.push(to);
+        Ok(())
+    }
+
+    fn find(&self, shard: u16, about: About) -> Option<(usize, usize)> {
+        let known = self.by_id.get(&(shard, about.queue_id))?;
+        let part = |at: &(usize, usize)| &self.mails[at.0].parts[at.1];
+        known
+            .iter()
+            .rev()
+            .find(|at| part(at).segments.contains(&about.segment) && !part(at).void)
+            .or(known.last())
+            .copied()
+    }
+
+    /// The batch is durable, or who knows.
+    pub(crate) fn written(
+        &mut self,
+        shard: u16,
+        batch: u64,
+        segment: SegmentId,
+        ok: bool,
+    ) -> Checked {
+        let items = self.batches.remove(&(shard, batch)).unwrap_or_default();
+        if !ok {
+            self.writing.remove(&(shard, segment));
+            self.unknown
+                .extend(items.into_iter().map(|item| (shard, item)));
+            return Ok(());
+        }
+        for item in items {
+            match item {
+                Item::Message { mail, part } => {
+                    let part = &mut self.mails[mail].parts[part];
+                    (part.durable, part.certain) = (true, true);
+                    self.notified(mail)?;
+                }
+                Item::Cancel(about) => {
+                    if let Some((mail, part)) = self.find(shard, about) {
+                        self.mails[mail].parts[part].void = true;
+                    }
+                }
+                Item::Outcome(outcome) => self.outcome(shard, &outcome),
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes whom a durable notification is about.
+    fn notified(&mut self, notice: usize) -> Checked {
+        if !self.mails[notice].is_notice {
+            return Ok(());
+        }
+        let mut found = false;
+        let text = String::from_utf8_lossy(&self.mails[notice].text).into_owned();
+        let to: Vec<String> = self.mails[notice].fates.keys().cloned().collect();
+        let named: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("Final-Recipient: rfc822; "))
+            .map(str::trim)
+            .collect();
+        for mail in &mut self.mails {
+            if mail
+                .reverse_path
+                .as_ref()
+                .is_some_and(|path| to.contains(path))
+            {
+                for address in &named {
+                    if let Some(fate) = mail.fates.get_mut(*address) {
+                        fate.notified = true;
+                        found = true;
+                    }
+                }
+            }
+        }
+        if found {
+            Ok(())
+        } else {
+            Err(format!("a notification to {to:?} about nobody of theirs"))
+        }
+    }
+
+    /// The recipients that an outcome is about.
+    fn recipients(
+        &self,
+        shard: u16,
+        outcome: &Outcome,
+    ) -> Result<(usize, usize, Vec<String>), String> {
+        let Some((mail, part)) = self.find(shard, outcome.about) else {
+            return Err(format!(
+                "an outcome about {}, which nobody stored",
+                outcome.about.queue_id
+            ));
+        };
+        let range = outcome.state.recipients();
+        let addresses = &self.mails[mail].parts[part].addresses;
+        match addresses.get(range.clone()) {
+            Some(addresses) => Ok((mail, part, addresses.to_vec())),
+            None => Err(format!(
+                "an outcome of recipients {range:?} of {}",
+                addresses.len()
+            )),
+        }
+    }
+
+    /// Whether an outcome that is about to be recorded is true.
+    fn check_outcome(&self, shard: u16, outcome: &Outcome, now_s: u64) -> Checked {
+        let (at, _, addresses) = self.recipients(shard, outcome)?;
+        let mail = &self.mails[at];
+        let is_early = now_s < mail.injected_s + self.expire_after_s;
+        for address in addresses {
+            let fate = &mail.fates[&address];
+            let fault = match outcome.state.kind {
+                OutcomeKind::Delivered if fate.taken == 0 => "delivered, and no peer took it",
+                OutcomeKind::Failed if !fate.refused && !fails_in_dns(&address) => {
+                    "failed, and no peer refused it"
+                }
+                OutcomeKind::Expired if is_early => "expired before its time",
+                OutcomeKind::Failed | OutcomeKind::Expired
+                    if mail.reverse_path.is_some() && !fate.notified =>
+                {
+                    "out of the queue before its sender's notification was durable"
+                }
+                _ => continue,
+            };
+            return Err(format!("{address} is recorded as {fault}"));
+        }
+        Ok(())
+    }
+
+    /// An outcome is durable.
+    fn outcome(&mut self, shard: u16, outcome: &Outcome) {
+        let kind = outcome.state.kind;
+        let Ok((mail, part, addresses)) = self.recipients(shard, outcome) else {
+            return;
+        };
+        if !kind.is_final() {
+            return;
+        }
+        let mail = &mut self.mails[mail];
+        mail.parts[part].done.extend(addresses.iter().cloned());
+        for address in addresses.iter().filter(|_| kind != OutcomeKind::Cancelled) {
+            mail.fates.get_mut(address).unwrap().recorded = Some(kind);
+        }
+    }
+
+    /// A connection is given a message: how often each of its recipients was tried before.
+    pub(crate) fn started(
+        &mut self,
+        text: &[u8],
+        recipients: &[Box<str>],
+    ) -> Result<usize, String> {
+        let Some(at) = self.by_text.get(text).copied() else {
+            return Err("a message is sent that nobody stored".into());
+        };
+        for recipient in recipients {
+            let Some(fate) = self.mails[at].fates.get(&**recipient) else {
+                return Err(format!("sent to {recipient}, who is no recipient of it"));
+            };
+            let there =
+                |part: &Part| part.durable && part.addresses.iter().any(|a| **a == **recipient);
+            if !self.mails[at].parts.iter().any(there) {
+                return Err(format!("sent to {recipient} before it was durable"));
+            }
+            if fate.budget == 0 {
+                return Err(match (self.mails[at].heard, fate.recorded) {
+                    (_, Some(kind)) => format!("{recipient} is sent to again after {kind:?}"),
+                    (Heard::Told(Stored::Durable) | Heard::Waits, None) => {
+                        format!("{recipient} is sent to again though nothing was lost")
+                    }
+                    (heard, None) => format!("{recipient} is sent to after {heard:?}"),
+                });
+            }
+        }
+        Ok(at)
+    }
+
+    pub(crate) fn tries(&mut self, mail: usize, address: &str) -> u32 {
+        let fate = self.mails[mail].fates.get_mut(address).unwrap();
+        fate.tries += 1;
+        fate.tries - 1
+    }
+
+    pub(crate) fn taken(&mut self, mail: usize, address: &str) {
+        self.deliveries += 1;
+        let fate = self.mails[mail].fates.get_mut(address).unwrap();
+        fate.taken += 1;
+        fate.budget = fate.budget.saturating_sub(1);
+    }
+
+    /// The peer took it, and the reply never came.
+    pub(crate) fn reply_lost(&mut self, mail: usize, address: &str) {
+        self.mails[mail].fates.get_mut(address).unwrap().budget += 1;
+    }
+
+    pub(crate) fn refused(&mut self, mail: usize, address: &str) {
+        self.mails[mail].fates.get_mut(address).unwrap().refused = true;
+    }
+
+    /// A folder was removed after others took its mail over.
+    pub(crate) fn adopted(&mut self, shard: u16) {
+        for part in self.mails.iter_mut().flat_map(|mail| &mut mail.parts) {
+            if part.shard == shard {
+                part.void = true;
+            }
+        }
+    }
+
+    /// A batch may be on disk, or part of it, and nobody was told.
+    fn perhaps(&mut self, shard: u16, item: &Item) {
+        match item {
+            Item::Message { .. } => {}
+            Item::Cancel(about) => {
+                if let Some((mail, part)) = self.find(shard, *about) {
+                    self.mails[mail].parts[part].perhaps_void = true;
+                }
+            }
+            Item::Outcome(outcome) if outcome.state.kind.is_final() => {
+                if let Ok((mail, part, addresses)) = self.recipients(shard, outcome) {
+                    let kind = outcome.state.kind;
+                    let perhaps = addresses.into_iter().map(|address| (address, kind));
+                    self.mails[mail].parts[part].perhaps.extend(perhaps);
+                }
+            }
+            Item::Outcome(_) => {}
+        }
+    }
+
+    /// All is written down: no part on disk is open.
+    pub(crate) fn nothing_open(&self) -> Checked {
+        for (n, mail) in self.mails.iter().enumerate() {
+            for part in mail.parts.iter().filter(|part| part.certain && !part.void) {
+                let open = |address: &&String| {
+                    !part.done.contains(*address) && !part.perhaps.contains_key(*address)
+                };
+                if let Some(address) = part.addresses.iter().find(open)
+                    && !part.perhaps_void
+                {
+                    return Err(format!(
+                        "the outcome of mail {n} to {address} at shard {} was never durable",
+                        part.shard
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Power or the process went.
+    pub(crate) fn cut(&mut self) {
+        self.writing.clear();
+        let flying = std::mem::take(&mut self.batches);
+        let flying = flying
+            .into_iter()
+            .flat_map(|((shard, _), items)| items.into_iter().map(move |item| (shard, item)));
+        for (shard, item) in std::mem::take(&mut self.unknown).into_iter().chain(flying) {
+            self.perhaps(shard, &item);
+        }
+        for mail in &mut self.mails {
+            // What was being written may be there or not.
+            mail.parts.iter_mut().for_each(|part| part.durable = true);
+            if mail.heard == Heard::Waits {
+                mail.heard = Heard::Nothing;
+            }
+            for (address, fate) in &mut mail.fates {
+                let open = |part: &&Part| {
+                    !part.void && part.addresses.contains(address) && !part.done.contains(address)
+                };
+                let budget = mail.parts.iter().filter(open).count() as u32;
+                self.excused += u64::from(budget.saturating_sub(fate.budget));
+                fate.budget = budget;
+            }
+        }
+    }
+
+    pub(crate) fn heard(&self, mail: usize) -> Heard {
+        self.mails[mail].heard
+    }
+
+    /// Mail of which all is over, one way or another.
+    pub(crate) fn settled(&self) -> Checked {
+        for (n, mail) in self.mails.iter().enumerate() {
+            let owed = mail.heard == Heard::Told(Stored::Durable);
+            for (address, fate) in &mail.fates {
+                let what = format!("mail {n} to {address}");
+                match fate.recorded {
+                    None if owed && !mail.is_perhaps_done(address) => {
+                        return Err(format!("{what} was answered 250 and is lost: {fate:?}"));
+                    }
+                    None => {}
+                    Some(kind) => {
+                        check_kind(address, kind).map_err(|why| format!("{what}: {why}"))?
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many messages of clients there are, and how many of them were answered 250.
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
+        let clients = self.mails.iter().filter(|mail| !mail.is_notice);
+        let durable = clients
+            .clone()
+            .filter(|mail| mail.heard == Heard::Told(Stored::Durable));
+        (
+            clients.count(),
+            durable.count(),
+            self.mails.iter().filter(|mail| mail.is_notice).count(),
+        )
+    }
+}
+
+/// Whether the outcome is the one that the address and its domain lead to.
+fn check_kind(address: &str, kind: OutcomeKind) -> Checked {
+    let expected = match (net::kind(address), net::plan(address)) {
+        (Kind::NoSuchDomain | Kind::NullMx, _) => OutcomeKind::Failed,
+        (Kind::Dead | Kind::NoDns, _) => OutcomeKind::Expired,
+        (_, Plan::Refuse) => OutcomeKind::Failed,
+        (_, Plan::PutOffAlways) => OutcomeKind::Expired,
+        _ => OutcomeKind::Delivered,
+    };
+    if kind == expected {
+        Ok(())
+    } else {
+        Err(format!("{kind:?} instead of {expected:?}"))
+    }
+}
+
+fn fails_in_dns(address: &str) -> bool {
+    matches!(net::kind(address), Kind::NoSuchDomain | Kind::NullMx)
+}
+
+fn is_notice(content: &[u8]) -> bool {
+    String::from_utf8_lossy(content).contains("Final-Recipient: rfc822; ")
+}
+
+/// No file of the queue can be read with other keys, nor under another name.
+pub(crate) fn is_sealed(
+    front: &[u8],
+    right: &KeyRing,
+    wrong: &KeyRing,
+    name: SegmentName,
+) -> Checked {
+    if SegmentHeader::open(front, wrong, name).is_ok() {
+        return Err(format!("{name:?} opens without its key"));
+    }
+    let SegmentName {
+        stream,
+        shard,
+        segment,
+    } = name;
+    let elsewhere = SegmentName {
+        stream,
+        shard: ShardId(shard.0 + 1),
+        segment,
+    };
+    if SegmentHeader::open(front, right, elsewhere).is_ok() {
+        return Err(format!("{name:?} opens as another shard's"));
+    }
+    Ok(())
+}

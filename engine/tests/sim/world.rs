@@ -1,0 +1,723 @@
+//! The world of one seed: a clock that jumps from moment to moment, and what happens at each.
+//!
+//! [`World::run`] lives through a seed: mail comes in while disk, network and power misbehave; then
+//! there is calm, and in the end every queue must be empty, every promise kept, the disk bounded, and
+//! nothing may come back after one more restart.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+
+use engine::address::Address;
+use engine::bounce::Classifier;
+use engine::clock::{Mono, Now, UnixMs};
+use engine::envelope::BodyType;
+use engine::ids::{SegmentId, ShardId};
+use engine::keys::{KeyRing, MasterKey};
+use engine::queue::cipher::{SegmentName, Stream};
+use engine::queue::segment::{SEGMENT_HEADER_BYTES, file_name};
+use engine::random::Random;
+use engine::schedule::retry::RetrySchedule;
+use engine::shard::storage::StorageSetup;
+use engine::shard::{Event, Settings, ShardCore, Submission};
+
+use super::disk::Disk;
+use super::ledger::{self, Checked, Heard, Ledger};
+use super::net;
+use super::process::{Moment, Process, Reading, Shard, Why};
+
+const START_MS: u64 = 1_800_000_000_000;
+const SECOND_US: u64 = 1_000_000;
+/// A world that has not come to rest by then never will.
+const END_US: u64 = 20_000 * SECOND_US;
+const MOMENTS_MAX: u64 = 3_000_000;
+const EXPIRE_AFTER_S: u32 = 1800;
+
+/// How often what goes wrong, per mille of its occasions.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    pub(crate) write: u64,
+    pub(crate) read: u64,
+    pub(crate) full: u64,
+    pub(crate) slow: u64,
+    pub(crate) refuse: u64,
+    pub(crate) reset: u64,
+    pub(crate) reply_lost: u64,
+    pub(crate) whole_4xx: u64,
+    pub(crate) dns: u64,
+}
+
+/// What a seed came to.
+#[derive(Debug, Default)]
+pub(crate) struct Summary {
+    pub(crate) clients: usize,
+    pub(crate) durable: usize,
+    pub(crate) notices: usize,
+    pub(crate) deliveries: u64,
+    pub(crate) excused: u64,
+    pub(crate) cuts: u32,
+    pub(crate) failed_writes: u64,
+    pub(crate) compactions: u64,
+    pub(crate) adoptions: u64,
+    pub(crate) transfers: u64,
+    pub(crate) moments: u64,
+}
+
+impl Summary {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.clients += other.clients;
+        self.durable += other.durable;
+        self.notices += other.notices;
+        self.deliveries += other.deliveries;
+        self.excused += other.excused;
+        self.cuts += other.cuts;
+        self.failed_writes += other.failed_writes;
+        self.compactions += other.compactions;
+        self.adoptions += other.adoptions;
+        self.transfers += other.transfers;
+        self.moments += other.moments;
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) verbose: bool,
+    pub(crate) random: Random,
+    pub(crate) now_us: u64,
+    sequence: u64,
+    agenda: BTreeMap<(u64, u64), Moment>,
+    pub(crate) disk: Disk,
+    pub(crate) ledger: Ledger,
+    keys: KeyRing,
+    nonces: Rc<RefCell<Random>>,
+    pub(crate) settings: Rc<Settings>,
+    pub(crate) process: Option<Process>,
+    pub(crate) faults: Faults,
+    pub(crate) calm: bool,
+    pub(crate) shards: u16,
+    /// Power goes when so many disk steps are done.
+    pub(crate) steps_to_cut: Option<u64>,
+    pub(crate) full_until_us: u64,
+    to_inject: usize,
+    pub(crate) tickets: HashMap<u64, usize>,
+    pub(crate) next_number: u64,
+    quiet_since_us: Option<u64>,
+    pub(crate) summary: Summary,
+}
+
+fn classifier() -> Arc<Classifier> {
+    static BUILTIN: OnceLock<Arc<Classifier>> = OnceLock::new();
+    Arc::clone(BUILTIN.get_or_init(|| Arc::new(Classifier::builtin())))
+}
+
+fn random_key(random: &mut Random) -> MasterKey {
+    let mut bytes = [0; 32];
+    for chunk in bytes.chunks_mut(8) {
+        chunk.copy_from_slice(&random.next().to_le_bytes());
+    }
+    MasterKey::from_bytes(&mut bytes)
+}
+
+fn settings(random: &mut Random) -> Settings {
+    Settings {
+        hostname: "relay.example".into(),
+        own: Default::default(),
+        routes: Default::default(),
+        retry: RetrySchedule {
+            delays_s: vec![2, 10, 30, 60, 300],
+            jitter_percent: 20,
+            expire_after_s: EXPIRE_AFTER_S,
+        },
+        mx_port: 25,
+        sessions_per_site_max: 1 + random.below(4) as u32,
+        messages_per_session_max: 1 + random.below(20) as u32,
+        recipients_per_message_max: [1, 2, 100][random.below(3) as usize],
+        connection_idle_ms_max: 5000,
+        site_backoff_s: (1, 20),
+        source_ip: None,
+        dsn: true,
+        memory_bytes_max: [0, 20_000, 64 << 20][random.below(3) as usize],
+        queued_entries_max: 100_000,
+        disk_reserve_bytes: 1 << 20,
+        outcome_sync_ms_max: [0, 50, 1000][random.below(3) as usize],
+        dns_entries_max: 1000,
+        segment_bytes: [32, 64, 256][random.below(3) as usize] * 1024,
+        log_segment_bytes: 64 * 1024,
+        counter_domains_max: 100,
+        counter_groups_max: 100,
+        counter_save_ms: 10_000,
+        classifier: classifier(),
+    }
+}
+
+fn faults(random: &mut Random) -> Faults {
+    // Some seeds have none of a kind, so that others are met alone.
+    let mut some = |most: u64| {
+        if random.below(2) == 0 {
+            0
+        } else {
+            1 + random.below(most)
+        }
+    };
+    Faults {
+        write: some(30),
+        read: some(50),
+        full: some(100),
+        slow: some(100),
+        refuse: some(200),
+        reset: some(100),
+        reply_lost: some(100),
+        whole_4xx: some(100),
+        dns: some(200),
+    }
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, verbose: bool) -> Self {
+        let mut random = Random::new(seed);
+        let keys = KeyRing::new(random_key(&mut random));
+        let settings = settings(&mut random);
+        let faults = faults(&mut random);
+        let nonces = Rc::new(RefCell::new(Random::new(random.next())));
+        let mut world = Self {
+            verbose,
+            now_us: 0,
+            sequence: 0,
+            agenda: BTreeMap::new(),
+            disk: Disk::default(),
+            ledger: Ledger::new(keys.clone(), u64::from(EXPIRE_AFTER_S)),
+            keys,
+            nonces,
+            settings: Rc::new(settings),
+            process: None,
+            faults,
+            calm: false,
+            shards: 1 + random.below(4) as u16,
+            steps_to_cut: None,
+            full_until_us: 0,
+            to_inject: 0,
+            tickets: HashMap::new(),
+            next_number: 0,
+            quiet_since_us: None,
+            summary: Summary::default(),
+            random,
+        };
+        world.trace(|world| {
+            let s = &world.settings;
+            format!(
+                "segments {} B, memory {} B, recipients {}, outcomes {} ms, {:?}",
+                s.segment_bytes,
+                s.memory_bytes_max,
+                s.recipients_per_message_max,
+                s.outcome_sync_ms_max,
+                world.faults
+            )
+        });
+        world.plan();
+        world
+    }
+
+    /// Mail, cuts and calm.
+    fn plan(&mut self) {
+        self.at(0, Moment::Boot);
+        let mails = 30 + self.random.below(31) as usize;
+        let span_us = (5 + self.random.below(116)) * SECOND_US;
+        for n in 0..mails {
+            let at = self.random.below(span_us);
+            self.at(at, Moment::Inject(n, 0));
+        }
+        self.to_inject = mails;
+        for _ in 0..self.random.below(6) {
+            let at = self.random.below(span_us + 60 * SECOND_US);
+            self.at(at, Moment::Cut);
+        }
+        if self.random.below(2) == 0 {
+            self.steps_to_cut = Some(1 + self.random.below(200));
+        }
+        self.at(span_us + 90 * SECOND_US, Moment::Calm);
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        Now {
+            mono: Mono(self.now_us + 1),
+            unix: UnixMs(START_MS + self.now_us / 1000),
+        }
+    }
+
+    pub(crate) const fn now_s(&self) -> u64 {
+        self.now_us / SECOND_US
+    }
+
+    pub(crate) fn at(&mut self, at_us: u64, moment: Moment) {
+        self.sequence += 1;
+        self.agenda.insert((at_us, self.sequence), moment);
+    }
+
+    /// So many microseconds from now, at random below `within_us`.
+    pub(crate) fn soon(&mut self, within_us: u64, moment: Moment) {
+        let at = self.now_us + self.random.below(within_us.max(1));
+        self.at(at, moment);
+    }
+
+    pub(crate) fn trace(&self, text: impl FnOnce(&Self) -> String) {
+        if self.verbose {
+            println!(
+                "{:>12.6} {}",
+                self.now_us as f64 / SECOND_US as f64,
+                text(self)
+            );
+        }
+    }
+
+    /// Whether something goes wrong that does so in `per_mille` of a thousand cases.
+    pub(crate) fn strikes(&mut self, per_mille: u64) -> bool {
+        !self.calm && self.random.below(1000) < per_mille
+    }
+
+    /// Lives through it all.
+    pub(crate) fn run(&mut self) -> Result<(), String> {
+        self.live()?;
+        self.ledger.settled()?;
+        self.check_disk()?;
+        self.trace(|_| "drain, stop and start once more".into());
+        self.drain_all();
+        let limit_us = self.now_us + 120 * SECOND_US;
+        self.live_until(limit_us, |world| {
+            world
+                .process
+                .as_ref()
+                .unwrap()
+                .shards
+                .iter()
+                .all(|shard| shard.core.is_drained())
+        })?;
+        self.ledger.nothing_open()?;
+        let shards = &self.process.as_ref().unwrap().shards;
+        if let Some(shard) = shards
+            .iter()
+            .find(|shard| shard.core.status().memory_bytes > 0)
+        {
+            return Err(format!(
+                "memory is held for nothing: {:?}",
+                shard.core.status()
+            ));
+        }
+        self.stop(false);
+        self.at(self.now_us, Moment::Boot);
+        let limit_us = self.now_us + 30 * SECOND_US;
+        self.live_until(limit_us, |world| world.now_us + SECOND_US >= limit_us)?;
+        if !self.is_empty() {
+            return Err(format!(
+                "mail came back after a clean stop: {}",
+                self.why_not_empty()
+            ));
+        }
+        let (clients, durable, notices) = self.ledger.counts();
+        let (deliveries, excused) = (self.ledger.deliveries, self.ledger.excused);
+        let summary = &mut self.summary;
+        (summary.clients, summary.durable, summary.notices) = (clients, durable, notices);
+        (summary.deliveries, summary.excused) = (deliveries, excused);
+        Ok(())
+    }
+
+    /// Until there is nothing left to do.
+    fn live(&mut self) -> Checked {
+        self.live_until(END_US, |world| {
+            if !(world.calm && world.to_inject == 0 && world.is_empty()) {
+                world.quiet_since_us = None;
+                return false;
+            }
+            let since = *world.quiet_since_us.get_or_insert(world.now_us);
+            world.now_us >= since + 30 * SECOND_US
+        })
+    }
+
+    fn live_until(&mut self, limit_us: u64, mut is_over: impl FnMut(&mut Self) -> bool) -> Checked {
+        while !is_over(self) {
+            let Some(((at_us, _), moment)) = self.agenda.pop_first() else {
+                return Err("nothing is ever going to happen again".into());
+            };
+            self.now_us = at_us;
+            self.summary.moments += 1;
+            if at_us > limit_us || self.summary.moments > MOMENTS_MAX {
+                return Err(format!(
+                    "it does not come to rest: {}",
+                    self.why_not_empty()
+                ));
+            }
+            self.happen(moment)?;
+        }
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        let Some(process) = &self.process else {
+            return false;
+        };
+        process.readings.is_empty()
+            && process.shards.iter().all(|shard| {
+                let status = shard.core.status();
+                status.queued == 0
+                    && !status.replaying
+                    && shard.gone.is_empty()
+                    && shard.adopting.is_none()
+            })
+    }
+
+    fn why_not_empty(&self) -> String {
+        let Some(process) = &self.process else {
+            return "it is not running".into();
+        };
+        let mut text = format!("{} readings; ", process.readings.len());
+        for shard in &process.shards {
+            let status = shard.core.status();
+            text += &format!(
+                "shard {}: {} queued, {} deferred, {} delivering, replaying {}, drained {}, {}, {:?}; ",
+                status.shard.0,
+                status.queued,
+                status.deferred,
+                status.delivering,
+                status.replaying,
+                shard.core.is_drained(),
+                status.overload,
+                shard.core.destinations(20, self.now()),
+            );
+        }
+        text
+    }
+
+    fn happen(&mut self, moment: Moment) -> Checked {
+        match moment {
+            Moment::Boot => self.boot(),
+            Moment::Calm => {
+                self.trace(|_| "calm".into());
+                self.calm = true;
+                self.steps_to_cut = None;
+                Ok(())
+            }
+            Moment::Cut => self.cut(),
+            Moment::Stop => {
+                if self
+                    .process
+                    .as_ref()
+                    .is_some_and(|process| process.draining)
+                {
+                    self.stop(false);
+                    self.soon(3 * SECOND_US, Moment::Boot);
+                }
+                Ok(())
+            }
+            Moment::Inject(n, tries) => self.inject(n, tries),
+            moment => self.in_process(moment),
+        }
+    }
+
+    /// Power goes, or the process alone, or it is told to stop, or a new key is made.
+    fn cut(&mut self) -> Checked {
+        if self.calm || self.process.is_none() {
+            return Ok(());
+        }
+        match self.random.below(10) {
+            0 | 1 => {
+                self.trace(|_| "told to stop".into());
+                self.drain_all();
+                let at = self.now_us + 3 * SECOND_US;
+                self.at(at, Moment::Stop);
+                Ok(())
+            }
+            2 | 3 => {
+                self.stop(false);
+                self.soon(3 * SECOND_US, Moment::Boot);
+                Ok(())
+            }
+            4 | 5 => self.rekey(),
+            _ => self.power_cut(),
+        }
+    }
+
+    fn rekey(&mut self) -> Checked {
+        self.trace(|_| "a new key".into());
+        let key = random_key(&mut self.random);
+        self.keys
+            .rekey(key.clone())
+            .map_err(|error| error.to_string())?;
+        self.ledger
+            .keys_mut()
+            .rekey(key)
+            .map_err(|error| error.to_string())?;
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
+        process
+            .shards
+            .iter_mut()
+            .for_each(|shard| shard.core.rekey(self.keys.clone()));
+        (0..process.shards.len()).try_for_each(|shard| self.carry_out(shard))
+    }
+
+    pub(crate) fn power_cut(&mut self) -> Checked {
+        self.stop(true);
+        self.soon(3 * SECOND_US, Moment::Boot);
+        Ok(())
+    }
+
+    fn drain_all(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.draining = true;
+            process
+                .shards
+                .iter_mut()
+                .for_each(|shard| shard.core.drain());
+        }
+    }
+
+    fn stop(&mut self, power: bool) {
+        self.trace(|_| {
+            if power {
+                "power is cut".into()
+            } else {
+                "the process ends".to_owned()
+            }
+        });
+        self.summary.cuts += 1;
+        self.process = None;
+        self.tickets.clear();
+        self.agenda.retain(|_, moment| moment.outlives_process());
+        self.ledger.cut();
+        if power {
+            self.disk.cut(&mut self.random);
+        }
+    }
+
+    fn boot(&mut self) -> Checked {
+        if self.process.is_some() {
+            return Ok(());
+        }
+        if !self.calm && self.summary.cuts > 0 && self.random.below(2) == 0 {
+            self.shards = 1 + self.random.below(4) as u16;
+        }
+        if !self.calm && self.random.below(3) == 0 {
+            self.rekey()?;
+        }
+        self.trace(|world| format!("start with {} shards", world.shards));
+        let gone: Vec<u16> = self
+            .disk
+            .shards()
+            .into_iter()
+            .filter(|shard| *shard >= self.shards)
+            .collect();
+        self.process = Some(Process {
+            shards: Vec::new(),
+            jobs: BTreeMap::new(),
+            readings: BTreeMap::new(),
+            arrivals: BTreeMap::new(),
+            draining: false,
+        });
+        for id in 0..self.shards {
+            let shard = self.boot_shard(id, &gone);
+            self.process.as_mut().unwrap().shards.push(shard);
+            let number = usize::from(id);
+            self.soon(100_000, Moment::Tick(number));
+            self.soon(1000, Moment::Space(number));
+            let segments = self.disk.list((id, Stream::Queue)).segments;
+            self.read_through(
+                number,
+                id,
+                Why::Replay,
+                segments.iter().map(|s| s.0).collect(),
+            );
+        }
+        Ok(())
+    }
+
+    fn boot_shard(&mut self, id: u16, gone: &[u16]) -> Shard {
+        let queue = self.disk.list((id, Stream::Queue));
+        let log = self.disk.list((id, Stream::DeliveryLog));
+        let nonces = Rc::clone(&self.nonces);
+        let setup = StorageSetup {
+            keys: self.keys.clone(),
+            nonces: Box::new(move || {
+                let mut random = nonces.borrow_mut();
+                let (high, low) = (random.next(), random.next());
+                (u128::from(high) << 64 | u128::from(low)).to_le_bytes()
+            }),
+            next_segment: queue.next,
+            next_log_segment: log.next,
+            next_counters_segment: self.disk.list((id, Stream::Counters)).next,
+        };
+        let (seed, now) = (self.random.next(), self.now());
+        let settings = Rc::clone(&self.settings);
+        let mut core = ShardCore::new(ShardId(id), self.shards, settings, setup, seed, now);
+        let free: Vec<u64> = queue.free.iter().map(|(_, bytes)| *bytes).collect();
+        core.found_files(&queue.segments, &free);
+        let adopts = |gone: &&u16| {
+            engine::shard::adopt::Adoption::adopter(ShardId(**gone), self.shards).0 == id
+        };
+        Shard {
+            core,
+            free: queue.free.iter().map(|(segment, _)| *segment).collect(),
+            flush_due: false,
+            conns: HashMap::new(),
+            gone: gone.iter().filter(adopts).copied().collect(),
+            adopting: None,
+            last_event_us: self.now_us,
+        }
+    }
+
+    pub(crate) fn read_through(
+        &mut self,
+        shard: usize,
+        folder: u16,
+        why: Why,
+        segments: VecDeque<SegmentId>,
+    ) {
+        self.next_number += 1;
+        let number = self.next_number;
+        let reading = Reading {
+            shard,
+            folder,
+            why,
+            segments,
+            reader: None,
+            offset: 0,
+        };
+        self.process
+            .as_mut()
+            .unwrap()
+            .readings
+            .insert(number, reading);
+        self.soon(20_000, Moment::Chunk(number));
+    }
+
+    /// A client sends a message.
+    fn inject(&mut self, n: usize, tries: u32) -> Checked {
+        let at_shard = self.random.below(u64::from(self.shards)) as usize;
+        let process = self.process.as_mut().filter(|process| !process.draining);
+        let Some(shard) = process.and_then(|process| process.shards.get_mut(at_shard)) else {
+            let at = self.now_us + SECOND_US;
+            self.at(at, Moment::Inject(n, tries));
+            return Ok(());
+        };
+        if shard.core.overload().is_some() {
+            // The client is told 452 before it sends, and comes again.
+            let at = self.now_us + 2 * SECOND_US;
+            self.at(at, Moment::Inject(n, tries));
+            return Ok(());
+        }
+        self.to_inject -= 1;
+        let now = self.now();
+        let queue_id = self.process.as_mut().unwrap().shards[at_shard]
+            .core
+            .next_queue_id(now);
+        let submission = self.message(n, tries, queue_id);
+        let names: Vec<String> = submission
+            .recipients
+            .iter()
+            .map(|address| address.as_str().to_owned())
+            .collect();
+        let from = submission.reverse_path.as_ref().map(Address::as_str);
+        let now_s = self.now_s();
+        let mail = self
+            .ledger
+            .injected(&submission.content, from, &names, now_s);
+        self.trace(|_| {
+            let bytes = submission.content.len();
+            format!(
+                "shard {at_shard}: {queue_id} mail {mail} from {from:?} to {names:?}, {bytes} bytes"
+            )
+        });
+        self.next_number += 1;
+        let ticket = self.next_number;
+        self.tickets.insert(ticket, mail);
+        if self.strikes(self.faults.full) {
+            self.full_until_us = self.now_us + self.random.below(8 * SECOND_US);
+            self.trace(|_| "the disk is full".into());
+        }
+        self.event(
+            at_shard,
+            Event::Accepted {
+                ticket,
+                submission: Box::new(submission),
+            },
+        )
+    }
+
+    fn message(&mut self, n: usize, tries: u32, queue_id: engine::ids::QueueId) -> Submission {
+        let random = &mut self.random;
+        let mut recipients = Vec::new();
+        for r in 0..1 + random.below(3) * random.below(3) {
+            let domain = net::DOMAINS[random.below(net::RECIPIENT_DOMAINS) as usize].0;
+            let plan = net::random_plan(random);
+            recipients.push(Address::parse(&format!("m{n}r{r}-{plan}@{domain}")).unwrap());
+        }
+        let reverse_path = match random.below(10) {
+            0 | 1 => None,
+            2 => Some(format!("s{n}@gone-sender.example")),
+            _ => Some(format!("s{n}@sender.example")),
+        };
+        let bytes = [100, 1000, 3000, 8000][random.below(4) as usize] + random.below(500) as usize;
+        let mut content =
+            format!("Message-ID: <{n}.{tries}@client.example>\r\nSubject: {n}\r\n\r\n")
+                .into_bytes();
+        while content.len() < bytes {
+            content.extend_from_slice(b"Simulated mail, one line of it.\r\n");
+        }
+        Submission {
+            queue_id,
+            accepted: self.now().unix,
+            reverse_path: reverse_path.map(|path| Address::parse(&path).unwrap()),
+            recipients,
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            content,
+            group: None,
+            tags: Vec::new(),
+            message_id: None,
+            peer: None,
+        }
+    }
+
+    /// A session is answered; the client of mail that was not taken gives up.
+    pub(crate) fn answer(&mut self, ticket: u64, result: engine::shard::Stored) -> Checked {
+        let Some(mail) = self.tickets.remove(&ticket) else {
+            return Err("an answer to nobody".into());
+        };
+        self.trace(|_| format!("mail {mail} is answered {result:?}"));
+        self.ledger.answered(mail, result)?;
+        debug_assert_eq!(self.ledger.heard(mail), Heard::Told(result));
+        Ok(())
+    }
+
+    /// Nothing is queued: the disk holds two segments a shard at most, and no file of another key's.
+    fn check_disk(&mut self) -> Checked {
+        let wrong = KeyRing::new(random_key(&mut Random::new(u64::MAX)));
+        for shard in 0..self.shards {
+            let folder = (shard, Stream::Queue);
+            let (bytes, most) = (
+                self.disk.bytes(folder),
+                2 * u64::from(self.settings.segment_bytes),
+            );
+            if bytes > most {
+                let usage: Vec<_> = self.process.as_ref().unwrap().shards[usize::from(shard)]
+                    .core
+                    .segments()
+                    .collect();
+                return Err(format!(
+                    "shard {shard} has {bytes} bytes of nothing on disk: {usage:?}"
+                ));
+            }
+            for (segment, _) in self.disk.list(folder).segments {
+                let front = self
+                    .disk
+                    .read(folder, &file_name(segment), 0, SEGMENT_HEADER_BYTES);
+                let name = SegmentName {
+                    stream: Stream::Queue,
+                    shard: ShardId(shard),
+                    segment,
+                };
+                ledger::is_sealed(front.unwrap(), &self.keys, &wrong, name)?;
+            }
+        }
+        Ok(())
+    }
+}
