@@ -102,8 +102,8 @@ impl Ground {
 #[test]
 fn unknown_key_names_line_and_nearest_key() {
     let Some(ground) = ground() else { return };
-    ground.rewrite("hostname", "hostnam");
-    ground.refused(&["hikyaku.toml", "2", "hostname"]);
+    ground.rewrite("[[listen]]", "[limits]\nrecipient_max = 500\n[[listen]]");
+    ground.refused(&["hikyaku.toml:", "recipient_max", "recipients_max"]);
 }
 
 #[test]
@@ -158,8 +158,10 @@ fn newer_format_is_refused() {
 #[test]
 fn port_in_use_is_told() {
     let Some(ground) = ground() else { return };
-    let _taken = TcpListener::bind(ground.settings.listen).unwrap();
-    ground.refused(&[&ground.settings.listen.to_string(), "in use"]);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    ground.rewrite(&ground.settings.listen.to_string(), &address);
+    ground.refused(&[&address, "in use"]);
 }
 
 #[test]
