@@ -8,11 +8,11 @@ use crate::clock::Mono;
 
 /// Shortest time an answer is used, seconds: planning one domain takes several questions, and an
 /// answer with TTL 0 must live until the last of them is answered.
-pub const TTL_S_MIN: u32 = 5;
-/// Longest, whatever the TTL says, unless [`Cache::set_ttl_max`] says otherwise.
-pub const TTL_S_MAX: u32 = 86_400;
+pub(super) const TTL_S_MIN: u32 = 5;
+/// Longest, whatever the TTL says, unless `Cache::set_ttl_max` says otherwise.
+pub(super) const TTL_S_MAX: u32 = 86_400;
 /// How long a missing answer (SERVFAIL, timeout) is believed (RFC 2308 §7 allows 5 minutes).
-pub const TROUBLE_TTL_S: u32 = 15;
+pub(super) const TROUBLE_TTL_S: u32 = 15;
 
 type Map = HashMap<Question, (Rc<Answer>, Mono)>;
 
@@ -40,7 +40,7 @@ impl Cache {
     }
 
     /// Longest time an answer, and one that says that there is nothing, is used from now on, seconds;
-    /// no shorter than [`TTL_S_MIN`].
+    /// no shorter than 5 s.
     pub fn set_ttl_max(&mut self, ttl_s_max: u32, negative_ttl_s_max: u32) {
         self.ttl_s_max = ttl_s_max.max(TTL_S_MIN);
         self.negative_ttl_s_max = negative_ttl_s_max.max(TTL_S_MIN);
