@@ -504,10 +504,10 @@ impl ShardCore {
     fn readable_placement(&self, id: EntryId) -> Placement {
         let entry = self.index.get(id);
         // A copy that is not durable cannot be read back yet; its original can.
-        self.moving
-            .get(&entry.queue_id)
-            .copied()
-            .unwrap_or(entry.placement)
+        match self.moving.get(&entry.queue_id) {
+            Some(moving) if moving.to == entry.placement => moving.from,
+            _ => entry.placement,
+        }
     }
 
     /// The disk did not give a message back: it may the next time.

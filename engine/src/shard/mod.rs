@@ -190,7 +190,7 @@ pub struct ShardCore {
     notices: HashMap<u64, settle::Notice>,
 
     /// Originals of messages whose copies are not durable yet.
-    moving: HashMap<QueueId, Placement>,
+    moving: HashMap<QueueId, replay::Move>,
     /// Entries of domains that another shard owns now.
     transfers: VecDeque<EntryId>,
     adopted: Vec<(u64, Stored)>,
@@ -198,6 +198,8 @@ pub struct ShardCore {
     replay_from: Option<usize>,
     replaying: bool,
     replayed: replay::Replayed,
+    /// Ticks until the next segment may be compacted or removed.
+    task_rest_ticks: u32,
     draining: bool,
     counters: Counters,
     saved: storage::CounterStream,
@@ -259,6 +261,7 @@ impl ShardCore {
             replay_from: None,
             replaying: true,
             replayed: replay::Replayed::default(),
+            task_rest_ticks: 0,
             draining: false,
             counters: Counters::new(
                 now.unix,

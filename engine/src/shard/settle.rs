@@ -413,10 +413,16 @@ impl ShardCore {
         let placement = entry.placement;
         self.lower(id, Counter::Queued, self.open_recipients(id));
         let entry = self.index.get(id);
+        let queue_id = entry.queue_id;
         self.destinations[entry.destination as usize].busy_len -= 1;
         self.done.remove(&id);
         self.memory_drop(id);
-        if self.index.remove(id) {
+        // Two parts of one message may be here under its one id; each stands in a record of its own.
+        let is_last = self.index.remove(id)
+            || !self.index.siblings(queue_id).any(|other| {
+                self.index.get(other).placement == placement
+            });
+        if is_last {
             self.storage.message_done(placement);
         }
     }

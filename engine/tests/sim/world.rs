@@ -50,6 +50,18 @@ pub(crate) struct Faults {
     pub(crate) dns: u64,
 }
 
+/// A fault of the machinery that no shard can make up for: the ledger has to notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sabotage {
+    None,
+    /// A sync says that it is done and keeps nothing.
+    NoSync,
+    /// Writes are said to be done before they are begun.
+    EarlyAnswer,
+    /// A failed write is said to have worked.
+    SwallowedErrors,
+}
+
 /// What a seed came to.
 #[derive(Debug, Default)]
 pub(crate) struct Summary {
@@ -84,6 +96,7 @@ impl Summary {
 
 pub(crate) struct World {
     pub(crate) verbose: bool,
+    pub(crate) sabotage: Sabotage,
     pub(crate) random: Random,
     pub(crate) now_us: u64,
     sequence: u64,
@@ -183,7 +196,7 @@ fn faults(random: &mut Random) -> Faults {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, verbose: bool) -> Self {
+    pub(crate) fn new(seed: u64, verbose: bool, sabotage: Sabotage) -> Self {
         let mut random = Random::new(seed);
         let keys = KeyRing::new(random_key(&mut random));
         let settings = settings(&mut random);
@@ -191,6 +204,7 @@ impl World {
         let nonces = Rc::new(RefCell::new(Random::new(random.next())));
         let mut world = Self {
             verbose,
+            sabotage,
             now_us: 0,
             sequence: 0,
             agenda: BTreeMap::new(),
@@ -338,7 +352,7 @@ impl World {
                 return false;
             }
             let since = *world.quiet_since_us.get_or_insert(world.now_us);
-            world.now_us >= since + 30 * SECOND_US
+            world.now_us >= since + 150 * SECOND_US
         })
     }
 
