@@ -373,9 +373,18 @@ pub(crate) fn probe(address: SocketAddr) -> Result<(), String> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))
-        .map_err(|error| fault(error.into()))?;
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let socket = socket_with(
+        family,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        Some(ipproto::TCP),
+    )
+    .map_err(|error| fault(error.into()))?;
     set_socket_reuseport(&socket, true)
         .and_then(|()| bind_socket(&socket, &address))
         .map_err(|error| fault(error.into()))

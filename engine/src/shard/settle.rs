@@ -419,9 +419,10 @@ impl ShardCore {
         self.memory_drop(id);
         // Two parts of one message may be here under its one id; each stands in a record of its own.
         let is_last = self.index.remove(id)
-            || !self.index.siblings(queue_id).any(|other| {
-                self.index.get(other).placement == placement
-            });
+            || !self
+                .index
+                .siblings(queue_id)
+                .any(|other| self.index.get(other).placement == placement);
         if is_last {
             self.storage.message_done(placement);
         }
