@@ -45,7 +45,6 @@ use crate::counters::{Counter, Counters};
 use crate::dns::{Cache, DnsPolicy, OwnNames, Question};
 use crate::ids::{QueueId, QueueIds, ShardId};
 use crate::pool::{Conns, Site, SiteId};
-use crate::queue::segment::Placement;
 use crate::random::Random;
 use crate::route::RouteTable;
 use crate::schedule::destination::{Destination, DestinationId};
@@ -304,7 +303,7 @@ impl ShardCore {
                 result,
             } => self.retired(segment, disposal, result),
             Event::FreeDeleted => self.storage.set.free_deleted(),
-            Event::FromShard { from, message } => self.from_shard(from, message, now),
+            Event::FromShard { from, message } => self.told_by_shard(from, message, now),
             Event::DiskSpace { free_bytes } => {
                 self.disk_low = free_bytes < self.settings.disk_reserve_bytes;
             }

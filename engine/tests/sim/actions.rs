@@ -758,7 +758,7 @@ impl World {
             return Ok(());
         }
         let mut reads = Vec::new();
-        while let Some(read) = adopting.adoption.next() {
+        while let Some(read) = adopting.adoption.next_to_read() {
             reads.push(read);
         }
         for (key, placement) in reads {

@@ -545,9 +545,10 @@ impl Ledger {
         for (n, mail) in self.mails.iter().enumerate() {
             for part in mail.parts.iter().filter(|part| part.certain && !part.void) {
                 let open = |address: &&String| {
-                    !part.done.contains(*address)
-                        && !part.perhaps.contains_key(*address)
-                        && !(part.saw_cut && mail.may_be_done(address))
+                    let settled = part.done.contains(*address)
+                        || part.perhaps.contains_key(*address)
+                        || part.saw_cut && mail.may_be_done(address);
+                    !settled
                 };
                 if let Some(address) = part.addresses.iter().find(open)
                     && !part.perhaps_void

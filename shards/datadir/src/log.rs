@@ -123,10 +123,10 @@ pub fn remove_expired(
     for shard in shards(data_dir)? {
         let mut files = list(data_dir, shard, Stream::DeliveryLog)?;
         files.retain(|file| !file.free);
-        if shard.0 < shards_running {
-            if let Some(newest) = files.pop() {
-                open_bytes += allocated_bytes(&std::fs::metadata(&newest.path)?);
-            }
+        if shard.0 < shards_running
+            && let Some(newest) = files.pop()
+        {
+            open_bytes += allocated_bytes(&std::fs::metadata(&newest.path)?);
         }
         closed.append(&mut files);
     }
