@@ -524,10 +524,9 @@ impl World {
                             segment.0
                         ));
                     }
-                    self.shard(shard).free.extend(free);
-                    if free.is_none() {
-                        self.disk.remove(folder, &free_file_name(segment));
-                    }
+                    // Half made: as the runtime does, whatever it was made of.
+                    let made = free_file_name(free.unwrap_or(segment));
+                    self.disk.remove(folder, &made);
                 }
                 if stream == Stream::Queue {
                     self.ledger

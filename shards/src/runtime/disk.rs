@@ -158,13 +158,10 @@ impl Disk {
         let made = self
             .make_from(&folder, free, reused.is_some(), segment, begin, bytes)
             .await;
-        if made.is_err() && folder.join(free_file_name(free)).exists() {
-            if reused.is_some() {
-                self.free.borrow_mut().push(free);
-            } else {
-                // Half made; if it cannot be removed, the next start counts it as free.
-                let _ = std::fs::remove_file(folder.join(free_file_name(free)));
-            }
+        if made.is_err() {
+            // Half made. The core counts the free file as used, so it does not go back to those at
+            // hand; if it cannot be removed, the next start finds it.
+            let _ = std::fs::remove_file(folder.join(free_file_name(free)));
         }
         let file = Rc::new(made?);
         self.remember(stream, segment, &file);
