@@ -14,6 +14,9 @@ use crate::smtp::reply::Reply;
 
 /// How long an address that refused or failed is passed over, milliseconds.
 pub const TARGET_COOLDOWN_MS: u64 = 60_000;
+/// Connections in a row that may be lost without an answer before their address is passed over: one
+/// broken session says little of a host, and has deferred its message already.
+pub const BROKEN_MAX: u16 = 3;
 /// Connections being opened to one site at a time.
 pub const OPENING_MAX: usize = 4;
 
@@ -94,6 +97,8 @@ pub struct Site {
     pub is_vacant: bool,
     /// No connection before this.
     pub backoff_until: Option<Mono>,
+    /// Connections in a row that were greeted and then lost without an answer.
+    pub broken: u16,
     /// Times in a row that no target would have us.
     pub failures: u16,
     /// The last failure, for the operator.
@@ -120,6 +125,7 @@ impl Site {
             is_tended: false,
             is_vacant: false,
             backoff_until: None,
+            broken: 0,
             failures: 0,
             last_failure: "".into(),
             last_failed: None,

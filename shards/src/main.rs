@@ -41,7 +41,7 @@ fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
     let file_name = arguments.config.display().to_string();
     let text = std::fs::read_to_string(&arguments.config)
         .map_err(|error| vec![format!("cannot read {file_name}: {error}")])?;
-    let config = Config::parse(&file_name, &text)
+    let mut config = Config::parse(&file_name, &text)
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     for warning in config.warnings() {
         eprintln!("hikyakud: warning: {warning}");
@@ -50,5 +50,8 @@ fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
         println!("{file_name}: configuration is valid");
         return Ok(());
     }
+    // The shards open files by path, from folders they open themselves.
+    config.server.data_dir = std::path::absolute(&config.server.data_dir)
+        .map_err(|error| vec![format!("server.data_dir: {error}")])?;
     daemon::run(arguments.config.clone(), config).map_err(|line| vec![line])
 }

@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use engine::bounce::{Classifier, Decided, Failure, READ_BYTES_MAX, Reader, Report};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -39,8 +39,9 @@ struct ClassifyArgs {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// A header and one line a message, or one JSON object a line with everything that was read
-    #[arg(long, value_enum, default_value_t = Format::Tsv)]
-    format: Format,
+    // Text, as every `--format` here: clap wants one type for all of one name.
+    #[arg(long, value_parser = ["tsv", "json"], default_value = "tsv")]
+    format: String,
     /// Show which text and which rule decided
     #[arg(long)]
     explain: bool,
@@ -49,7 +50,7 @@ struct ClassifyArgs {
     rules: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     Tsv,
     Json,
@@ -104,7 +105,11 @@ fn classify(args: &ClassifyArgs, reader: &Reader) -> io::Result<bool> {
     }
     let mut answers = Answers {
         out: BufWriter::new(io::stdout().lock()),
-        format: args.format,
+        format: if args.format == "json" {
+            Format::Json
+        } else {
+            Format::Tsv
+        },
         explain: args.explain,
         bar: progress(sources.iter().map(|source| source.bytes).sum()),
     };

@@ -18,7 +18,7 @@ use crate::clock::{Mono, Now};
 use crate::counters::Counter;
 use crate::dns::{self, Answer, DnsTrouble, Plan, Question, Targets};
 use crate::phase::Phase;
-use crate::pool::{Conn, ConnId, OPENING_MAX, PeerInfo, Site, SiteId};
+use crate::pool::{BROKEN_MAX, Conn, ConnId, OPENING_MAX, PeerInfo, Site, SiteId};
 use crate::queue::segment::Placement;
 use crate::schedule::destination::{DestinationId, Lookup};
 use crate::schedule::index::{EntryId, State};
@@ -655,6 +655,7 @@ impl ShardCore {
             if conn.answered == 1 {
                 let site = &mut self.sites[conn.site as usize];
                 site.failures = 0;
+                site.broken = 0;
             }
         }
         self.settle(delivery, &results, context, now);
@@ -689,7 +690,11 @@ impl ShardCore {
         if conn.peer.is_none() {
             site.opening -= 1;
         }
-        if conn.answered == 0 && !conn.quitting {
+        let lost = conn.answered == 0 && !conn.quitting;
+        if lost && conn.peer.is_some() {
+            site.broken = site.broken.saturating_add(1);
+        }
+        if lost && (conn.peer.is_none() || site.broken >= BROKEN_MAX) {
             site.cool(conn.target.address, now.mono);
             site.last_failure = format!(
                 "{} [{}] {phase}: {}",

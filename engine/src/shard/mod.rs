@@ -155,7 +155,8 @@ pub struct ShardCore {
 
     storage: storage::Storage,
     log: storage::LogStream,
-    disk_low: bool,
+    /// Free space as last measured, less what was written since, bytes.
+    disk_free_bytes: u64,
 
     index: Index,
     wheel: Wheel,
@@ -230,7 +231,7 @@ impl ShardCore {
             next_key: 0,
             storage,
             log,
-            disk_low: false,
+            disk_free_bytes: u64::MAX,
             index: Index::default(),
             wheel: Wheel::new(now.unix.seconds()),
             done: HashMap::new(),
@@ -305,7 +306,7 @@ impl ShardCore {
             Event::FreeDeleted => self.storage.set.free_deleted(),
             Event::FromShard { from, message } => self.told_by_shard(from, message, now),
             Event::DiskSpace { free_bytes } => {
-                self.disk_low = free_bytes < self.settings.disk_reserve_bytes;
+                self.disk_free_bytes = free_bytes;
             }
             Event::Tick => self.tick(now),
         }
@@ -323,7 +324,7 @@ impl ShardCore {
 
     /// Why no new mail can be taken now, if so.
     pub fn overload(&self) -> Option<Overload> {
-        if self.disk_low || self.storage.is_full() {
+        if self.disk_low() || self.storage.is_full() {
             Some(Overload::Disk)
         } else if self.index.len() >= self.settings.queued_entries_max {
             Some(Overload::Queue)
@@ -332,6 +333,12 @@ impl ShardCore {
         } else {
             None
         }
+    }
+
+    /// Whether new mail would touch the reserve.
+    fn disk_low(&self) -> bool {
+        let waiting = self.storage.waiting_bytes() as u64;
+        self.disk_free_bytes.saturating_sub(waiting) < self.settings.disk_reserve_bytes
     }
 
     /// New settings from the configuration; lookups are made anew where routes changed.

@@ -846,6 +846,9 @@ impl ShardCore {
         let Some((batch, pending)) = next else { return };
         self.storage.next_batch += 1;
         let id = BatchId(self.storage.next_batch << 2 | KIND_QUEUE);
+        self.disk_free_bytes = self
+            .disk_free_bytes
+            .saturating_sub(batch.bytes.len() as u64);
         let begin = self.storage.begin.remove(&batch.segment);
         self.storage.in_flight = Some(Flying {
             id,
@@ -1024,7 +1027,7 @@ impl ShardCore {
             return;
         }
         self.storage.failing_until = None;
-        if self.disk_low && self.storage.full {
+        if self.disk_low() && self.storage.full {
             // Writing would fail again: wait for room.
             self.storage.failing_until = Some(now.mono.plus_ms(WRITE_RETRY_MS));
             return;
