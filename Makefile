@@ -23,7 +23,7 @@ check: ## Formatting, lints, licences and sources of dependencies
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
-		$(CARGO) deny --locked --offline check bans licenses sources; \
+		$(CARGO) deny --locked check bans licenses sources; \
 	else echo "check: cargo-deny is not installed: licences and sources not checked"; fi
 
 test: build ## All tests: units, integration, and the built programs with real peers
