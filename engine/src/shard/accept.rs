@@ -134,10 +134,12 @@ impl ShardCore {
         }
     }
 
-    /// Two parts of one message may meet here when the number of shards changes; the index names a
-    /// message by its id alone, so the second gets one of its own.
+    /// Two parts of one message may meet here when the number of shards changes. The index names a
+    /// message by its id alone, so the second gets one of its own; and so it does when the first is
+    /// done, since notes about it, copied forward behind the second, would be taken for the second's.
     fn rename_if_known(&mut self, submission: &mut Submission, now: Now) {
-        if self.index.find(submission.queue_id).is_some() {
+        let queue_id = submission.queue_id;
+        if self.index.find(queue_id).is_some() || self.past_ids.contains(&queue_id) {
             submission.queue_id = self.ids.next(now.unix.0);
         }
     }

@@ -173,9 +173,16 @@ impl Adoption {
 
     fn outcome(&mut self, about: About, state: &OutcomeState) {
         let range = (about.queue_id, SegmentId(0))..=(about.queue_id, SegmentId(u32::MAX));
+        // If it names where one part stands, it is not about another part of the same message.
+        let exact = self.mail.contains_key(&(about.queue_id, about.segment));
         let mut done = Vec::new();
         for (name, foreign) in self.mail.range_mut(range) {
-            if foreign.earliest <= about.segment {
+            let is_meant = if exact {
+                name.1 == about.segment
+            } else {
+                foreign.earliest <= about.segment
+            };
+            if is_meant {
                 foreign.apply(state);
                 if foreign.is_done() {
                     done.push(*name);

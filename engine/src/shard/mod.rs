@@ -26,7 +26,7 @@ mod settle;
 pub mod storage;
 mod view;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -194,6 +194,10 @@ pub struct ShardCore {
     /// Entries of domains that another shard owns now.
     transfers: VecDeque<EntryId>,
     adopted: Vec<(u64, Stored)>,
+    /// Ids of earlier runs whose mail left the queue: segments may still tell of them.
+    past_ids: HashSet<QueueId>,
+    /// Ids of this run are not older.
+    begun: UnixMs,
     /// Next index slot to schedule after replay.
     replay_from: Option<usize>,
     replaying: bool,
@@ -258,6 +262,8 @@ impl ShardCore {
             moving: HashMap::new(),
             transfers: VecDeque::new(),
             adopted: Vec::new(),
+            past_ids: HashSet::new(),
+            begun: now.unix,
             replay_from: None,
             replaying: true,
             replayed: replay::Replayed::default(),

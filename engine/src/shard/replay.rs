@@ -143,6 +143,8 @@ impl ShardCore {
 
     fn replay_message(&mut self, placement: Placement, message: &MessageRecord<'_>) {
         self.ids.saw(message.queue_id);
+        // Should the clock have gone back.
+        self.begun = self.begun.max(UnixMs(message.queue_id.accepted_ms() + 1));
         self.storage.set.live(placement);
         for domain in message.recipients.domains() {
             let name = crate::address::Domain::from_stored(domain.domain);

@@ -426,6 +426,9 @@ impl ShardCore {
         if is_last {
             self.storage.message_done(placement);
         }
+        if queue_id.accepted_ms() < self.begun.0 {
+            self.past_ids.insert(queue_id);
+        }
     }
 
     pub(super) fn memory_drop(&mut self, id: EntryId) {
