@@ -94,7 +94,8 @@ fn refuses_with_452(daemon: &Daemon) {
     let mut said = None;
     let refused = within(Duration::from_secs(5), || {
         said = refusal(daemon);
-        said.as_ref().is_some_and(|text| text.starts_with("452 4.3.1"))
+        said.as_ref()
+            .is_some_and(|text| text.starts_with("452 4.3.1"))
     });
     assert!(refused, "answered {said:?}\n{}", daemon.log_tail());
 }
