@@ -15,9 +15,6 @@ pub const MESSAGE_BYTES_MAX: u64 = 47 << 20;
 /// Recipients of one transaction. RFC 5321 §4.5.3.1.8 asks for at least 100.
 pub const RECIPIENTS_MAX: u32 = 10_000;
 
-/// One line of content, bytes with its CRLF. RFC 5321 §4.5.3.1.6 asks for at least 1000.
-pub const TEXT_LINE_BYTES_MAX: u64 = 16 << 20;
-
 /// One segment file, bytes.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
@@ -42,6 +39,5 @@ const _: () = {
     assert!(SEGMENT_BYTES_MAX <= segment::SEGMENT_BYTES_MAX as u64);
     assert!(SEGMENT_BYTES_MIN >= segment::SEGMENT_BYTES_MIN as u64);
     assert!(SEGMENT_BYTES_MAX > record::RECORD_BYTES_MAX as u64);
-    assert!(TEXT_LINE_BYTES_MAX <= MESSAGE_BYTES_MAX);
     assert!(RECIPIENTS_MAX >= 100);
 };

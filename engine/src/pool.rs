@@ -10,6 +10,7 @@ use std::rc::Rc;
 use crate::clock::Mono;
 use crate::dns::{Target, Targets};
 use crate::schedule::destination::DestinationId;
+use crate::smtp::reply::Reply;
 
 /// How long an address that refused or failed is passed over, milliseconds.
 pub const TARGET_COOLDOWN_MS: u64 = 60_000;
@@ -85,12 +86,22 @@ pub struct Site {
     pub round: VecDeque<DestinationId>,
     /// Ready entries of those destinations.
     pub ready_len: u64,
+    /// Destinations whose lookup led here.
+    pub bound: u32,
+    /// Every tick looks at it: it has idle connections, ready mail or a back-off.
+    pub is_tended: bool,
+    /// The slot is free.
+    pub is_vacant: bool,
     /// No connection before this.
     pub backoff_until: Option<Mono>,
     /// Times in a row that no target would have us.
     pub failures: u16,
     /// The last failure, for the operator.
     pub last_failure: Box<str>,
+    /// Where that was.
+    pub last_failed: Option<Target>,
+    /// What the peer said there, if it refused the session.
+    pub last_refusal: Option<Reply>,
 }
 
 impl Site {
@@ -105,10 +116,20 @@ impl Site {
             opening: 0,
             round: VecDeque::new(),
             ready_len: 0,
+            bound: 0,
+            is_tended: false,
+            is_vacant: false,
             backoff_until: None,
             failures: 0,
             last_failure: "".into(),
+            last_failed: None,
+            last_refusal: None,
         }
+    }
+
+    /// Whether time alone may change what is to be done about it.
+    pub fn needs_tending(&self) -> bool {
+        !self.idle.is_empty() || !self.round.is_empty() || self.backoff_until.is_some()
     }
 
     /// The target for a new connection: among the most preferred that are not cooling, the one

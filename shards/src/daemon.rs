@@ -146,7 +146,7 @@ impl Hikyakud {
         }
     }
 
-    fn start(&self, keys: KeyRing) -> Result<Shards, String> {
+    fn start(&self, keys: &Arc<KeyRing>) -> Result<Shards, String> {
         let config = self.config();
         let cpus = available_cpus();
         let shards = config.server.shards.unwrap_or(cpus.len() as u16).max(1);
@@ -166,7 +166,7 @@ impl Hikyakud {
                 id: ShardId(id),
                 shards,
                 config: Arc::clone(&config),
-                keys: keys.clone(),
+                keys: Arc::clone(keys),
                 classifier: Arc::clone(&classifier),
                 resolver: resolver.clone(),
                 sessions: Arc::clone(&sessions),
@@ -202,7 +202,7 @@ impl Hikyakud {
         Ok(Shards {
             handles,
             commands,
-            keys: Arc::new(keys),
+            keys: Arc::clone(keys),
         })
     }
 
@@ -284,7 +284,7 @@ impl Daemon for Hikyakud {
             .unlock(&passphrase)
             .map_err(|error| Refusal::new(403, error.to_string()))?;
         drop(passphrase);
-        match self.start(keys) {
+        match self.start(&Arc::new(keys)) {
             Ok(started) => {
                 *shards = Some(started);
                 Ok(())
@@ -309,10 +309,11 @@ impl Daemon for Hikyakud {
                 datadir::installation::KdfCost::Recommended,
             )
             .map_err(|error| Refusal::new(409, error.to_string()))?;
+        let keys = Arc::new(keys);
         for (id, shard) in shards.commands.iter().enumerate() {
             let (done, answer) = bounded(1);
             let command = Command::Rekey {
-                keys: keys.clone(),
+                keys: Arc::clone(&keys),
                 done,
             };
             let told =
@@ -325,7 +326,7 @@ impl Daemon for Hikyakud {
             }
         }
         let id = keys.current_id();
-        shards.keys = Arc::new(keys);
+        shards.keys = keys;
         Ok(id)
     }
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use engine::bounce::Classifier;
 use engine::config::Config;
-use engine::dns::OwnNames;
+use engine::dns::{DnsPolicy, OwnNames};
 use engine::message::header::WatchedHeaders;
 use engine::route::RouteTable;
 use engine::schedule::retry::RetrySchedule;
-use engine::shard::{RECIPIENTS_PER_ENTRY_MAX, Settings};
+use engine::shard::{QUESTIONS_MAX, RECIPIENTS_PER_ENTRY_MAX, Settings};
 use engine::smtp::client::{ClientSettings, ClientTimeouts};
 use engine::smtp::server::ServerSettings;
 
@@ -46,22 +46,33 @@ pub(crate) fn shard_settings(
             jitter_percent: delivery.retry_jitter_percent,
             expire_after_s: seconds(delivery.expire_after_ms),
         },
-        mx_port: delivery.port,
+        dns_policy: DnsPolicy {
+            mx_port: delivery.port,
+            mx_hosts_max: delivery.mx_hosts_max as usize,
+            family: delivery.ip_family,
+        },
         sessions_per_site_max: delivery.sessions_max.div_ceil(u32::from(shards)).max(1),
         messages_per_session_max: delivery.messages_per_session,
         recipients_per_message_max: (delivery.recipients_per_message as usize)
             .clamp(1, RECIPIENTS_PER_ENTRY_MAX),
         connection_idle_ms_max: delivery.idle_timeout_ms,
         site_backoff_s: SITE_BACKOFF_S,
-        source_ip: delivery.source_addresses.first().copied(),
+        source_addresses: delivery.source_addresses.clone(),
         dsn: delivery.dsn,
+        dsn_return: delivery.dsn_return,
         memory_bytes_max: (config.limits.content_cache_bytes_max / each) as usize,
         queued_entries_max: (config.limits.queued_messages_max / each) as usize,
         disk_reserve_bytes: config.limits.disk_reserve_bytes,
         outcome_sync_ms_max: config.queue.outcome_commit_ms_max,
         dns_entries_max: config.dns.cache_entries_max as usize,
+        dns_ttl_s_max: (
+            seconds(config.dns.ttl_ms_max),
+            seconds(config.dns.negative_ttl_ms_max),
+        ),
+        questions_max: (config.dns.queries_max as usize).min(QUESTIONS_MAX),
         segment_bytes: config.queue.segment_bytes as u32,
         log_segment_bytes: config.log.rotate_bytes as u32,
+        log_rotate_ms: config.log.rotate_every_ms,
         counter_domains_max: config.counters.domains_max,
         counter_groups_max: config.counters.groups_max,
         counter_save_ms: config.counters.save_every_ms,
@@ -129,7 +140,8 @@ pub(crate) fn server_settings(config: &Config) -> Rc<ServerSettings> {
         errors_max: limits.errors_per_session_max,
         hops_max: limits.hops_max,
         messages_per_session_max: limits.messages_per_session_max,
-        add_missing: config.server.add_date || config.server.add_message_id,
+        add_date: config.server.add_date,
+        add_message_id: config.server.add_message_id,
         watched: WatchedHeaders {
             group: Some(config.server.group_header.as_str().into()),
             tags: config
@@ -141,6 +153,7 @@ pub(crate) fn server_settings(config: &Config) -> Rc<ServerSettings> {
             strip: config.server.strip_headers,
         },
         idle_ms_max: limits.idle_timeout_ms,
+        data_idle_ms_max: limits.data_timeout_ms,
         command_ms_max: limits.command_timeout_ms,
         data_ms_max: limits.message_time_ms_max,
         ..ServerSettings::default()

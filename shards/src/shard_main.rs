@@ -1,11 +1,11 @@
 //! One shard's thread: what it starts from, and the commands it takes until it ends.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use datadir::segments::{Go, list as list_segments, scan};
@@ -20,6 +20,10 @@ use engine::queue::replay::Contents;
 use engine::shard::storage::{BLOB_COUNTERS, StorageSetup};
 use engine::shard::{Event, ShardCore, ShardMessage};
 use glommio::channels::channel_mesh::FullMesh;
+use rustix::net::sockopt::set_socket_reuseport;
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind as bind_socket, ipproto, socket_with,
+};
 
 use crate::runtime::accept::{ClientSessions, Door, accept_task, bind};
 use crate::runtime::connect::ClientSetup;
@@ -32,12 +36,21 @@ use crate::settings;
 /// Longest time deliveries in flight are waited for at the end.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
+/// How long a listener on one of our addresses may take to answer.
+const PROBE_MAX: Duration = Duration::from_millis(200);
+
+/// How long the listeners of a daemon that was killed may linger.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+
 /// What other threads tell a shard.
 pub(crate) enum Command {
     /// An operator's question.
     Ask { query: Query, reply: Sender<Answer> },
     /// New segments under this ring's current key.
-    Rekey { keys: KeyRing, done: Sender<()> },
+    Rekey {
+        keys: Arc<KeyRing>,
+        done: Sender<()>,
+    },
     /// The configuration was read anew.
     Reload {
         config: Arc<Config>,
@@ -52,7 +65,7 @@ pub(crate) struct Start {
     pub(crate) id: ShardId,
     pub(crate) shards: u16,
     pub(crate) config: Arc<Config>,
-    pub(crate) keys: KeyRing,
+    pub(crate) keys: Arc<KeyRing>,
     pub(crate) classifier: Arc<Classifier>,
     pub(crate) resolver: ResolverThread,
     pub(crate) sessions: Arc<ClientSessions>,
@@ -110,7 +123,7 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
         .map_err(|error| format!("{}: {error}", data_dir.display()))?;
     let shard_settings = Rc::new(settings::shard_settings(&config, shards, &classifier));
     let setup = StorageSetup {
-        keys: keys.clone(),
+        keys: Arc::clone(&keys),
         nonces: Box::new(random_nonce),
         next_segment: queue.next,
         next_log_segment: log.next,
@@ -336,14 +349,43 @@ fn seed() -> u64 {
 
 /// Finds out before anything is touched whether an address can be listened on.
 ///
+/// Shards share their listeners by SO_REUSEPORT, which would let us in beside another daemon of the
+/// same user, so whether somebody answers there is asked too. Connections of a daemon that was killed
+/// may linger, and do not keep the next one from starting.
+///
 /// # Errors
 /// One line for the operator.
 pub(crate) fn probe(address: SocketAddr) -> Result<(), String> {
-    std::net::TcpListener::bind(address)
-        .map(|_| ())
-        .map_err(|error| {
-            format!(
-                "cannot listen on {address}: {error}; stop what listens there or change [[listen]]"
-            )
-        })
+    let fault = |error: std::io::Error| {
+        format!("cannot listen on {address}: {error}; stop what listens there or change [[listen]]")
+    };
+    let reached = match address.ip() {
+        ip if ip.is_unspecified() && ip.is_ipv4() => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        ip if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
+        _ => address,
+    };
+    // The kernel closes the listeners of a killed daemon a moment after its end: what its rings hold
+    // is let go of in the background.
+    let asked = Instant::now();
+    while TcpStream::connect_timeout(&reached, PROBE_MAX).is_ok() {
+        if asked.elapsed() > LINGER_MAX {
+            return Err(fault(std::io::ErrorKind::AddrInUse.into()));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let socket = socket_with(
+        family,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        Some(ipproto::TCP),
+    )
+    .map_err(|error| fault(error.into()))?;
+    set_socket_reuseport(&socket, true)
+        .and_then(|()| bind_socket(&socket, &address))
+        .map_err(|error| fault(error.into()))
 }

@@ -50,7 +50,7 @@ fn settings(dir: &Path, disk: &Path, route: &str) -> Settings {
     settings.routes.push(("*".to_owned(), route.to_owned()));
     settings.delivery = FAST_RETRY.to_owned();
     settings.extra = "[limits]\ndisk_reserve_bytes = \"24MiB\"\nmessage_bytes_max = \"1MiB\"\n\
-                      [queue]\nsegment_bytes = \"4MiB\"\nspare_segments_max = 1\n"
+                      [queue]\nsegment_bytes = \"4MiB\"\n"
         .to_owned();
     settings
 }

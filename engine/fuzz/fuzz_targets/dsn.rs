@@ -45,6 +45,7 @@ fn report(data: &[u8], smtputf8: bool) {
         smtputf8,
         recipients: &[recipient, delayed],
         header_section: data,
+        whole: None,
         now: UnixMs(u64::MAX),
     };
     let content = build(&request);

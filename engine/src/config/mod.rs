@@ -146,6 +146,21 @@ impl Config {
         differs(self.control.socket != new.control.socket, "control.socket");
         differs(self.queue != new.queue, "queue");
         differs(self.counters != new.counters, "counters");
+        let resolver = |dns: &Dns| (dns.servers.clone(), dns.timeout_ms, dns.attempts);
+        differs(
+            resolver(&self.dns) != resolver(&new.dns)
+                || self.dns.cache_entries_max != new.dns.cache_entries_max,
+            "dns",
+        );
+        let sessions = |limits: &Limits| (limits.sessions_max, limits.sessions_per_client_max);
+        differs(
+            sessions(&self.limits) != sessions(&new.limits),
+            "limits.sessions_max",
+        );
+        differs(
+            self.limits.memory_bytes_max != new.limits.memory_bytes_max,
+            "limits.memory_bytes_max",
+        );
         keys
     }
 

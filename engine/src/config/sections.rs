@@ -9,8 +9,9 @@ use super::reader::{Reader, TextDefault};
 use super::units::{format_duration_ms, parse_duration_ms};
 use crate::limits::{
     MESSAGE_BYTES_MAX, RECIPIENTS_MAX, RETRY_STEPS_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
-    SHARDS_MAX, TAG_HEADERS_MAX, TEXT_LINE_BYTES_MAX,
+    SHARDS_MAX, TAG_HEADERS_MAX,
 };
+use crate::shard::QUESTIONS_MAX;
 
 const S: u64 = 1_000;
 const M: u64 = 60 * S;
@@ -327,7 +328,7 @@ pub(super) fn dns(r: &mut Reader<'_, '_>) -> Dns {
         cache_entries_max: r.number("cache_entries_max", 100_000, 100..=10_000_000),
         ttl_ms_max: r.duration_ms("ttl_max", D, S..=7 * D),
         negative_ttl_ms_max: r.duration_ms("negative_ttl_max", 15 * M, 0..=D),
-        queries_max: r.number("queries_max", 1_000, 1..=100_000),
+        queries_max: r.number("queries_max", 1_000, 1..=QUESTIONS_MAX as u32),
     }
 }
 
@@ -373,8 +374,6 @@ pub struct Limits {
     pub message_bytes_max: u64,
     /// Recipients of one transaction.
     pub recipients_max: u32,
-    /// One line of content with its CRLF, bytes.
-    pub line_bytes_max: u64,
     /// Received headers before a message is taken for looping.
     pub hops_max: u32,
     /// SMTP sessions in, in all.
@@ -407,7 +406,6 @@ pub(super) fn limits(r: &mut Reader<'_, '_>) -> Limits {
     let limits = Limits {
         message_bytes_max: r.bytes("message_bytes_max", 32 * MIB, 64 * KIB..=MESSAGE_BYTES_MAX),
         recipients_max: r.number("recipients_max", 1_000, 100..=RECIPIENTS_MAX),
-        line_bytes_max: r.bytes("line_bytes_max", 64 * KIB, 1_000..=TEXT_LINE_BYTES_MAX),
         hops_max: r.number("hops_max", 100, 1..=1_000),
         sessions_max: r.number("sessions_max", 10_000, 1..=1_000_000),
         sessions_per_client_max: r.number("sessions_per_client_max", 1_000, 1..=1_000_000),
@@ -592,14 +590,8 @@ pub(super) fn delivery(r: &mut Reader<'_, '_>) -> Delivery {
 pub struct Queue {
     /// Size of one segment file, bytes.
     pub segment_bytes: u64,
-    /// Emptied segments kept for reuse, per shard.
-    pub spare_segments_max: u32,
     /// Longest wait of a recorded outcome for its sync, ms.
     pub outcome_commit_ms_max: u64,
-    /// Waits before a sync that accepted mail is waiting for, so that more may join it, ms.
-    pub commit_delay_ms: u64,
-    /// A sealed segment is compacted when less than this much of it is live, percent.
-    pub compact_below_percent: u8,
 }
 
 pub(super) fn queue(r: &mut Reader<'_, '_>) -> Queue {
@@ -609,10 +601,7 @@ pub(super) fn queue(r: &mut Reader<'_, '_>) -> Queue {
             64 * MIB,
             SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX,
         ),
-        spare_segments_max: r.number("spare_segments_max", 4, 0..=64),
         outcome_commit_ms_max: r.duration_ms("outcome_commit_max", 100, 1..=10 * S),
-        commit_delay_ms: r.duration_ms("commit_delay", 0, 0..=S),
-        compact_below_percent: r.number("compact_below_percent", 50, 1..=90),
     }
 }
 

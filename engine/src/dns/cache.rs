@@ -8,11 +8,11 @@ use crate::clock::Mono;
 
 /// Shortest time an answer is used, seconds: planning one domain takes several questions, and an
 /// answer with TTL 0 must live until the last of them is answered.
-pub const TTL_S_MIN: u32 = 5;
-/// Longest, whatever the TTL says.
-pub const TTL_S_MAX: u32 = 86_400;
+pub(super) const TTL_S_MIN: u32 = 5;
+/// Longest, whatever the TTL says, unless `Cache::set_ttl_max` says otherwise.
+pub(super) const TTL_S_MAX: u32 = 86_400;
 /// How long a missing answer (SERVFAIL, timeout) is believed (RFC 2308 §7 allows 5 minutes).
-pub const TROUBLE_TTL_S: u32 = 15;
+pub(super) const TROUBLE_TTL_S: u32 = 15;
 
 type Map = HashMap<Question, (Rc<Answer>, Mono)>;
 
@@ -21,6 +21,8 @@ type Map = HashMap<Question, (Rc<Answer>, Mono)>;
 #[derive(Debug)]
 pub struct Cache {
     generation_entries_max: usize,
+    ttl_s_max: u32,
+    negative_ttl_s_max: u32,
     young: Map,
     old: Map,
 }
@@ -30,16 +32,31 @@ impl Cache {
     pub fn new(entries_max: usize) -> Self {
         Self {
             generation_entries_max: entries_max.max(64) / 2,
+            ttl_s_max: TTL_S_MAX,
+            negative_ttl_s_max: TTL_S_MAX,
             young: Map::new(),
             old: Map::new(),
         }
     }
 
+    /// Longest time an answer, and one that says that there is nothing, is used from now on, seconds;
+    /// no shorter than 5 s.
+    pub fn set_ttl_max(&mut self, ttl_s_max: u32, negative_ttl_s_max: u32) {
+        self.ttl_s_max = ttl_s_max.max(TTL_S_MIN);
+        self.negative_ttl_s_max = negative_ttl_s_max.max(TTL_S_MIN);
+    }
+
     /// Keeps `answer` for `ttl_s` seconds, within the bounds above.
     pub fn put(&mut self, question: Question, answer: Answer, ttl_s: u32, now: Mono) {
+        let is_negative = match &answer {
+            Answer::Mx(records) => records.is_empty(),
+            Answer::Addresses(list) => list.is_empty(),
+            Answer::NxDomain | Answer::Trouble(_) => true,
+        };
         let ttl_s = match answer {
             Answer::Trouble(_) => TROUBLE_TTL_S,
-            _ => ttl_s.clamp(TTL_S_MIN, TTL_S_MAX),
+            _ if is_negative => ttl_s.clamp(TTL_S_MIN, self.negative_ttl_s_max),
+            _ => ttl_s.clamp(TTL_S_MIN, self.ttl_s_max),
         };
         self.keep(
             question,

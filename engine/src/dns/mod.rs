@@ -14,11 +14,9 @@ pub use cache::Cache;
 
 use crate::address::Domain;
 use crate::clock::Mono;
-use crate::config::NextHop;
+use crate::config::{IpFamily, NextHop};
 use crate::random::Random;
 
-/// MX hosts of one domain that are looked at; the least preferred beyond are left out.
-pub const MX_HOSTS_MAX: usize = 16;
 /// Addresses of one MX host that are looked at.
 pub const ADDRESSES_PER_HOST_MAX: usize = 16;
 
@@ -172,6 +170,27 @@ impl OwnNames {
     }
 }
 
+/// What the operator says of which hosts and addresses are used.
+#[derive(Clone, Copy, Debug)]
+pub struct DnsPolicy {
+    /// Port of MX hosts.
+    pub mx_port: u16,
+    /// MX hosts of one domain that are tried; the least preferred beyond are left out.
+    pub mx_hosts_max: usize,
+    /// Addresses that are found by lookup; those that are given are used as they are.
+    pub family: IpFamily,
+}
+
+impl DnsPolicy {
+    const fn allows(&self, address: IpAddr) -> bool {
+        match self.family {
+            IpFamily::Any => true,
+            IpFamily::Ipv4 => address.is_ipv4(),
+            IpFamily::Ipv6 => address.is_ipv6(),
+        }
+    }
+}
+
 /// Where to deliver mail for `domain` (or to `route`, which overrides its MX lookup).
 ///
 /// MX hosts in order of preference, equal ones shuffled, each with its addresses shuffled; without MX
@@ -182,16 +201,17 @@ pub fn plan(
     cache: &mut Cache,
     domain: &Domain,
     route: Option<&[NextHop]>,
-    mx_port: u16,
+    policy: &DnsPolicy,
     own: &OwnNames,
     random: &mut Random,
     now: Mono,
 ) -> Plan {
     if let Some(route) = route {
-        return to_route(cache, route, own, random, now);
+        return to_route(cache, route, policy, own, random, now);
     }
     if let Some(address) = address_literal(domain) {
-        return to_hosts(Lookup::of_address(domain, address, mx_port), own, random);
+        let lookup = Lookup::of_address(domain, address, policy.mx_port);
+        return to_hosts(lookup, policy, own, random);
     }
     let question = Question::Mx(domain.clone());
     let Some((answer, expires)) = cache.get(&question, now) else {
@@ -215,9 +235,9 @@ pub fn plan(
     }
     records.retain(|record| !record.host.is_empty());
     records.sort_by(|a, b| (a.preference, &a.host).cmp(&(b.preference, &b.host)));
-    records.truncate(MX_HOSTS_MAX);
-    match Lookup::of_hosts(cache, records, implicit, mx_port, expires, now) {
-        Ok(lookup) => to_hosts(lookup, own, random),
+    records.truncate(policy.mx_hosts_max);
+    match Lookup::of_hosts(cache, records, implicit, policy.mx_port, expires, now) {
+        Ok(lookup) => to_hosts(lookup, policy, own, random),
         Err(questions) => Plan::Ask(questions),
     }
 }
@@ -234,6 +254,7 @@ fn address_literal(domain: &Domain) -> Option<IpAddr> {
 fn to_route(
     cache: &mut Cache,
     route: &[NextHop],
+    policy: &DnsPolicy,
     own: &OwnNames,
     random: &mut Random,
     now: Mono,
@@ -257,6 +278,7 @@ fn to_route(
                     record,
                     found,
                     port: address.port(),
+                    is_given: true,
                 });
             }
             NextHop::Host(host, port) => {
@@ -281,6 +303,7 @@ fn to_route(
     // would loop.
     to_hosts(
         whole,
+        policy,
         &OwnNames {
             hostname: "".into(),
             ..own.clone()
@@ -299,6 +322,8 @@ struct Host {
     record: MxRecord,
     found: Found,
     port: u16,
+    /// The address was not looked up: a literal, or that of a route.
+    is_given: bool,
 }
 
 /// All that is known of a domain's hosts once every question is answered.
@@ -320,6 +345,7 @@ impl Lookup {
             record,
             found,
             port,
+            is_given: true,
         }];
         Self {
             hosts,
@@ -356,6 +382,7 @@ impl Lookup {
                 record,
                 found,
                 port,
+                is_given: false,
             });
         }
         if missing.is_empty() {
@@ -409,7 +436,7 @@ impl Lookup {
     }
 }
 
-fn to_hosts(lookup: Lookup, own: &OwnNames, random: &mut Random) -> Plan {
+fn to_hosts(lookup: Lookup, policy: &DnsPolicy, own: &OwnNames, random: &mut Random) -> Plan {
     let text = lookup.text();
     let own_preference = lookup.own_preference(own);
     let usable: Vec<&Host> = lookup
@@ -429,6 +456,7 @@ fn to_hosts(lookup: Lookup, own: &OwnNames, random: &mut Random) -> Plan {
                 continue;
             };
             let (name, mut addresses) = (Rc::<str>::from(&*host.record.host), addresses.clone());
+            addresses.retain(|ip| host.is_given || policy.allows(*ip));
             random.shuffle(&mut addresses);
             list.extend(addresses.into_iter().map(|ip| Target {
                 host: Rc::clone(&name),

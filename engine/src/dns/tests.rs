@@ -3,6 +3,7 @@ use super::*;
 struct World {
     cache: Cache,
     own: OwnNames,
+    policy: DnsPolicy,
     random: Random,
     now: Mono,
 }
@@ -16,6 +17,11 @@ impl World {
         Self {
             cache: Cache::new(1000),
             own,
+            policy: DnsPolicy {
+                mx_port: 25,
+                mx_hosts_max: 16,
+                family: IpFamily::Any,
+            },
             random: Random::new(5),
             now: Mono(0),
         }
@@ -46,7 +52,7 @@ impl World {
             &mut self.cache,
             &domain,
             None,
-            25,
+            &self.policy,
             &self.own,
             &mut self.random,
             self.now,
@@ -207,7 +213,7 @@ fn address_literals_and_routes_need_no_mx() {
             &mut world.cache,
             &domain,
             Some(&route),
-            25,
+            &world.policy,
             &world.own,
             &mut world.random,
             world.now,
@@ -221,4 +227,52 @@ fn address_literals_and_routes_need_no_mx() {
         to("smart.example"),
         Plan::Ask(vec![Question::Addresses("smart.example".into())])
     );
+}
+
+#[test]
+fn only_addresses_of_the_family_wanted_are_used() {
+    let mut world = World::new();
+    world.mx("a.example", &[(10, "m")]);
+    world.addresses("m", &["192.0.2.1", "2001:db8::1"]);
+    world.policy.family = IpFamily::Ipv4;
+    assert_eq!(world.targets("a.example"), ["192.0.2.1:25"]);
+    world.policy.family = IpFamily::Ipv6;
+    assert_eq!(world.targets("a.example"), ["[2001:db8::1]:25"]);
+    world.addresses("m", &["192.0.2.1"]);
+    assert_eq!(
+        world.plan("a.example"),
+        Plan::Failure(DnsFailure::NoAddress)
+    );
+    // What the sender or the operator wrote is no choice of ours.
+    assert_eq!(world.targets("[192.0.2.8]"), ["192.0.2.8:25"]);
+}
+
+#[test]
+fn no_more_hosts_than_allowed_are_asked_for() {
+    let mut world = World::new();
+    world.mx("a.example", &[(30, "m3"), (10, "m1"), (20, "m2")]);
+    world.policy.mx_hosts_max = 2;
+    let hosts = ["m1", "m2"].map(|host| Question::Addresses(host.into()));
+    assert_eq!(world.plan("a.example"), Plan::Ask(hosts.to_vec()));
+}
+
+#[test]
+fn answers_are_kept_no_longer_than_the_operator_says() {
+    let mut world = World::new();
+    world.cache.set_ttl_max(100, 20);
+    let question = |name: &str| Question::Addresses(name.into());
+    let found = Answer::Addresses(vec!["192.0.2.1".parse().unwrap()]);
+    world.cache.put(question("there"), found, 3600, world.now);
+    world
+        .cache
+        .put(question("gone"), Answer::NxDomain, 3600, world.now);
+    let nothing = Answer::Addresses(Vec::new());
+    world.cache.put(question("empty"), nothing, 3600, world.now);
+    let mut known = |ms| {
+        let now = world.now.plus_ms(ms);
+        ["there", "gone", "empty"].map(|name| world.cache.get(&question(name), now).is_some())
+    };
+    assert_eq!(known(19_000), [true, true, true]);
+    assert_eq!(known(21_000), [true, false, false]);
+    assert_eq!(known(101_000), [false, false, false]);
 }

@@ -40,6 +40,8 @@ pub struct DsnRequest<'a> {
     pub recipients: &'a [DsnRecipient<'a>],
     /// The message's header section ([`crate::message::header::section`]), or all of its content.
     pub header_section: &'a [u8],
+    /// All of its content, to be returned instead if it is 7-bit.
+    pub whole: Option<&'a [u8]>,
     /// The time of writing.
     pub now: UnixMs,
 }
@@ -107,6 +109,12 @@ impl DsnRequest<'_> {
         !to_ascii || self.smtputf8 && !content_ascii
     }
 
+    /// All of the message, if it is to be returned and can go into a 7-bit part: a message within a
+    /// message must not be encoded (RFC 2046 §5.2.1).
+    fn returned_whole(&self) -> Option<&[u8]> {
+        self.whole.filter(|whole| whole.is_ascii())
+    }
+
     fn returned_header(&self) -> &[u8] {
         let section = crate::message::header::section(self.header_section);
         if section.len() <= RETURNED_HEADER_BYTES_MAX {
@@ -121,14 +129,18 @@ impl DsnRequest<'_> {
 pub fn build(request: &DsnRequest<'_>) -> Vec<u8> {
     let utf8 = request.needs_utf8();
     let header = request.returned_header();
-    let boundary = boundary(request, header);
+    let whole = request.returned_whole();
+    let boundary = boundary(request, whole.unwrap_or(header));
     let mut text = String::with_capacity(2048 + 256 * request.recipients.len());
     message_header(request, utf8, &boundary, &mut text);
     explanation(request, utf8, &boundary, &mut text);
     delivery_status(request, utf8, &boundary, &mut text);
     let mut content = text.into_bytes();
-    content.reserve(header.len() + 256);
-    returned_header(header, utf8, &boundary, &mut content);
+    content.reserve(whole.unwrap_or(header).len() + 256);
+    match whole {
+        Some(whole) => returned_whole(whole, &boundary, &mut content),
+        None => returned_header(header, utf8, &boundary, &mut content),
+    }
     content
 }
 
@@ -316,6 +328,19 @@ fn returned_header(header: &[u8], utf8: bool, boundary: &str, out: &mut Vec<u8>)
     out.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
 }
 
+/// The whole message (RFC 3462 §2, "returned content").
+fn returned_whole(whole: &[u8], boundary: &str, out: &mut Vec<u8>) {
+    let opening = format!(
+        "\r\n--{boundary}\r\nContent-Type: message/rfc822\r\nContent-Transfer-Encoding: 7bit\r\n\r\n"
+    );
+    out.extend_from_slice(opening.as_bytes());
+    out.extend_from_slice(whole);
+    if !out.ends_with(b"\r\n") {
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+}
+
 fn date(time: UnixMs) -> String {
     String::from_utf8_lossy(&rfc5322_date(time)).into_owned()
 }
@@ -422,6 +447,7 @@ mod tests {
             smtputf8: false,
             recipients,
             header_section: b"Subject: hello\r\nX: y\r\n\r\nbody",
+            whole: None,
             now: UnixMs(1_795_503_000_000),
         }
     }
@@ -545,6 +571,25 @@ X: y
         ] {
             assert!(utf8.contains(text), "{text}\n{utf8}");
         }
+    }
+
+    #[test]
+    fn the_whole_message_is_returned_where_it_can_be() {
+        let to = Address::parse("sender@example.com").unwrap();
+        let said = reply(b"550 5.1.1 gone\r\n");
+        let recipients = [recipient("gone@example.jp", &said)];
+        let mut request = request(&to, &recipients);
+        request.whole = Some(b"Subject: hello\r\n\r\nthe body\r\n--=_hikyaku_0000000000002\r\n");
+        let text = String::from_utf8(build(&request)).unwrap();
+        let (_, part) = text.split_once("Content-Type: message/rfc822\r\n").unwrap();
+        let expected = "Content-Transfer-Encoding: 7bit\r\n\r\nSubject: hello\r\n\r\nthe body\r\n\
+                        --=_hikyaku_0000000000002\r\n\r\n--=_hikyaku_0000000000002_--\r\n";
+        assert_eq!(part, expected, "the boundary is none that the message has");
+        assert!(!text.contains("text/rfc822-headers"));
+
+        request.whole = Some("Subject: hello\r\n\r\n本文\r\n".as_bytes());
+        let text = String::from_utf8(build(&request)).unwrap();
+        assert!(text.contains("text/rfc822-headers") && !text.contains("本文"));
     }
 
     #[test]

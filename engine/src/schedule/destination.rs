@@ -57,6 +57,8 @@ pub struct Destination {
     pub dns_failures: u16,
     /// Whether it stands in its site's round.
     pub in_round: bool,
+    /// The slot is free.
+    pub is_vacant: bool,
 }
 
 impl Destination {
@@ -72,6 +74,7 @@ impl Destination {
             lookup: Lookup::Unknown,
             dns_failures: 0,
             in_round: false,
+            is_vacant: false,
         }
     }
 

@@ -112,7 +112,7 @@ impl Wheel {
     fn cascade(&mut self, index: &mut Index) {
         let now = self.now_s as usize;
         for level in 1..LEVELS {
-            if now % SLOTS.pow(level as u32) != 0 {
+            if !now.is_multiple_of(SLOTS.pow(level as u32)) {
                 return;
             }
             let slot = now / SLOTS.pow(level as u32) % SLOTS;

@@ -105,7 +105,7 @@ impl ShardCore {
         self.actions.push(Action::Tell { to, message });
     }
 
-    pub(super) fn from_shard(&mut self, from: ShardId, message: ShardMessage, now: Now) {
+    pub(super) fn told_by_shard(&mut self, from: ShardId, message: ShardMessage, now: Now) {
         match message {
             ShardMessage::Store {
                 key,

@@ -9,7 +9,7 @@
 //! How it is driven, by whoever has the files:
 //! 1. every segment, oldest first: [`Adoption::segment`], [`Adoption::record`] for each record, or
 //!    [`Adoption::unreadable`]; then [`Adoption::replayed`];
-//! 2. while [`Adoption::next`] gives a message: read its bytes, [`Adoption::message`], each submission
+//! 2. while [`Adoption::next_to_read`] gives a message: read its bytes, [`Adoption::message`], each submission
 //!    to [`ShardCore::adopt`](super::ShardCore::adopt);
 //! 3. each result of [`ShardCore::take_adopted`](super::ShardCore::take_adopted) to
 //!    [`Adoption::stored`], until [`Adoption::is_done`];
@@ -253,7 +253,7 @@ impl Adoption {
 
     /// The next message to be read back, with a key for [`Self::message`]; `None`: none, or
     /// [`ADOPTING_MAX`] are on their way.
-    pub fn next(&mut self) -> Option<(u64, Placement)> {
+    pub fn next_to_read(&mut self) -> Option<(u64, Placement)> {
         if self.reading.len() + self.given.len() >= ADOPTING_MAX {
             return None;
         }
@@ -471,7 +471,7 @@ mod tests {
     /// Everything that is to be stored, as (key, recipients).
     fn given(folder: &Folder, adoption: &mut Adoption) -> Vec<(u64, Vec<String>)> {
         let mut all = Vec::new();
-        while let Some((key, placement)) = adoption.next() {
+        while let Some((key, placement)) = adoption.next_to_read() {
             for (key, submission) in adoption.message(key, folder.read(placement)).unwrap() {
                 assert_eq!(
                     submission.reverse_path.as_ref().unwrap().as_str(),
@@ -582,12 +582,16 @@ mod tests {
         adoption.unreadable(SegmentId(7), &HeaderError::Damaged);
         folder.replay(&mut adoption);
         assert_eq!(adoption.damaged(), [SegmentId(7)]);
-        assert!(adoption.next().is_some());
+        assert!(adoption.next_to_read().is_some());
         let mut adoption = Adoption::new(GONE, 1);
         let key_id = crate::keys::KeyId([1; 8]);
         adoption.unreadable(SegmentId(7), &HeaderError::UnknownKey { key_id });
         folder.replay(&mut adoption);
-        assert!(adoption.blocked().is_some() && adoption.next().is_none() && !adoption.is_done());
+        assert!(
+            adoption.blocked().is_some()
+                && adoption.next_to_read().is_none()
+                && !adoption.is_done()
+        );
     }
 
     #[test]

@@ -6,12 +6,13 @@
 //! logged, and sets the site's back-off; the rest stays ready and bound to it, so that a dead site
 //! costs a connection now and then and not one attempt for each of a million messages.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::settle::Synthetic;
 use super::{
-    Action, Delivery, DiskError, ENTRIES_PER_TICK_MAX, Message, QUESTIONS_MAX, READS_MAX, ReadId,
-    ShardCore,
+    Action, Cause, Delivery, DiskError, ENTRIES_PER_TICK_MAX, Message, QUESTIONS_MAX, READS_MAX,
+    ReadId, ShardCore,
 };
 use crate::clock::{Mono, Now};
 use crate::counters::Counter;
@@ -69,6 +70,15 @@ fn is_answer(result: &RecipientResult) -> bool {
     result.reply.enhanced != Some(EnhancedStatus::new(4, 4, 2))
 }
 
+/// The `turn`th of our addresses that can reach `target`. It moves on by one more after each round, so
+/// that not always the same one meets the same target.
+fn source_address(ours: &[IpAddr], target: IpAddr, turn: usize) -> Option<IpAddr> {
+    let of_family = || ours.iter().filter(|ip| ip.is_ipv4() == target.is_ipv4());
+    let count = of_family().count();
+    let nth = turn.wrapping_add(turn.checked_div(count)?) % count;
+    of_family().nth(nth).copied()
+}
+
 impl ShardCore {
     /// The entry, in no list, may be sent from now on.
     pub(super) fn make_ready(&mut self, id: EntryId, now: Now) {
@@ -94,7 +104,7 @@ impl ShardCore {
                 if destination.in_round {
                     self.leave_round(site, id);
                 } else {
-                    self.destinations[id as usize].lookup = Lookup::Unknown;
+                    self.set_lookup(id, Lookup::Unknown);
                 }
                 self.activate(id, now);
             }
@@ -125,6 +135,7 @@ impl ShardCore {
             let site = &mut self.sites[site_id as usize];
             site.round.push_back(id);
             site.ready_len += u64::from(destination.ready_len);
+            self.tend(site_id);
         }
         self.pump(site_id, false, now);
     }
@@ -136,7 +147,7 @@ impl ShardCore {
             &mut self.dns,
             &destination.domain,
             settings.routes.find(&destination.domain),
-            settings.mx_port,
+            &settings.dns_policy,
             &settings.own,
             &mut self.random,
             now.mono,
@@ -144,14 +155,14 @@ impl ShardCore {
         match plan {
             Plan::Targets(targets) => self.resolved(id, targets, now),
             Plan::Ask(questions) => {
-                self.destinations[id as usize].lookup = Lookup::Asking;
+                self.set_lookup(id, Lookup::Asking);
                 for question in questions {
                     self.ask(question, id);
                 }
             }
             Plan::Trouble(trouble) => self.dns_trouble(id, trouble, now),
             Plan::Failure(failure) => {
-                self.destinations[id as usize].lookup = Lookup::Failed(failure);
+                self.set_lookup(id, Lookup::Failed(failure));
                 self.failing.push_back(id);
                 self.fail_ready(now);
             }
@@ -165,11 +176,11 @@ impl ShardCore {
             }
             return;
         }
-        if self.asked.len() >= QUESTIONS_MAX {
+        if self.asked.len() >= self.settings.questions_max.min(QUESTIONS_MAX) {
             // Asked again from `retry_dns`, like a destination whose answer failed.
             let until = Mono(0);
             let trouble = DnsTrouble::Busy;
-            self.destinations[id as usize].lookup = Lookup::Trouble { trouble, until };
+            self.set_lookup(id, Lookup::Trouble { trouble, until });
             self.dns_waiting.push(id);
             return;
         }
@@ -183,10 +194,9 @@ impl ShardCore {
         let waiting = self.asked.remove(&question).unwrap_or_default();
         self.dns.put(question, answer, ttl_s, now.mono);
         for id in waiting {
-            let destination = &mut self.destinations[id as usize];
-            if matches!(destination.lookup, Lookup::Asking) {
+            if matches!(self.destinations[id as usize].lookup, Lookup::Asking) {
                 // Planned anew from the cache: it finds what is still to be asked, if anything.
-                destination.lookup = Lookup::Unknown;
+                self.set_lookup(id, Lookup::Unknown);
                 self.activate(id, now);
             }
         }
@@ -202,18 +212,14 @@ impl ShardCore {
                 *site_id
             }
             None => {
-                let site_id = self.sites.len() as SiteId;
-                self.sites.push(Site::new(&targets));
+                let site_id = self.add_site(Site::new(&targets), now);
                 self.site_by_key.insert(Rc::clone(&targets.site), site_id);
                 site_id
             }
         };
-        let destination = &mut self.destinations[id as usize];
-        destination.dns_failures = 0;
-        destination.lookup = Lookup::Site {
-            site: site_id,
-            targets,
-        };
+        self.destinations[id as usize].dns_failures = 0;
+        let site = site_id;
+        self.set_lookup(id, Lookup::Site { site, targets });
         self.enrol(id, site_id, now);
     }
 
@@ -223,7 +229,7 @@ impl ShardCore {
         destination.dns_failures = destination.dns_failures.saturating_add(1);
         let wait_s = (DNS_RETRY_S_MIN << exponent).min(DNS_RETRY_S_MAX);
         let until = now.mono.plus_ms(u64::from(wait_s) * 1000);
-        destination.lookup = Lookup::Trouble { trouble, until };
+        self.set_lookup(id, Lookup::Trouble { trouble, until });
         self.dns_waiting.push(id);
         if let Some(entry) = self.pop_ready(id, now) {
             self.settle_without_connection(entry, Synthetic::DnsTrouble(trouble), now);
@@ -241,8 +247,9 @@ impl ShardCore {
                 .collect()
         };
         for id in due {
-            if self.destinations[id as usize].ready_len == 0 {
-                self.destinations[id as usize].lookup = Lookup::Unknown;
+            let destination = &self.destinations[id as usize];
+            if destination.ready_len == 0 && matches!(destination.lookup, Lookup::Trouble { .. }) {
+                self.set_lookup(id, Lookup::Unknown);
             }
             self.activate(id, now);
         }
@@ -267,7 +274,7 @@ impl ShardCore {
                 }
                 None => {
                     self.failing.pop_front();
-                    self.destinations[id as usize].lookup = Lookup::Unknown;
+                    self.set_lookup(id, Lookup::Unknown);
                 }
             }
         }
@@ -322,7 +329,11 @@ impl ShardCore {
             is_idle: false,
             idle_since: now.mono,
         });
-        let source = self.settings.source_ip;
+        let source = source_address(
+            &self.settings.source_addresses,
+            target.address.ip(),
+            self.next_turn,
+        );
         self.actions.push(Action::Connect {
             conn,
             target,
@@ -385,6 +396,7 @@ impl ShardCore {
             conn.is_idle = true;
             conn.idle_since = now.mono;
             self.sites[site_id as usize].idle.push(id);
+            self.tend(site_id);
         }
         false
     }
@@ -422,9 +434,9 @@ impl ShardCore {
         let destination = &mut self.destinations[id as usize];
         let site = &mut self.sites[site_id as usize];
         destination.in_round = false;
-        destination.lookup = Lookup::Unknown;
         site.round.retain(|other| *other != id);
         site.ready_len -= u64::from(destination.ready_len);
+        self.set_lookup(id, Lookup::Unknown);
     }
 
     /// Takes the next live entry out of a destination's ready list, as in flight. Entries that have
@@ -492,10 +504,10 @@ impl ShardCore {
     fn readable_placement(&self, id: EntryId) -> Placement {
         let entry = self.index.get(id);
         // A copy that is not durable cannot be read back yet; its original can.
-        self.moving
-            .get(&entry.queue_id)
-            .copied()
-            .unwrap_or(entry.placement)
+        match self.moving.get(&entry.queue_id) {
+            Some(moving) if moving.to == entry.placement => moving.from,
+            _ => entry.placement,
+        }
     }
 
     /// The disk did not give a message back: it may the next time.
@@ -666,7 +678,7 @@ impl ShardCore {
         self.put_back(delivery.entry, now);
     }
 
-    pub(super) fn closed(&mut self, id: ConnId, phase: Phase, cause: Box<str>, now: Now) {
+    pub(super) fn closed(&mut self, id: ConnId, phase: Phase, cause: Cause, now: Now) {
         let Some(conn) = self.conns.remove(id) else {
             return;
         };
@@ -680,10 +692,12 @@ impl ShardCore {
         if conn.answered == 0 && !conn.quitting {
             site.cool(conn.target.address, now.mono);
             site.last_failure = format!(
-                "{} [{}] {phase}: {cause}",
-                conn.target.host, conn.target.address
+                "{} [{}] {phase}: {}",
+                conn.target.host, conn.target.address, cause.text
             )
             .into();
+            site.last_failed = Some(conn.target);
+            site.last_refusal = cause.reply;
             if site.all_cooling(now.mono) && site.conns == 0 {
                 self.site_failed(site_id, phase, now);
                 return;
@@ -702,12 +716,17 @@ impl ShardCore {
         let jitter_ms = self.random.below(base_s * 200 + 1);
         site.backoff_until = Some(now.mono.plus_ms(base_s * 1000 + jitter_ms));
         site.cooling.clear();
+        self.tend(site_id);
+        let site = &self.sites[site_id as usize];
         let cause = site.last_failure.clone();
+        let (target, refusal) = (site.last_failed.clone(), site.last_refusal.clone());
         let connecting = phase <= Phase::Ehlo;
         if let Some(entry) = self.next_entry(site_id, now) {
             let synthetic = Synthetic::NoConnection {
                 phase,
                 cause,
+                target,
+                refusal,
                 connecting,
             };
             self.settle_without_connection(entry, synthetic, now);
@@ -715,7 +734,7 @@ impl ShardCore {
     }
 
     pub(super) fn tend_sites(&mut self, now: Now) {
-        for site_id in 0..self.sites.len() as SiteId {
+        for site_id in std::mem::take(&mut self.tended) {
             let site = &mut self.sites[site_id as usize];
             if site.backoff_until.is_some_and(|until| until <= now.mono) {
                 site.backoff_until = None;
@@ -725,6 +744,11 @@ impl ShardCore {
             }
             if !self.sites[site_id as usize].round.is_empty() {
                 self.pump(site_id, true, now);
+            }
+            let site = &mut self.sites[site_id as usize];
+            site.is_tended = site.needs_tending();
+            if site.is_tended {
+                self.tended.push(site_id);
             }
         }
     }

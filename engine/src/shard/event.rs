@@ -11,7 +11,8 @@ use crate::pool::{ConnId, PeerInfo};
 use crate::queue::cipher::Stream;
 use crate::queue::segment::Placement;
 use crate::queue::set::Disposal;
-use crate::smtp::client::{OutboundTransaction, RecipientResult};
+use crate::smtp::client::{ClientError, OutboundTransaction, RecipientResult};
+use crate::smtp::reply::Reply;
 
 /// Names an SMTP session's transaction until it is answered; the runtime's to choose.
 pub type Ticket = u64;
@@ -91,8 +92,8 @@ pub enum Event {
         conn: ConnId,
         /// Where it stood.
         phase: Phase,
-        /// Why, in words or the peer's reply.
-        cause: Box<str>,
+        /// Why.
+        cause: Cause,
     },
     /// A segment's file was disposed of, or could not be.
     Retired {
@@ -119,6 +120,33 @@ pub enum Event {
     },
     /// Time passed; sent at least every [`TICK_MS`](super::TICK_MS).
     Tick,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Debug)]
+pub struct Cause {
+    /// In words.
+    pub text: Box<str>,
+    /// What the peer said, if it refused the session (RFC 5321 §3.1: 554 or 421).
+    pub reply: Option<Reply>,
+}
+
+impl From<ClientError> for Cause {
+    fn from(error: ClientError) -> Self {
+        let text = error.to_string().into();
+        let reply = match error {
+            ClientError::Refused(reply) => Some(reply),
+            _ => None,
+        };
+        Self { text, reply }
+    }
+}
+
+impl From<&str> for Cause {
+    fn from(text: &str) -> Self {
+        let text = text.into();
+        Self { text, reply: None }
+    }
 }
 
 /// How a new segment's file is made.

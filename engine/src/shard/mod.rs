@@ -10,6 +10,7 @@
 //! - `deliver`: destinations to sites, sites to connections, connections to transactions;
 //! - `settle`: each recipient's outcome into the queue log, the delivery log and the counters, and the
 //!   notification to the sender;
+//! - `idle`: destinations and sites that have no mail, and how many of them are kept;
 //! - `replay`: the index after a restart, and compaction;
 //! - `adopt`: the mail of shards that are no more;
 //! - `view`: what an operator may ask.
@@ -18,6 +19,7 @@ mod accept;
 pub mod adopt;
 mod deliver;
 mod event;
+mod idle;
 mod message;
 mod replay;
 mod settle;
@@ -29,18 +31,20 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-pub use event::{Action, BatchId, Begin, DiskError, Event, ReadId, ShardMessage, Stored, Ticket};
+pub use event::{
+    Action, BatchId, Begin, Cause, DiskError, Event, ReadId, ShardMessage, Stored, Ticket,
+};
 pub use message::{Message, Submission};
 pub use view::{DestinationView, ShardStatus, Why};
 
 use crate::address::Domain;
 use crate::bounce::Classifier;
 use crate::clock::{Now, UnixMs};
+use crate::config::DsnReturn;
 use crate::counters::{Counter, Counters};
-use crate::dns::{Cache, OwnNames, Question};
+use crate::dns::{Cache, DnsPolicy, OwnNames, Question};
 use crate::ids::{QueueId, QueueIds, ShardId};
 use crate::pool::{Conns, Site, SiteId};
-use crate::queue::segment::Placement;
 use crate::random::Random;
 use crate::route::RouteTable;
 use crate::schedule::destination::{Destination, DestinationId};
@@ -57,6 +61,8 @@ pub const RECIPIENTS_PER_ENTRY_MAX: usize = 100;
 pub const QUESTIONS_MAX: usize = 1024;
 /// Destinations kept although they have no mail, for their lookups.
 pub const IDLE_DESTINATIONS_MAX: usize = 65_536;
+/// Sites kept although no destination is bound to them.
+pub const SITES_MAX: usize = 65_536;
 /// Entries taken out of the retry wheel, swept or failed in one tick.
 pub const ENTRIES_PER_TICK_MAX: usize = 4096;
 /// Reads of records on behalf of no connection (expiry, DNS failure) at a time.
@@ -73,8 +79,8 @@ pub struct Settings {
     pub routes: RouteTable,
     /// Retry delays and expiry.
     pub retry: RetrySchedule,
-    /// Port of MX hosts.
-    pub mx_port: u16,
+    /// Port of MX hosts, how many of them, and which of their addresses.
+    pub dns_policy: DnsPolicy,
     /// Connections to one receiving site.
     pub sessions_per_site_max: u32,
     /// Transactions over one connection.
@@ -85,10 +91,13 @@ pub struct Settings {
     pub connection_idle_ms_max: u64,
     /// Shortest and longest time a site is left alone after no target would have us, seconds.
     pub site_backoff_s: (u32, u32),
-    /// Our address for outgoing connections.
-    pub source_ip: Option<IpAddr>,
+    /// Our addresses for outgoing connections, taken in turn among those of the target's family; the
+    /// system chooses where there are none.
+    pub source_addresses: Vec<IpAddr>,
     /// Whether senders are told of failures.
     pub dsn: bool,
+    /// What such a report carries of the message.
+    pub dsn_return: DsnReturn,
     /// Messages kept in memory for their first delivery, bytes.
     pub memory_bytes_max: usize,
     /// Entries in the queue at which no more mail is accepted.
@@ -99,10 +108,16 @@ pub struct Settings {
     pub outcome_sync_ms_max: u64,
     /// DNS answers kept.
     pub dns_entries_max: usize,
+    /// Longest time an answer, and one that there is nothing, is used, seconds.
+    pub dns_ttl_s_max: (u32, u32),
+    /// Questions with the resolver at a time, at most [`QUESTIONS_MAX`].
+    pub questions_max: usize,
     /// Segment size, bytes.
     pub segment_bytes: u32,
     /// Delivery log file size, bytes.
     pub log_segment_bytes: u32,
+    /// A delivery log file ends at each multiple of this, milliseconds since the epoch.
+    pub log_rotate_ms: u64,
     /// Rows of counters by domain, and by group.
     pub counter_domains_max: u32,
     /// See above.
@@ -152,6 +167,7 @@ pub struct ShardCore {
 
     destinations: Vec<Destination>,
     by_domain: HashMap<Domain, DestinationId>,
+    free_destinations: idle::Free,
     /// Destinations whose ready mail is being failed for want of a host.
     failing: VecDeque<DestinationId>,
     /// Destinations with `Lookup::Trouble`, to be asked again.
@@ -161,6 +177,9 @@ pub struct ShardCore {
 
     sites: Vec<Site>,
     site_by_key: HashMap<Rc<str>, SiteId>,
+    free_sites: idle::Free,
+    /// Sites that every tick looks at.
+    tended: Vec<SiteId>,
     conns: Conns,
     next_turn: usize,
 
@@ -170,7 +189,7 @@ pub struct ShardCore {
     notices: HashMap<u64, settle::Notice>,
 
     /// Originals of messages whose copies are not durable yet.
-    moving: HashMap<QueueId, Placement>,
+    moving: HashMap<QueueId, replay::Move>,
     /// Entries of domains that another shard owns now.
     transfers: VecDeque<EntryId>,
     adopted: Vec<(u64, Stored)>,
@@ -178,6 +197,8 @@ pub struct ShardCore {
     replay_from: Option<usize>,
     replaying: bool,
     replayed: replay::Replayed,
+    /// Ticks until the next segment may be compacted or removed.
+    task_rest_ticks: u32,
     draining: bool,
     counters: Counters,
     saved: storage::CounterStream,
@@ -197,6 +218,8 @@ impl ShardCore {
         now: Now,
     ) -> Self {
         let (storage, log, saved) = storage::open(me, &settings, storage);
+        let mut dns = Cache::new(settings.dns_entries_max);
+        dns.set_ttl_max(settings.dns_ttl_s_max.0, settings.dns_ttl_s_max.1);
         Self {
             me,
             shards: shards.max(1),
@@ -216,12 +239,15 @@ impl ShardCore {
             sweep_from: 0,
             destinations: Vec::new(),
             by_domain: HashMap::new(),
+            free_destinations: idle::Free::default(),
             failing: VecDeque::new(),
             dns_waiting: Vec::new(),
-            dns: Cache::new(settings.dns_entries_max),
+            dns,
             asked: HashMap::new(),
             sites: Vec::new(),
             site_by_key: HashMap::new(),
+            free_sites: idle::Free::default(),
+            tended: Vec::new(),
             conns: Conns::default(),
             next_turn: 0,
             deliveries: HashMap::new(),
@@ -234,6 +260,7 @@ impl ShardCore {
             replay_from: None,
             replaying: true,
             replayed: replay::Replayed::default(),
+            task_rest_ticks: 0,
             draining: false,
             counters: Counters::new(
                 now.unix,
@@ -276,7 +303,7 @@ impl ShardCore {
                 result,
             } => self.retired(segment, disposal, result),
             Event::FreeDeleted => self.storage.set.free_deleted(),
-            Event::FromShard { from, message } => self.from_shard(from, message, now),
+            Event::FromShard { from, message } => self.told_by_shard(from, message, now),
             Event::DiskSpace { free_bytes } => {
                 self.disk_low = free_bytes < self.settings.disk_reserve_bytes;
             }
@@ -310,6 +337,9 @@ impl ShardCore {
     /// New settings from the configuration; lookups are made anew where routes changed.
     pub fn reload(&mut self, settings: Rc<Settings>, now: Now) {
         self.settings = settings;
+        self.log.reload(&self.settings);
+        let (ttl_s_max, negative_ttl_s_max) = self.settings.dns_ttl_s_max;
+        self.dns.set_ttl_max(ttl_s_max, negative_ttl_s_max);
         self.forget_lookups(now);
     }
 
@@ -378,8 +408,7 @@ impl ShardCore {
         let id = match self.by_domain.get(domain) {
             Some(id) => *id,
             None => {
-                let id = self.destinations.len() as DestinationId;
-                self.destinations.push(Destination::new(domain.clone()));
+                let id = self.add_destination(domain);
                 self.by_domain.insert(domain.clone(), id);
                 id
             }
@@ -391,3 +420,6 @@ impl ShardCore {
         id
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,18 @@ use crate::schedule::index::{Entry, EntryId, State};
 /// Blob kind that marks the end of a compaction's copies.
 const BLOB_COMPACTED: u16 = 2;
 
+/// Ticks for which nothing is compacted or removed after that failed: some seconds.
+const TASK_REST_TICKS: u32 = 50;
+
+/// A message's copy that is not durable yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Move {
+    /// Where it can be read.
+    pub(super) from: Placement,
+    /// Where its entries say it stands.
+    pub(super) to: Placement,
+}
+
 /// What replay must remember until it is through.
 #[derive(Debug, Default)]
 pub(super) struct Replayed {
@@ -61,7 +73,7 @@ impl ShardCore {
     }
 
     /// The keys to read segments with.
-    pub const fn keys(&self) -> &KeyRing {
+    pub fn keys(&self) -> &KeyRing {
         self.storage.keys()
     }
 
@@ -176,7 +188,12 @@ impl ShardCore {
         if self.index.is_only(first) {
             return self.replay_entry_outcome(first, outcome);
         }
-        let entries: Vec<EntryId> = self.index.siblings(queue_id).collect();
+        // If it names where one part stands, it is not about another part of the same message.
+        let names = |id: &EntryId| self.index.get(*id).placement.segment == outcome.about.segment;
+        let mut entries: Vec<EntryId> = self.index.siblings(queue_id).collect();
+        if entries.iter().any(names) {
+            entries.retain(names);
+        }
         for id in entries {
             self.replay_entry_outcome(id, outcome);
         }
@@ -340,6 +357,10 @@ impl ShardCore {
         if reading || self.storage.is_failing() || self.storage.are_strays_waiting() {
             return;
         }
+        if self.task_rest_ticks > 0 {
+            self.task_rest_ticks -= 1;
+            return;
+        }
         match self.storage.set.next_task() {
             Some(Task::Remove(segment) | Task::Compact(segment))
                 if self.storage.is_unfinished(segment) =>
@@ -354,6 +375,12 @@ impl ShardCore {
             Some(Task::DeleteFree) => self.actions.push(Action::DeleteFree),
             None => {}
         }
+    }
+
+    /// The task comes again after a rest: trying at once what costs reading a segment is no help.
+    fn task_failed(&mut self) {
+        self.storage.set.task_failed();
+        self.task_rest_ticks = TASK_REST_TICKS;
     }
 
     fn retire(&mut self, segment: SegmentId) {
@@ -373,7 +400,7 @@ impl ShardCore {
                 self.storage.set.removed(segment, disposal);
             }
             Err(error) => {
-                self.storage.set.task_failed();
+                self.task_failed();
                 self.report(format!(
                     "queue segment {:08} cannot be removed: {error}",
                     segment.0
@@ -427,7 +454,13 @@ impl ShardCore {
                     for id in live {
                         self.index.get_mut(id).placement = to;
                     }
-                    self.moving.insert(queue_id, placement);
+                    self.moving.insert(
+                        queue_id,
+                        Move {
+                            from: placement,
+                            to,
+                        },
+                    );
                     self.storage.note_moved(queue_id, to, placement);
                 }
                 Err(error) => {
@@ -510,7 +543,7 @@ impl ShardCore {
         match fault {
             None => self.storage.note_compacted(segment),
             Some(why) => {
-                self.storage.set.task_failed();
+                self.task_failed();
                 self.report(format!(
                     "queue segment {:08} cannot be compacted: {why}",
                     segment.0
@@ -525,7 +558,7 @@ impl ShardCore {
             self.retire(segment);
         } else {
             // Something could not be copied: not settled yet, or a write failed. It is tried again.
-            self.storage.set.task_failed();
+            self.task_failed();
         }
     }
 
@@ -553,17 +586,18 @@ impl ShardCore {
         failed: &[(QueueId, Placement, Placement)],
         outcomes: &mut [Outcome],
     ) {
-        let mut origins: HashMap<QueueId, SegmentId> = HashMap::new();
+        let mut origins: HashMap<(QueueId, SegmentId), SegmentId> = HashMap::new();
         for (queue_id, from, to) in failed {
             self.moving.remove(queue_id);
-            origins.insert(*queue_id, from.segment);
-            let entries: Vec<EntryId> = self.index.siblings(*queue_id).collect();
-            let gone = entries.is_empty();
-            for id in entries {
-                let entry = self.index.get_mut(id);
-                if entry.placement == *to {
-                    entry.placement = *from;
-                }
+            origins.insert((*queue_id, to.segment), from.segment);
+            let moved: Vec<EntryId> = self
+                .index
+                .siblings(*queue_id)
+                .filter(|id| self.index.get(*id).placement == *to)
+                .collect();
+            let gone = moved.is_empty();
+            for id in moved {
+                self.index.get_mut(id).placement = *from;
             }
             // A message that was finished meanwhile has let go of the copy already.
             self.storage.set.dead(if gone { *from } else { *to });
@@ -573,7 +607,7 @@ impl ShardCore {
             ..
         } in outcomes
         {
-            if let Some(origin) = origins.get(queue_id) {
+            if let Some(origin) = origins.get(&(*queue_id, *segment)) {
                 *segment = *origin;
             }
         }

@@ -11,10 +11,12 @@ use super::accept::Origin;
 use super::deliver::Purpose;
 use super::{Delivery, Message, ShardCore, Stored, Submission};
 use crate::clock::{Now, UnixMs};
+use crate::config::DsnReturn;
 use crate::counters::Counter;
 use crate::delivery_log::LogRecord;
 use crate::dns::{DnsFailure, DnsTrouble, Target};
 use crate::dsn::{self, Diagnostic, DsnRecipient, DsnRequest};
+use crate::message::downgrade::downgrade;
 use crate::phase::Phase;
 use crate::pool::PeerInfo;
 use crate::queue::record::{OutcomeKind, OutcomeState};
@@ -26,6 +28,9 @@ use crate::status::EnhancedStatus;
 
 /// How long a message whose failure notification could not be stored waits, seconds.
 const NOTICE_RETRY_S: u32 = 60;
+
+/// Messages returned whole to their sender, bytes; of larger ones it gets the header section.
+const RETURNED_BYTES_MAX: usize = 256 * 1024;
 
 /// What becomes of mail without a connection.
 #[derive(Clone, Debug)]
@@ -40,6 +45,10 @@ pub(super) enum Synthetic {
     NoConnection {
         phase: Phase,
         cause: Box<str>,
+        /// The last one that was tried.
+        target: Option<Target>,
+        /// What it said, if it refused the session.
+        refusal: Option<Reply>,
         connecting: bool,
     },
 }
@@ -180,7 +189,12 @@ impl ShardCore {
             started: now,
             ready_since: message.accepted,
         };
-        self.log_outcomes(&delivery, &settled, &Context::default(), now);
+        let target = match synthetic {
+            Synthetic::NoConnection { target, .. } => target,
+            _ => None,
+        };
+        let context = Context { peer: None, target };
+        self.log_outcomes(&delivery, &settled, &context, now);
         self.conclude(id, message, &settled, None, now);
     }
 
@@ -205,6 +219,11 @@ impl ShardCore {
             Synthetic::DnsFailure(failure) => {
                 Reply::synthetic(550, failure.status(), failure.as_str())
             }
+            // The peer's own words: a 421 greeting is something else than a dead host.
+            Synthetic::NoConnection {
+                refusal: Some(reply),
+                ..
+            } => reply.clone(),
             Synthetic::NoConnection {
                 cause, connecting, ..
             } => {
@@ -284,6 +303,12 @@ impl ShardCore {
             })
             .collect();
         let queue_id = self.ids.next(now.unix.0);
+        let whole = match self.settings.dsn_return {
+            DsnReturn::Full if message.content.len() <= RETURNED_BYTES_MAX => {
+                downgrade(&message.content).ok()
+            }
+            _ => None,
+        };
         let request = DsnRequest {
             reporting_mta: &self.settings.hostname,
             id: queue_id,
@@ -293,6 +318,7 @@ impl ShardCore {
             smtputf8: message.smtputf8,
             recipients: &recipients,
             header_section: message.header_section(),
+            whole: whole.as_deref(),
             now: now.unix,
         };
         let (content, envelope) = (dsn::build(&request), request.envelope());
@@ -387,10 +413,17 @@ impl ShardCore {
         let placement = entry.placement;
         self.lower(id, Counter::Queued, self.open_recipients(id));
         let entry = self.index.get(id);
+        let queue_id = entry.queue_id;
         self.destinations[entry.destination as usize].busy_len -= 1;
         self.done.remove(&id);
         self.memory_drop(id);
-        if self.index.remove(id) {
+        // Two parts of one message may be here under its one id; each stands in a record of its own.
+        let is_last = self.index.remove(id)
+            || !self
+                .index
+                .siblings(queue_id)
+                .any(|other| self.index.get(other).placement == placement);
+        if is_last {
             self.storage.message_done(placement);
         }
     }

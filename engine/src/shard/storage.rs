@@ -11,13 +11,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 
 use super::accept::Origin;
 use super::{Action, BatchId, Begin, DiskError, Message, Settings, ShardCore, Stored, Submission};
 use crate::address::Address;
 use crate::clock::{Mono, Now, UnixMs};
 use crate::counters::Counter;
-use crate::delivery_log::{LogBatch, LogRecord};
+use crate::delivery_log::{LogBatch, LogRecord, LogRotation};
 use crate::ids::{QueueId, SegmentId, ShardId};
 use crate::keys::KeyRing;
 use crate::queue::cipher::{Nonce, SegmentCipher, SegmentName, Stream};
@@ -49,8 +50,8 @@ pub type NonceSource = Box<dyn FnMut() -> Nonce>;
 
 /// What a shard's storage starts from.
 pub struct StorageSetup {
-    /// Keys of this installation.
-    pub keys: KeyRing,
+    /// Keys of this installation; shared, since its locked pages are those of this one ring.
+    pub keys: Arc<KeyRing>,
     /// For new segments.
     pub nonces: NonceSource,
     /// Number of the first new queue segment: above all there are and have been.
@@ -136,7 +137,7 @@ struct Flying {
 /// What new segments are made of.
 struct Maker {
     shard: ShardId,
-    keys: KeyRing,
+    keys: Arc<KeyRing>,
     nonces: NonceSource,
 }
 
@@ -244,6 +245,7 @@ pub(super) struct Storage {
 #[derive(Debug)]
 pub(super) struct LogStream {
     tail: Tail,
+    rotation: LogRotation,
     batch: LogBatch,
     waiting: VecDeque<Vec<u8>>,
     waiting_bytes: usize,
@@ -293,6 +295,7 @@ pub(super) fn open(
             settings.log_segment_bytes,
             setup.next_log_segment,
         ),
+        rotation: rotation(settings),
         batch: LogBatch::new(),
         waiting: VecDeque::new(),
         waiting_bytes: 0,
@@ -309,6 +312,13 @@ pub(super) fn open(
         closed: false,
     };
     (storage, log, saved)
+}
+
+fn rotation(settings: &Settings) -> LogRotation {
+    LogRotation::new(
+        u64::from(settings.log_segment_bytes),
+        settings.log_rotate_ms,
+    )
 }
 
 impl Storage {
@@ -336,12 +346,12 @@ impl Storage {
     }
 
     /// The key ring, for reading segments back.
-    pub(super) const fn keys(&self) -> &KeyRing {
+    pub(super) fn keys(&self) -> &KeyRing {
         &self.maker.keys
     }
 
     /// New segments under the ring's current key from now on.
-    pub(super) fn rekey(&mut self, keys: KeyRing) {
+    pub(super) fn rekey(&mut self, keys: Arc<KeyRing>) {
         self.roll();
         self.maker.keys = keys;
     }
@@ -1050,7 +1060,8 @@ impl ShardCore {
 
     /// Deliveries go on.
     fn resume(&mut self, now: Now) {
-        for site in 0..self.sites.len() as u32 {
+        // A site with ready mail is among these.
+        for site in self.tended.clone() {
             self.pump(site, true, now);
         }
     }
@@ -1168,7 +1179,7 @@ const KIND_COUNTERS: u64 = 2;
 
 impl ShardCore {
     /// Starts new segments under `keys`' current key; the older ones stay readable.
-    pub fn rekey(&mut self, keys: KeyRing) {
+    pub fn rekey(&mut self, keys: Arc<KeyRing>) {
         self.storage.rekey(keys);
         self.log.tail.writer = None;
         self.log.tail.header.clear();
@@ -1181,8 +1192,20 @@ impl LogStream {
         self.durable
     }
 
+    /// New bounds, which the next file begins with.
+    pub(super) fn reload(&mut self, settings: &Settings) {
+        self.rotation = rotation(settings);
+        self.tail.segment_bytes = settings.log_segment_bytes;
+    }
+
     pub(super) fn push(&mut self, record: &LogRecord<'_>) {
         self.batch.push(record);
+    }
+
+    /// The lines gathered so far.
+    #[cfg(test)]
+    pub(super) fn take_batch(&mut self) -> Vec<u8> {
+        self.batch.take()
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -1220,6 +1243,11 @@ impl ShardCore {
             kind: BLOB_LOG_BATCH,
             bytes: &lines,
         };
+        if log.rotation.must_rotate(now.unix, lines.len() as u64) {
+            // All that was written to it is durable, as no batch is on its way.
+            log.tail.writer = None;
+            log.tail.header.clear();
+        }
         let maker = &mut self.storage.maker;
         let appended = match log.tail.writer(maker, now.unix).append(&record) {
             Err(AppendError::Full { .. }) => {
@@ -1229,10 +1257,14 @@ impl ShardCore {
             other => other,
         };
         let segment_bytes = log.tail.segment_bytes;
-        let begin = log.tail.begun.take().map(|_| Begin {
-            segment_bytes,
-            reuse: false,
+        let begin = log.tail.begun.take().map(|_| {
+            log.rotation.opened(now.unix);
+            Begin {
+                segment_bytes,
+                reuse: false,
+            }
         });
+        log.rotation.appended(now.unix, lines.len() as u64);
         let batch = appended.is_ok().then(|| log.tail.take_batch()).flatten();
         let Some(batch) = batch else {
             log.dropped_lines += 1;

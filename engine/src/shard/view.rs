@@ -91,7 +91,7 @@ impl ShardCore {
             delivered: self.counters.total(Counter::Delivered),
             failed: self.counters.total(Counter::Failed),
             expired: self.counters.total(Counter::Expired),
-            destinations: self.destinations.len() as u64,
+            destinations: self.by_domain.len() as u64,
             connections: self.sites.iter().map(|site| u64::from(site.conns)).sum(),
             memory_bytes: self.memory_bytes as u64,
             waiting_bytes: self.storage.waiting_bytes() as u64,

@@ -18,7 +18,7 @@ use engine::smtp::client::{OutboundTransaction, RecipientOutcome};
 use super::ledger::Checked;
 use super::net;
 use super::process::{Adopting, Conn, Job, Moment, Reading, Shard, Step, Then, Why};
-use super::world::World;
+use super::world::{Sabotage, World};
 
 const MS: u64 = 1000;
 
@@ -168,6 +168,13 @@ impl World {
                     let now_s = self.now_s();
                     self.ledger
                         .issued(shard as u16, batch.0, segment, offset, &bytes, now_s)?;
+                }
+                if self.sabotage == Sabotage::EarlyAnswer {
+                    let event = Event::Written {
+                        batch,
+                        result: Ok(()),
+                    };
+                    self.soon(1, Moment::Event(shard, Box::new(event)));
                 }
                 let then = Then::Written {
                     batch,
@@ -450,6 +457,7 @@ impl World {
             Step::Sync { .. } if self.strikes(self.faults.write) => {
                 return Err(io("input/output error"));
             }
+            Step::Sync { .. } if self.sabotage == Sabotage::NoSync => true,
             Step::Sync { name } => self.disk.sync(folder, &name),
             Step::Rename { .. } | Step::Remove { .. } if self.strikes(self.faults.write) => {
                 return Err(io("input/output error"));
@@ -525,7 +533,14 @@ impl World {
                     self.ledger
                         .written(shard as u16, batch.0, segment, result.is_ok())?;
                 }
-                Event::Written { batch, result }
+                match self.sabotage {
+                    Sabotage::EarlyAnswer => return Ok(()),
+                    Sabotage::SwallowedErrors => Event::Written {
+                        batch,
+                        result: Ok(()),
+                    },
+                    _ => Event::Written { batch, result },
+                }
             }
             Then::Retired { segment, disposal } => {
                 if result.is_ok() {
@@ -743,7 +758,7 @@ impl World {
             return Ok(());
         }
         let mut reads = Vec::new();
-        while let Some(read) = adopting.adoption.next() {
+        while let Some(read) = adopting.adoption.next_to_read() {
             reads.push(read);
         }
         for (key, placement) in reads {

@@ -54,6 +54,9 @@ struct Part {
     durable: bool,
     /// It was synced for sure.
     certain: bool,
+    /// It was there at a cut: an outcome nobody saw become durable may have become moot, as its
+    /// message's segment was removed before.
+    saw_cut: bool,
     /// Cancelled, or its folder is gone.
     void: bool,
     done: BTreeSet<String>,
@@ -74,12 +77,18 @@ struct Mail {
 }
 
 impl Mail {
-    /// A cut may have left its outcome, which nobody saw become durable.
-    fn is_perhaps_done(&self, address: &str) -> bool {
-        self.parts
-            .iter()
-            .filter_map(|part| part.perhaps.get(address))
-            .any(|kind| *kind != OutcomeKind::Cancelled && check_kind(address, *kind).is_ok())
+    /// Its outcome is known to nobody, but a cut may have left it, or made it moot; and all that has
+    /// to come before it has happened.
+    fn may_be_done(&self, address: &str) -> bool {
+        let of_it = |part: &&Part| part.addresses.iter().any(|other| other == address);
+        let fate = &self.fates[address];
+        let told = fate.notified || self.reverse_path.is_none();
+        self.parts.iter().filter(of_it).any(|part| part.saw_cut)
+            && match expected_kind(address) {
+                OutcomeKind::Delivered => fate.taken > 0,
+                OutcomeKind::Failed => (fate.refused || fails_in_dns(address)) && told,
+                _ => told,
+            }
     }
 }
 
@@ -264,6 +273,7 @@ impl Ledger {
             addresses,
             durable: false,
             certain: false,
+            saw_cut: false,
             void: false,
             done: BTreeSet::new(),
             perhaps: BTreeMap::new(),
@@ -535,7 +545,10 @@ impl Ledger {
         for (n, mail) in self.mails.iter().enumerate() {
             for part in mail.parts.iter().filter(|part| part.certain && !part.void) {
                 let open = |address: &&String| {
-                    !part.done.contains(*address) && !part.perhaps.contains_key(*address)
+                    let settled = part.done.contains(*address)
+                        || part.perhaps.contains_key(*address)
+                        || part.saw_cut && mail.may_be_done(address);
+                    !settled
                 };
                 if let Some(address) = part.addresses.iter().find(open)
                     && !part.perhaps_void
@@ -562,7 +575,10 @@ impl Ledger {
         }
         for mail in &mut self.mails {
             // What was being written may be there or not.
-            mail.parts.iter_mut().for_each(|part| part.durable = true);
+            for part in &mut mail.parts {
+                part.durable = true;
+                part.saw_cut = true;
+            }
             if mail.heard == Heard::Waits {
                 mail.heard = Heard::Nothing;
             }
@@ -588,7 +604,7 @@ impl Ledger {
             for (address, fate) in &mail.fates {
                 let what = format!("mail {n} to {address}");
                 match fate.recorded {
-                    None if owed && !mail.is_perhaps_done(address) => {
+                    None if owed && !mail.may_be_done(address) => {
                         return Err(format!("{what} was answered 250 and is lost: {fate:?}"));
                     }
                     None => {}
@@ -615,15 +631,19 @@ impl Ledger {
     }
 }
 
-/// Whether the outcome is the one that the address and its domain lead to.
-fn check_kind(address: &str, kind: OutcomeKind) -> Checked {
-    let expected = match (net::kind(address), net::plan(address)) {
+/// What the address and its domain lead to.
+fn expected_kind(address: &str) -> OutcomeKind {
+    match (net::kind(address), net::plan(address)) {
         (Kind::NoSuchDomain | Kind::NullMx, _) => OutcomeKind::Failed,
         (Kind::Dead | Kind::NoDns, _) => OutcomeKind::Expired,
         (_, Plan::Refuse) => OutcomeKind::Failed,
         (_, Plan::PutOffAlways) => OutcomeKind::Expired,
         _ => OutcomeKind::Delivered,
-    };
+    }
+}
+
+fn check_kind(address: &str, kind: OutcomeKind) -> Checked {
+    let expected = expected_kind(address);
     if kind == expected {
         Ok(())
     } else {

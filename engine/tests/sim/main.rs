@@ -33,7 +33,7 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use world::{Summary, World};
+use world::{Sabotage, Summary, World};
 
 /// A number from the environment; empty counts as unset.
 fn number(name: &str) -> Option<u64> {
@@ -44,9 +44,9 @@ fn number(name: &str) -> Option<u64> {
     )
 }
 
-fn run(seed: u64, verbose: bool) -> Result<Summary, String> {
+fn run(seed: u64, verbose: bool, sabotage: Sabotage) -> Result<Summary, String> {
     let run = || {
-        let mut world = World::new(seed, verbose);
+        let mut world = World::new(seed, verbose, sabotage);
         world.run().map(|()| world.summary)
     };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
@@ -59,7 +59,7 @@ fn run(seed: u64, verbose: bool) -> Result<Summary, String> {
 #[test]
 fn promises_are_kept_on_every_seed() {
     if let Some(seed) = number("HIKYAKU_SIM_SEED") {
-        match run(seed, true) {
+        match run(seed, true, Sabotage::None) {
             Ok(summary) => println!("seed {seed}: {summary:?}"),
             Err(why) => panic!("seed {seed}: {why}"),
         }
@@ -70,7 +70,7 @@ fn promises_are_kept_on_every_seed() {
     let mut total = Summary::default();
     let mut failed = Vec::new();
     for seed in first..first + seeds {
-        match run(seed, false) {
+        match run(seed, false, Sabotage::None) {
             Ok(summary) => total.add(&summary),
             Err(why) => {
                 println!("seed {seed} fails: {why}\n  see it happen: make sim SEED={seed}");
@@ -89,5 +89,21 @@ fn promises_are_kept_on_every_seed() {
         assert!(total.cuts > 50 && total.failed_writes > 50 && total.compactions > 20);
         assert!(total.adoptions > 5 && total.transfers > 5 && total.excused > 5);
         assert!(total.durable * 2 > total.clients && total.notices > 0);
+    }
+}
+
+/// Checks that never fail prove nothing.
+#[test]
+fn a_lying_disk_is_noticed() {
+    for sabotage in [
+        Sabotage::NoSync,
+        Sabotage::EarlyAnswer,
+        Sabotage::SwallowedErrors,
+    ] {
+        let noticed = (1..=60).find_map(|seed| Some((seed, run(seed, false, sabotage).err()?)));
+        let Some((seed, why)) = noticed else {
+            panic!("{sabotage:?} goes unnoticed")
+        };
+        println!("{sabotage:?} is noticed at seed {seed}: {why}");
     }
 }

@@ -12,6 +12,8 @@ use std::sync::{Arc, OnceLock};
 use engine::address::Address;
 use engine::bounce::Classifier;
 use engine::clock::{Mono, Now, UnixMs};
+use engine::config::{DsnReturn, IpFamily};
+use engine::dns::DnsPolicy;
 use engine::envelope::BodyType;
 use engine::ids::{SegmentId, ShardId};
 use engine::keys::{KeyRing, MasterKey};
@@ -48,6 +50,18 @@ pub(crate) struct Faults {
     pub(crate) dns: u64,
 }
 
+/// A fault of the machinery that no shard can make up for: the ledger has to notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sabotage {
+    None,
+    /// A sync says that it is done and keeps nothing.
+    NoSync,
+    /// Writes are said to be done before they are begun.
+    EarlyAnswer,
+    /// A failed write is said to have worked.
+    SwallowedErrors,
+}
+
 /// What a seed came to.
 #[derive(Debug, Default)]
 pub(crate) struct Summary {
@@ -82,6 +96,7 @@ impl Summary {
 
 pub(crate) struct World {
     pub(crate) verbose: bool,
+    pub(crate) sabotage: Sabotage,
     pub(crate) random: Random,
     pub(crate) now_us: u64,
     sequence: u64,
@@ -128,21 +143,29 @@ fn settings(random: &mut Random) -> Settings {
             jitter_percent: 20,
             expire_after_s: EXPIRE_AFTER_S,
         },
-        mx_port: 25,
+        dns_policy: DnsPolicy {
+            mx_port: 25,
+            mx_hosts_max: 20,
+            family: IpFamily::Any,
+        },
         sessions_per_site_max: 1 + random.below(4) as u32,
         messages_per_session_max: 1 + random.below(20) as u32,
         recipients_per_message_max: [1, 2, 100][random.below(3) as usize],
         connection_idle_ms_max: 5000,
         site_backoff_s: (1, 20),
-        source_ip: None,
+        source_addresses: Vec::new(),
         dsn: true,
+        dsn_return: DsnReturn::Headers,
         memory_bytes_max: [0, 20_000, 64 << 20][random.below(3) as usize],
         queued_entries_max: 100_000,
         disk_reserve_bytes: 1 << 20,
         outcome_sync_ms_max: [0, 50, 1000][random.below(3) as usize],
         dns_entries_max: 1000,
+        dns_ttl_s_max: (86_400, 900),
+        questions_max: 1000,
         segment_bytes: [32, 64, 256][random.below(3) as usize] * 1024,
         log_segment_bytes: 64 * 1024,
+        log_rotate_ms: 60_000,
         counter_domains_max: 100,
         counter_groups_max: 100,
         counter_save_ms: 10_000,
@@ -173,7 +196,7 @@ fn faults(random: &mut Random) -> Faults {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, verbose: bool) -> Self {
+    pub(crate) fn new(seed: u64, verbose: bool, sabotage: Sabotage) -> Self {
         let mut random = Random::new(seed);
         let keys = KeyRing::new(random_key(&mut random));
         let settings = settings(&mut random);
@@ -181,6 +204,7 @@ impl World {
         let nonces = Rc::new(RefCell::new(Random::new(random.next())));
         let mut world = Self {
             verbose,
+            sabotage,
             now_us: 0,
             sequence: 0,
             agenda: BTreeMap::new(),
@@ -328,7 +352,7 @@ impl World {
                 return false;
             }
             let since = *world.quiet_since_us.get_or_insert(world.now_us);
-            world.now_us >= since + 30 * SECOND_US
+            world.now_us >= since + 150 * SECOND_US
         })
     }
 
@@ -451,7 +475,7 @@ impl World {
         process
             .shards
             .iter_mut()
-            .for_each(|shard| shard.core.rekey(self.keys.clone()));
+            .for_each(|shard| shard.core.rekey(Arc::new(self.keys.clone())));
         (0..process.shards.len()).try_for_each(|shard| self.carry_out(shard))
     }
 
@@ -535,7 +559,7 @@ impl World {
         let log = self.disk.list((id, Stream::DeliveryLog));
         let nonces = Rc::clone(&self.nonces);
         let setup = StorageSetup {
-            keys: self.keys.clone(),
+            keys: Arc::new(self.keys.clone()),
             nonces: Box::new(move || {
                 let mut random = nonces.borrow_mut();
                 let (high, low) = (random.next(), random.next());

@@ -210,7 +210,8 @@ fn transaction() -> impl Strategy<Value = OutboundTransaction> {
 fn server_settings() -> ServerSettings {
     ServerSettings {
         hostname: "mx.example".into(),
-        add_missing: false,
+        add_date: false,
+        add_message_id: false,
         recipients_max: 4,
         errors_max: 1_000_000,
         ..ServerSettings::default()

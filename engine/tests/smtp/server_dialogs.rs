@@ -229,7 +229,8 @@ fn acceptance(word: &str) -> Option<Acceptance> {
 fn settings(dialog: &Dialog) -> (ServerSettings, bool) {
     let mut settings = ServerSettings {
         hostname: "relay.example".into(),
-        add_missing: false,
+        add_date: false,
+        add_message_id: false,
         size_max_bytes: 10_000,
         ..ServerSettings::default()
     };
@@ -250,7 +251,13 @@ fn settings(dialog: &Dialog) -> (ServerSettings, bool) {
             "errors_max" => settings.errors_max = value.parse().unwrap(),
             "hops_max" => settings.hops_max = value.parse().unwrap(),
             "messages_max" => settings.messages_per_session_max = value.parse().unwrap(),
-            "add_missing" => settings.add_missing = value == "yes",
+            "add_missing" => {
+                settings.add_date = value == "yes";
+                settings.add_message_id = value == "yes";
+            }
+            "add_date" => settings.add_date = value == "yes",
+            "add_message_id" => settings.add_message_id = value == "yes",
+            "data_idle_ms" => settings.data_idle_ms_max = value.parse().unwrap(),
             "normalise" => settings.bare_newline = BareNewline::Normalise,
             "postmaster" => settings.postmaster = Some(value.parse().unwrap()),
             "group" => settings.watched.group = Some(value.into()),

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -122,23 +123,26 @@ pub fn remove_expired(
     for shard in shards(data_dir)? {
         let mut files = list(data_dir, shard, Stream::DeliveryLog)?;
         files.retain(|file| !file.free);
-        if shard.0 < shards_running {
-            open_bytes += files.pop().map_or(0, |newest| newest.bytes);
+        if shard.0 < shards_running
+            && let Some(newest) = files.pop()
+        {
+            open_bytes += allocated_bytes(&std::fs::metadata(&newest.path)?);
         }
         closed.append(&mut files);
     }
     let mut sealed = Vec::new();
     for file in &closed {
         // The time of the last batch written is that of the file.
-        let modified = std::fs::metadata(&file.path)?.modified()?;
-        let last = modified
+        let metadata = std::fs::metadata(&file.path)?;
+        let last = metadata
+            .modified()?
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
         sealed.push(SealedLog {
             shard: file.name.shard,
             segment: file.name.segment,
             last: UnixMs(last.as_millis() as u64),
-            bytes: file.bytes,
+            bytes: allocated_bytes(&metadata),
         });
     }
     let keep_bytes = keep_bytes.saturating_sub(open_bytes);
@@ -155,6 +159,11 @@ pub fn remove_expired(
         }
     }
     Ok(closed)
+}
+
+/// What a file takes on the disk: one that was sealed by the clock is mostly a hole.
+fn allocated_bytes(metadata: &std::fs::Metadata) -> u64 {
+    metadata.blocks() * 512
 }
 
 /// Whether the segment after the one in question was begun before `since`: then the one in question

@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, UNIX_EPOCH};
 
 use datadir::log::remove_expired;
@@ -30,7 +31,7 @@ fn logs() -> (tempfile::TempDir, u64) {
             .unwrap();
         file.set_modified(UNIX_EPOCH + Duration::from_millis(day * DAY_MS))
             .unwrap();
-        bytes = file.metadata().unwrap().len();
+        bytes = file.metadata().unwrap().blocks() * 512;
     }
     Written::begin(directory.path(), &keys, Stream::Queue, 0, 1).seal();
     (directory, bytes)

@@ -64,7 +64,7 @@ async fn adopt(
         if shard.stopping.get() {
             return Err("stopped while its mail was being moved".to_owned());
         }
-        while let Some((key, placement)) = adoption.next() {
+        while let Some((key, placement)) = adoption.next_to_read() {
             match disk.read(placement).await {
                 Ok(bytes) => match adoption.message(key, bytes) {
                     Ok(submissions) => shard.with_core(|core, now| {

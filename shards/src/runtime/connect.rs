@@ -12,7 +12,7 @@ use engine::clock::{Mono, Now};
 use engine::dns::Target;
 use engine::phase::Phase;
 use engine::pool::{ConnId, PeerInfo};
-use engine::shard::Event;
+use engine::shard::{Cause, Event};
 use engine::smtp::client::{
     ClientConnection, ClientEvent, ClientSettings, Disconnect, OutboundTransaction,
 };
@@ -86,7 +86,7 @@ pub(crate) fn open(shard: &Rc<Shard>, id: ConnId, target: Target, source: Option
                 };
                 connection.run().await
             }
-            Err(error) => (Phase::Connect, error.to_string().into()),
+            Err(error) => (Phase::Connect, error.to_string().as_str().into()),
         };
         shard.conns.borrow_mut().remove(&id);
         // A transaction given to a connection that was just ending has not been tried.
@@ -136,7 +136,7 @@ struct Connection {
 
 impl Connection {
     /// Runs the dialog to its end; says where it ended and why.
-    async fn run(&mut self) -> (Phase, Box<str>) {
+    async fn run(&mut self) -> (Phase, Cause) {
         loop {
             if let Some(end) = self.drain_events() {
                 let _ = self.transmit().await;
@@ -153,7 +153,7 @@ impl Connection {
         }
     }
 
-    fn drain_events(&mut self) -> Option<(Phase, Box<str>)> {
+    fn drain_events(&mut self) -> Option<(Phase, Cause)> {
         let conn = self.id;
         while let Some(event) = self.machine.poll_event() {
             match event {
@@ -182,7 +182,7 @@ impl Connection {
                     });
                 }
                 ClientEvent::Closed { phase, error } => {
-                    return Some((phase, error.to_string().into()));
+                    return Some((phase, error.into()));
                 }
             }
         }

@@ -186,19 +186,17 @@ impl ServerSession {
             return receiving.refuse("554 5.4.6 Too many hops: the message seems to loop");
         }
         let mut extra = Vec::new();
-        if self.settings.add_missing {
-            if !scan.has_date {
-                extra.extend_from_slice(b"Date: ");
-                extra.extend_from_slice(&rfc5322_date(now.unix));
-                extra.extend_from_slice(b"\r\n");
-            }
-            if scan.message_id.is_none() {
-                let id = format!("<{}@{}>", receiving.id, self.settings.hostname);
-                extra.extend_from_slice(b"Message-ID: ");
-                extra.extend_from_slice(id.as_bytes());
-                extra.extend_from_slice(b"\r\n");
-                scan.message_id = Some(id.into());
-            }
+        if self.settings.add_date && !scan.has_date {
+            extra.extend_from_slice(b"Date: ");
+            extra.extend_from_slice(&rfc5322_date(now.unix));
+            extra.extend_from_slice(b"\r\n");
+        }
+        if self.settings.add_message_id && scan.message_id.is_none() {
+            let id = format!("<{}@{}>", receiving.id, self.settings.hostname);
+            extra.extend_from_slice(b"Message-ID: ");
+            extra.extend_from_slice(id.as_bytes());
+            extra.extend_from_slice(b"\r\n");
+            scan.message_id = Some(id.into());
         }
         scan.rewrite(&mut receiving.content, &extra);
         receiving.header = HeaderState::Done(scan);

@@ -86,8 +86,10 @@ pub struct ServerSettings {
     pub hops_max: u32,
     /// Messages taken in one session.
     pub messages_per_session_max: u32,
-    /// Add Date and Message-ID where they are missing.
-    pub add_missing: bool,
+    /// Add a Date field where there is none.
+    pub add_date: bool,
+    /// Add a Message-ID field where there is none.
+    pub add_message_id: bool,
     /// Group and tag fields, and whether to take them out.
     pub watched: WatchedHeaders,
     /// What a CR or LF of its own leads to.
@@ -97,6 +99,8 @@ pub struct ServerSettings {
     pub postmaster: Option<Address>,
     /// Longest silence, ms.
     pub idle_ms_max: u64,
+    /// Longest silence within content, ms.
+    pub data_idle_ms_max: u64,
     /// Longest time from the first octet of a command line to its end, ms.
     pub command_ms_max: u64,
     /// Longest time for the content of one message, ms.
@@ -113,12 +117,14 @@ impl Default for ServerSettings {
             errors_max: 20,
             hops_max: 50,
             messages_per_session_max: u32::MAX,
-            add_missing: true,
+            add_date: true,
+            add_message_id: true,
             watched: WatchedHeaders::default(),
             bare_newline: BareNewline::Reject,
             postmaster: None,
             // RFC 5321 §4.5.3.2.7: a server should wait five minutes for the next command.
             idle_ms_max: 300_000,
+            data_idle_ms_max: 300_000,
             command_ms_max: 60_000,
             data_ms_max: 1_800_000,
         }
@@ -323,7 +329,11 @@ impl ServerSession {
 
     /// When to call [`Self::handle_timeout`]; `None` while the client is not to blame for silence.
     pub fn poll_timeout(&self) -> Option<Mono> {
-        let idle = self.last_input.plus_ms(self.settings.idle_ms_max);
+        let silence_ms = match &self.state {
+            State::Content(_) => self.settings.data_idle_ms_max,
+            _ => self.settings.idle_ms_max,
+        };
+        let idle = self.last_input.plus_ms(silence_ms);
         let content_started = match &self.state {
             State::Awaiting(_) | State::Closed => return None,
             State::Content(receiving) => Some(receiving.started),

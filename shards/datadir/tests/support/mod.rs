@@ -61,7 +61,7 @@ impl Written {
             self.writer
                 .append(&Record::Blob {
                     kind: 9,
-                    bytes: &vec![n; 100],
+                    bytes: &[n; 100],
                 })
                 .unwrap();
         }

@@ -1,0 +1,389 @@
+//! A whole core, driven by hand: the disk takes everything at once, a script answers DNS and peers.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::storage::StorageSetup;
+use super::{
+    Action, Cause, Event, IDLE_DESTINATIONS_MAX, SITES_MAX, Settings, ShardCore, Submission,
+};
+use crate::address::Address;
+use crate::bounce::Classifier;
+use crate::clock::{Mono, Now, UnixMs};
+use crate::config::{DsnReturn, IpFamily};
+use crate::delivery_log::read_batch;
+use crate::dns::{Answer, DnsPolicy, MxRecord, Question};
+use crate::envelope::BodyType;
+use crate::ids::{SegmentId, ShardId};
+use crate::keys::{KeyRing, MasterKey};
+use crate::phase::Phase;
+use crate::pool::{ConnId, PeerInfo};
+use crate::queue::cipher::Stream;
+use crate::schedule::retry::RetrySchedule;
+use crate::smtp::client::{ClientError, RecipientOutcome, RecipientResult};
+use crate::smtp::reply::Reply;
+use crate::status::EnhancedStatus;
+
+const START_MS: u64 = 1_800_000_000_000;
+
+fn settings() -> Settings {
+    Settings {
+        hostname: "relay.example".into(),
+        own: Default::default(),
+        routes: Default::default(),
+        retry: RetrySchedule {
+            delays_s: vec![60],
+            jitter_percent: 0,
+            expire_after_s: 86_400,
+        },
+        dns_policy: DnsPolicy {
+            mx_port: 25,
+            mx_hosts_max: 10,
+            family: IpFamily::Any,
+        },
+        sessions_per_site_max: 2,
+        messages_per_session_max: 100,
+        recipients_per_message_max: 100,
+        connection_idle_ms_max: 0,
+        site_backoff_s: (30, 60),
+        source_addresses: Vec::new(),
+        dsn: false,
+        dsn_return: DsnReturn::Headers,
+        memory_bytes_max: 64 << 20,
+        queued_entries_max: 1_000_000,
+        disk_reserve_bytes: 0,
+        outcome_sync_ms_max: 0,
+        dns_entries_max: 1000,
+        dns_ttl_s_max: (86_400, 900),
+        questions_max: 1000,
+        segment_bytes: 1 << 20,
+        log_segment_bytes: 1 << 20,
+        log_rotate_ms: 3_600_000,
+        counter_domains_max: 100,
+        counter_groups_max: 10,
+        counter_save_ms: 10_000,
+        classifier: Arc::new(Classifier::builtin()),
+    }
+}
+
+/// What a peer does with a connection.
+#[derive(Clone)]
+enum Peer {
+    Takes,
+    Refuses(Cause),
+}
+
+struct World {
+    core: ShardCore,
+    now: Now,
+    peer: Peer,
+    /// Queue segments as they were written.
+    disk: HashMap<SegmentId, Vec<u8>>,
+    /// Delivery log segments that were begun.
+    logs: Vec<SegmentId>,
+    connects: Vec<(ConnId, Option<std::net::IpAddr>, std::net::SocketAddr)>,
+    delivered: usize,
+    next_message: u64,
+}
+
+impl World {
+    fn new(settings: Settings) -> Self {
+        let now = Now {
+            mono: Mono(0),
+            unix: UnixMs(START_MS),
+        };
+        let mut nonce = 0_u128;
+        let setup = StorageSetup {
+            keys: Arc::new(KeyRing::new(MasterKey::from_bytes(&mut [7; 32]))),
+            nonces: Box::new(move || {
+                nonce += 1;
+                nonce.to_le_bytes()
+            }),
+            next_segment: SegmentId(1),
+            next_log_segment: SegmentId(1),
+            next_counters_segment: SegmentId(1),
+        };
+        let mut core = ShardCore::new(ShardId(0), 1, Rc::new(settings), setup, 1, now);
+        core.replay_done();
+        Self {
+            core,
+            now,
+            peer: Peer::Takes,
+            disk: HashMap::new(),
+            logs: Vec::new(),
+            connects: Vec::new(),
+            delivered: 0,
+            next_message: 0,
+        }
+    }
+
+    fn send(&mut self, domain: &str) {
+        self.next_message += 1;
+        let submission = Submission {
+            queue_id: self.core.next_queue_id(self.now),
+            accepted: self.now.unix,
+            reverse_path: Some(Address::parse("sender@from.example").unwrap()),
+            recipients: vec![Address::parse(&format!("to@{domain}")).unwrap()],
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            content: b"Subject: test\r\n\r\nbody of the message\r\n".to_vec(),
+            group: None,
+            tags: Vec::new(),
+            message_id: None,
+            peer: None,
+        };
+        let ticket = self.next_message;
+        let submission = Box::new(submission);
+        self.handle(Event::Accepted { ticket, submission });
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.core.handle(event, self.now);
+        self.settle();
+    }
+
+    fn advance(&mut self, ms: u64) {
+        self.now.mono = self.now.mono.plus_ms(ms);
+        self.now.unix.0 += ms;
+        self.handle(Event::Tick);
+    }
+
+    /// Carries out what is asked until nothing is.
+    fn settle(&mut self) {
+        let mut actions = Vec::new();
+        loop {
+            self.core.flush(self.now);
+            self.core.take_actions(&mut actions);
+            if actions.is_empty() {
+                return;
+            }
+            for action in actions.drain(..) {
+                self.carry_out(action);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        let event = match action {
+            Action::Write {
+                batch,
+                stream,
+                segment,
+                offset,
+                bytes,
+                begin,
+            } => {
+                if stream == Stream::Queue {
+                    let file = self.disk.entry(segment).or_default();
+                    file.resize(file.len().max(offset as usize + bytes.len()), 0);
+                    file[offset as usize..][..bytes.len()].copy_from_slice(&bytes);
+                }
+                if stream == Stream::DeliveryLog && begin.is_some() {
+                    self.logs.push(segment);
+                }
+                let result = Ok(());
+                Event::Written { batch, result }
+            }
+            Action::Retire { segment, disposal } => {
+                self.disk.remove(&segment);
+                Event::Retired {
+                    segment,
+                    disposal,
+                    result: Ok(()),
+                }
+            }
+            Action::DeleteFree => Event::FreeDeleted,
+            Action::Resolve { question } => {
+                let answer = answer(&question);
+                let ttl_s = 300;
+                Event::Answered {
+                    question,
+                    answer,
+                    ttl_s,
+                }
+            }
+            Action::Connect {
+                conn,
+                target,
+                source,
+            } => {
+                self.connects.push((conn, source, target.address));
+                match self.peer.clone() {
+                    Peer::Takes => Event::Connected {
+                        conn,
+                        peer: Rc::new(PeerInfo::default()),
+                    },
+                    Peer::Refuses(cause) => Event::Closed {
+                        conn,
+                        phase: Phase::Greeting,
+                        cause,
+                    },
+                }
+            }
+            Action::Start { conn, transaction } => {
+                self.delivered += transaction.recipients.len();
+                let result = RecipientResult {
+                    outcome: RecipientOutcome::Delivered,
+                    phase: Phase::EndOfData,
+                    reply: Reply::synthetic(250, EnhancedStatus::new(2, 0, 0), "ok"),
+                };
+                let results = vec![result; transaction.recipients.len()];
+                let token = transaction.token;
+                self.core.handle(
+                    Event::Finished {
+                        conn,
+                        token,
+                        results,
+                    },
+                    self.now,
+                );
+                Event::CanStart { conn }
+            }
+            Action::Quit { conn } => Event::Closed {
+                conn,
+                phase: Phase::Quit,
+                cause: "quit".into(),
+            },
+            Action::Compact { segment } => {
+                // Nothing is alive there in these tests.
+                self.core.compact_read(segment, Ok(()), self.now);
+                return;
+            }
+            Action::Read { read, placement } => {
+                let from = placement.offset.0 as usize;
+                let file = &self.disk[&placement.segment];
+                let result = Ok(file[from..from + placement.bytes as usize].to_vec());
+                Event::Read { read, result }
+            }
+            Action::Report { line } => panic!("{line}"),
+            Action::Answer { .. } | Action::Delete { .. } | Action::Tell { .. } => return,
+        };
+        self.core.handle(event, self.now);
+    }
+}
+
+/// Every domain has an MX host of its own with an address of each family.
+fn answer(question: &Question) -> Answer {
+    match question {
+        Question::Mx(domain) => Answer::Mx(vec![MxRecord {
+            preference: 10,
+            host: format!("mx.{}", domain.as_str()).into(),
+        }]),
+        Question::Addresses(_) => Answer::Addresses(vec![
+            "192.0.2.1".parse().unwrap(),
+            "2001:db8::1".parse().unwrap(),
+        ]),
+    }
+}
+
+#[test]
+fn a_refused_session_is_logged_with_the_reply_of_the_peer() {
+    let mut world = World::new(settings());
+    let reply = Reply {
+        code: crate::smtp::reply::known(421),
+        enhanced: Some(EnhancedStatus::new(4, 7, 0)),
+        text: "too many connections from your host".into(),
+    };
+    world.peer = Peer::Refuses(ClientError::Refused(reply).into());
+    world.send("refusing.example");
+    let bytes = world.core.log.take_batch();
+    let (_, records) = read_batch(&bytes).unwrap();
+    let records: Vec<_> = records.map(Result::unwrap).collect();
+    assert_eq!(records.len(), 1, "one message says so for all");
+    let record = &records[0];
+    assert_eq!(record.code.map(|code| code.get()), Some(421));
+    assert_eq!(record.enhanced, Some(EnhancedStatus::new(4, 7, 0)));
+    assert_eq!(record.reply, b"too many connections from your host");
+    assert_eq!(record.phase, Some(Phase::Greeting));
+    assert_eq!(record.dest_host, b"mx.refusing.example");
+    assert_ne!(record.class, b"", "{record:?}");
+
+    world.peer = Peer::Refuses("connection refused".into());
+    world.send("dead.example");
+    let bytes = world.core.log.take_batch();
+    let (_, mut records) = read_batch(&bytes).unwrap();
+    let record = records.next().unwrap().unwrap();
+    assert_eq!(record.code.map(|code| code.get()), Some(450));
+    assert_eq!(record.enhanced, Some(EnhancedStatus::new(4, 4, 1)));
+}
+
+#[test]
+fn delivery_log_files_end_with_the_hour() {
+    let mut world = World::new(settings());
+    for minute in 0..150 {
+        world.send("a.example");
+        world.advance(1000);
+        assert!(minute == 0 || !world.logs.is_empty());
+        world.advance(59_000);
+    }
+    // The start lies on an hour: 0 to 60, 60 to 120, 120 to 150.
+    assert_eq!(START_MS % 3_600_000, 0);
+    assert_eq!(world.logs, [SegmentId(1), SegmentId(2), SegmentId(3)]);
+    assert_eq!(world.delivered, 150);
+}
+
+#[test]
+fn destinations_and_sites_without_mail_do_not_pile_up() {
+    let mut world = World::new(settings());
+    for n in 0..200_000 {
+        world.send(&format!("d{n}.example"));
+        if n % 1000 == 0 {
+            world.advance(60_000);
+        }
+    }
+    world.advance(1000);
+    assert_eq!(world.delivered, 200_000);
+    let core = &world.core;
+    assert!(core.by_domain.len() <= IDLE_DESTINATIONS_MAX);
+    assert!(core.destinations.len() <= IDLE_DESTINATIONS_MAX + 1000);
+    assert!(core.site_by_key.len() <= SITES_MAX + 1000);
+    assert!(core.sites.len() <= SITES_MAX + 1000, "{}", core.sites.len());
+    assert!(
+        core.by_domain.len() > IDLE_DESTINATIONS_MAX / 2,
+        "those that fit are kept"
+    );
+    for (domain, id) in &core.by_domain {
+        let destination = &core.destinations[*id as usize];
+        assert!(destination.domain == *domain && !destination.is_vacant);
+    }
+    for (key, id) in &core.site_by_key {
+        let site = &core.sites[*id as usize];
+        assert!(site.key == *key && !site.is_vacant);
+    }
+    assert!(core.tended.is_empty(), "nothing is left to be looked at");
+}
+
+#[test]
+fn a_site_is_tended_while_it_has_ready_mail_behind_a_back_off() {
+    let mut world = World::new(settings());
+    world.peer = Peer::Refuses("connection refused".into());
+    for _ in 0..3 {
+        world.send("later.example");
+    }
+    assert_eq!(world.core.tended.len(), 1);
+    world.peer = Peer::Takes;
+    world.advance(120_000);
+    world.advance(1000);
+    assert_eq!(world.delivered, 3);
+    world.advance(1000);
+    assert!(world.core.tended.is_empty());
+}
+
+#[test]
+fn connections_come_from_our_addresses_of_the_right_family_in_turn() {
+    let mut settings = settings();
+    let ours = ["127.0.0.5", "::1", "127.0.0.6"].map(|ip| ip.parse().unwrap());
+    settings.source_addresses = ours.to_vec();
+    let mut world = World::new(settings);
+    for n in 0..40 {
+        world.send(&format!("d{n}.example"));
+    }
+    let mut used = std::collections::BTreeMap::new();
+    for (_, source, target) in &world.connects {
+        let source = source.expect("there is one of each family");
+        assert_eq!(source.is_ipv4(), target.is_ipv4());
+        *used.entry(source).or_insert(0_u32) += 1;
+    }
+    assert_eq!(used.len(), 3, "{used:?}");
+}
