@@ -166,7 +166,7 @@ fn why(daemon: &Daemon, domain: &str) -> String {
             let mut lines = body.lines();
             let names: Vec<_> = lines.next().unwrap_or_default().split('\t').collect();
             let values: Vec<_> = lines.next().unwrap_or_default().split('\t').collect();
-            let value = |wanted| {
+            let value = |wanted: &str| {
                 let at = names.iter().position(|name| *name == wanted)?;
                 values.get(at).copied()
             };
