@@ -468,11 +468,15 @@ impl<'a> Connection<'a> {
             self.flush().await?;
         }
         let (data, _) = self.reply().await?;
+        if mail >= 400 {
+            // What was answered to the recipients of a refused MAIL says nothing (503).
+            letter.rcpt.clear();
+            return Ok(mail);
+        }
         let refused = letter.rcpt.iter().all(|code| *code >= 400);
-        Ok(match (mail, refused, data) {
-            (_, _, 354) => 354,
-            (mail, _, _) if mail >= 400 => mail,
-            (_, true, _) => letter.rcpt[0],
+        Ok(match data {
+            354 => 354,
+            _ if refused => letter.rcpt[0],
             _ => data,
         })
     }

@@ -50,7 +50,7 @@ address = "127.0.1.8"
 [[host.fault]]
 at = "data"
 answer = "reset"
-first = 4
+first = 1
 
 [[domain]]
 name = "sender.example"

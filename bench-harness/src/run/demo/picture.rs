@@ -166,21 +166,22 @@ fn why(daemon: &Daemon, domain: &str) -> String {
             let mut lines = body.lines();
             let names: Vec<_> = lines.next().unwrap_or_default().split('\t').collect();
             let values: Vec<_> = lines.next().unwrap_or_default().split('\t').collect();
-            let wanted = ["binding"];
-            let told: Vec<_> = names
+            let value = |wanted: &str| {
+                let at = names.iter().position(|name| *name == wanted)?;
+                values.get(at).copied()
+            };
+            let waits = ["ready", "deferred", "busy"]
                 .iter()
-                .zip(&values)
-                .filter(|(name, value)| wanted.contains(name) && !value.is_empty())
-                .map(|(_, value)| *value)
-                .collect();
-            if told.is_empty() {
-                values.join(" ")
+                .any(|level| value(level).is_some_and(|count| count != "0"));
+            if waits {
+                value("binding").unwrap_or_default()
             } else {
-                told.join("; ")
+                REPORTED
             }
+            .to_owned()
         }
         Ok((404, _)) => REPORTED.to_owned(),
         Ok((code, body)) => format!("({code} {})", body.trim().replace('\t', " ")),
-        Err(_) => String::new(),
+        Err(failure) => failure.to_string(),
     }
 }
