@@ -693,6 +693,11 @@ impl World {
                 segment.0, summary.damage
             ));
         }
+        if matches!(reading.why, Why::Replay) {
+            // As the daemon does: what was read need not be durable before it is relied on.
+            self.disk
+                .sync((reading.folder, Stream::Queue), &file_name(segment));
+        }
         let now = self.now();
         let core = &mut self.shard(reading.shard).core;
         match reading.why {

@@ -228,6 +228,16 @@ impl Disk {
             .ok_or_else(|| DiskError::Io(format!("the file ends within the {bytes} bytes to read")))
     }
 
+    /// Makes durable what a run that ended may have written to a queue segment and not synced: it can be
+    /// read all the same, and is relied on from now on.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub(crate) async fn sync(&self, segment: SegmentId) -> Result<(), DiskError> {
+        let file = self.open(Stream::Queue, segment).await?;
+        file.fdatasync().await.map_err(disk_error)
+    }
+
     /// Reads `bytes` of a queue segment from `offset`, fewer at its end.
     ///
     /// # Errors

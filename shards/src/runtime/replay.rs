@@ -36,6 +36,11 @@ async fn replay(shard: &Rc<Shard>, segment: SegmentId) -> Result<(), String> {
         })
     })
     .await?;
+    shard
+        .disk
+        .sync(segment)
+        .await
+        .map_err(|error| error.to_string())?;
     shard.with_core(|core, _| core.replay_segment_done(segment, &summary));
     Ok(())
 }
