@@ -55,13 +55,14 @@ fn data_dir_shows_no_content_address_or_key() {
 #[test]
 fn abort_leaves_no_core_dump() {
     let Some(programs) = programs() else { return };
+    let dir = tempfile::tempdir().unwrap();
     let control = Command::new("sh")
         .args(["-c", "ulimit -c unlimited; kill -ABRT $$"])
+        .current_dir(dir.path())
         .status();
     if !control.is_ok_and(|status| status.core_dumped()) {
         println!("note: this system dumps no core of anybody; the test still runs");
     }
-    let dir = tempfile::tempdir().unwrap();
     let settings = hikyaku_bench::daemon::Settings::new(dir.path()).unwrap();
     settings.write().unwrap();
     hikyaku_bench::daemon::initialise(&settings, &programs).unwrap();

@@ -3,7 +3,7 @@
 //! hickory-resolver's futures are `Send` and run on tokio; glommio's are not and do not. One thread
 //! with a bounded queue answers all shards; what they know already they find in their own caches
 //! (`engine::dns`), so a delivery waits for this thread only when an answer is missing or has expired.
-//! See docs/decisions for the measurement.
+//! docs/decisions/002 says what was weighed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
