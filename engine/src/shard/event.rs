@@ -104,8 +104,11 @@ pub enum Event {
         /// The disk's answer.
         result: Result<(), DiskError>,
     },
-    /// One of the free files is gone.
-    FreeDeleted,
+    /// One of the free files is gone, or could not be deleted and is still at hand.
+    FreeDeleted {
+        /// The disk's answer.
+        result: Result<(), DiskError>,
+    },
     /// Another shard says something.
     FromShard {
         /// Who.

@@ -309,7 +309,7 @@ impl ShardCore {
                 disposal,
                 result,
             } => self.retired(segment, disposal, result),
-            Event::FreeDeleted => self.storage.set.free_deleted(),
+            Event::FreeDeleted { result } => self.free_deleted(result),
             Event::FromShard { from, message } => self.told_by_shard(from, message, now),
             Event::DiskSpace { free_bytes } => {
                 self.disk_free_bytes = free_bytes;

@@ -411,6 +411,16 @@ impl ShardCore {
         }
     }
 
+    pub(super) fn free_deleted(&mut self, result: Result<(), DiskError>) {
+        match result {
+            Ok(()) => self.storage.set.free_deleted(),
+            Err(error) => {
+                self.task_failed();
+                self.report(format!("a free queue file cannot be deleted: {error}"));
+            }
+        }
+    }
+
     /// One record of a segment that is being compacted. Returns how many bytes wait to be written:
     /// read on when they are below [`super::storage::BATCH_BYTES_FULL`].
     pub fn compact(&mut self, placement: Placement, record: &Record<'_>, now: Now) -> usize {

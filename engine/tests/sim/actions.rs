@@ -188,6 +188,7 @@ impl World {
             }
             Action::Retire { segment, disposal } => {
                 self.trace(|_| format!("shard {shard}: segment {} goes: {disposal:?}", segment.0));
+                self.ledger.retired(shard as u16, segment);
                 let from = file_name(segment);
                 let first = match disposal {
                     Disposal::Free => Step::Rename {
@@ -220,7 +221,8 @@ impl World {
                 self.start_job(shard, (shard as u16, stream), steps.into(), Then::Deleted);
             }
             Action::DeleteFree => {
-                let steps = match self.shard(shard).free.pop() {
+                let free = self.shard(shard).free.pop();
+                let steps = match free {
                     Some(free) => vec![
                         Step::Remove {
                             name: free_file_name(free),
@@ -229,12 +231,11 @@ impl World {
                     ],
                     None => Vec::new(),
                 };
-                self.start_job(
-                    shard,
-                    (shard as u16, Stream::Queue),
-                    steps.into(),
-                    Then::FreeDeleted,
-                );
+                let folder = (shard as u16, Stream::Queue);
+                let job = self.start_job(shard, folder, steps.into(), Then::FreeDeleted);
+                if let Some(job) = self.process.as_mut().unwrap().jobs.get_mut(&job) {
+                    job.free = free;
+                }
             }
             Action::Compact { segment } => {
                 self.trace(|_| format!("shard {shard}: compact segment {}", segment.0));
@@ -551,7 +552,12 @@ impl World {
                     result,
                 }
             }
-            Then::FreeDeleted => Event::FreeDeleted,
+            Then::FreeDeleted => {
+                if result.is_err() {
+                    self.shard(shard).free.extend(free);
+                }
+                Event::FreeDeleted { result }
+            }
             Then::Deleted => return Ok(()),
             Then::Adopted => {
                 self.trace(|_| format!("shard {shard}: folder of shard {} is adopted", folder.0));

@@ -59,6 +59,8 @@ struct Part {
     saw_cut: bool,
     /// Cancelled, or its folder is gone.
     void: bool,
+    /// Its shard has let go of every segment it stood in.
+    let_go: bool,
     done: BTreeSet<String>,
     /// Recorded in a batch of which a cut has left nobody knows what.
     perhaps: BTreeMap<String, OutcomeKind>,
@@ -116,6 +118,7 @@ pub(crate) struct Ledger {
     /// What was in writes that failed.
     unknown: Vec<(u16, Item)>,
     nonces: BTreeSet<[u8; 16]>,
+    retired: BTreeSet<(u16, SegmentId)>,
     pub(crate) deliveries: u64,
     pub(crate) excused: u64,
 }
@@ -132,6 +135,7 @@ impl Ledger {
             batches: BTreeMap::new(),
             unknown: Vec::new(),
             nonces: BTreeSet::new(),
+            retired: BTreeSet::new(),
             deliveries: 0,
             excused: 0,
         }
@@ -275,6 +279,7 @@ impl Ledger {
             certain: false,
             saw_cut: false,
             void: false,
+            let_go: false,
             done: BTreeSet::new(),
             perhaps: BTreeMap::new(),
             perhaps_void: false,
@@ -511,8 +516,21 @@ impl Ledger {
         self.mails[mail].fates.get_mut(address).unwrap().refused = true;
     }
 
+    /// A shard needs nothing of a segment any more.
+    pub(crate) fn retired(&mut self, shard: u16, segment: SegmentId) {
+        self.retired.insert((shard, segment));
+        let retired = &self.retired;
+        for part in self.mails.iter_mut().flat_map(|mail| &mut mail.parts) {
+            if part.shard == shard && part.segments.contains(&segment) {
+                let is_retired = |at: &SegmentId| retired.contains(&(shard, *at));
+                part.let_go = part.segments.iter().all(is_retired);
+            }
+        }
+    }
+
     /// A folder was removed after others took its mail over.
     pub(crate) fn adopted(&mut self, shard: u16) {
+        self.retired.retain(|(of, _)| *of != shard);
         for part in self.mails.iter_mut().flat_map(|mail| &mut mail.parts) {
             if part.shard == shard {
                 part.void = true;
@@ -543,7 +561,11 @@ impl Ledger {
     /// All is written down: no part on disk is open.
     pub(crate) fn nothing_open(&self) -> Checked {
         for (n, mail) in self.mails.iter().enumerate() {
-            for part in mail.parts.iter().filter(|part| part.certain && !part.void) {
+            // A cancel is moot when the segment of what it is about goes before it is written.
+            let was_refused = matches!(mail.heard, Heard::Told(told) if told != Stored::Durable);
+            let is_open =
+                |part: &&Part| part.certain && !part.void && !(was_refused && part.let_go);
+            for part in mail.parts.iter().filter(is_open) {
                 let open = |address: &&String| {
                     let settled = part.done.contains(*address)
                         || part.perhaps.contains_key(*address)

@@ -292,7 +292,7 @@ impl Disk {
         std::fs::remove_file(self.folder(stream).join(file_name(segment))).map_err(io_error)
     }
 
-    /// Deletes one free file.
+    /// Deletes one free file; if that fails it stays at hand.
     ///
     /// # Errors
     /// [`DiskError`].
@@ -301,8 +301,19 @@ impl Disk {
             return Ok(());
         };
         let folder = self.folder(Stream::Queue);
-        std::fs::remove_file(folder.join(free_file_name(free))).map_err(io_error)?;
-        sync_folder(&folder).await
+        let deleted = match std::fs::remove_file(folder.join(free_file_name(free))) {
+            // An earlier attempt went as far.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(io_error),
+        };
+        let done = match deleted {
+            Ok(()) => sync_folder(&folder).await,
+            Err(error) => Err(error),
+        };
+        if done.is_err() {
+            self.free.borrow_mut().push(free);
+        }
+        done
     }
 
     /// Bytes free for us on the file system.

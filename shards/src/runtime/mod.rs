@@ -248,10 +248,8 @@ impl Shard {
             Action::DeleteFree => {
                 let shard = Rc::clone(self);
                 spawn(async move {
-                    if let Err(error) = shard.disk.delete_free().await {
-                        eprintln!("hikyakud: shard {}: free file: {error}", shard.id.0);
-                    }
-                    shard.handle(Event::FreeDeleted);
+                    let result = shard.disk.delete_free().await;
+                    shard.handle(Event::FreeDeleted { result });
                 });
             }
             Action::Compact { segment } => {
