@@ -230,6 +230,12 @@ impl SegmentSet {
         }
     }
 
+    /// Copies of messages may stand in `segment` that nobody relies on, since their write failed. It
+    /// goes before any other: later notes protect the originals and later copies, but not these.
+    pub fn copies_given_up(&mut self, segment: SegmentId) {
+        self.moved_from(segment);
+    }
+
     /// `segment` cannot be read at all (header damaged, key missing): it stays where it is, and so
     /// do all notes about it.
     pub fn unreadable(&mut self, segment: SegmentId) {
@@ -257,15 +263,16 @@ impl SegmentSet {
                 .iter()
                 .filter(|(id, usage)| Some(**id) != self.writing && !usage.unreadable)
         };
-        if let Some(unfinished) = closed()
-            .map(|(id, _)| *id)
-            .find(|id| self.finishing.contains(id))
-        {
-            return Some(Task::Compact(unfinished));
+        let is_dead = |usage: &Usage| usage.live_records == 0 && usage.note_bytes == 0;
+        if let Some((unfinished, usage)) = closed().find(|(id, _)| self.finishing.contains(id)) {
+            // Its file may never have been made: there is nothing to read then.
+            return Some(if is_dead(usage) {
+                Task::Remove(*unfinished)
+            } else {
+                Task::Compact(*unfinished)
+            });
         }
-        if let Some((dead, _)) =
-            closed().find(|(_, usage)| usage.live_records == 0 && usage.note_bytes == 0)
-        {
+        if let Some((dead, _)) = closed().find(|(_, usage)| is_dead(usage)) {
             return Some(Task::Remove(*dead));
         }
         if self.free.len() > FREE_FILES_MAX {
@@ -351,6 +358,11 @@ impl SegmentSet {
         if let Some(Task::Compact(segment)) = self.task.take() {
             self.finishing.insert(segment);
         }
+    }
+
+    /// The task was not begun: what is to be done is chosen anew.
+    pub const fn task_dropped(&mut self) {
+        self.task = None;
     }
 
     /// The task under way.

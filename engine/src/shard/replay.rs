@@ -106,7 +106,10 @@ impl ShardCore {
             Record::Moved(moved) => {
                 let queue_id = moved.message.queue_id;
                 self.storage.set.moved_from(moved.from);
-                self.forget_replayed(queue_id, placement.segment);
+                for segment in self.forget_replayed(queue_id, placement.segment) {
+                    // The copied one, or a copy that was given up after a failed write.
+                    self.storage.set.moved_from(segment);
+                }
                 self.replayed.moved_from.insert(queue_id, moved.from);
                 self.replay_message(placement, &moved.message);
                 let about = About {
@@ -171,15 +174,18 @@ impl ShardCore {
         }
     }
 
-    /// Takes the entries that stand in `segment` or before it out again.
-    fn forget_replayed(&mut self, queue_id: QueueId, segment: SegmentId) {
+    /// Takes the entries that stand in `segment` or before it out again; gives where they stood.
+    fn forget_replayed(&mut self, queue_id: QueueId, segment: SegmentId) -> Vec<SegmentId> {
         let entries: Vec<EntryId> = self.index.siblings(queue_id).collect();
+        let mut stood = Vec::new();
         for id in entries {
             let entry = self.index.get(id);
             if entry.state == State::Replayed && entry.placement.segment <= segment {
+                stood.push(entry.placement.segment);
                 self.finish_entry(id);
             }
         }
+        stood
     }
 
     fn replay_outcome(&mut self, outcome: &Outcome) {
@@ -367,7 +373,7 @@ impl ShardCore {
             Some(Task::Remove(segment) | Task::Compact(segment))
                 if self.storage.is_unfinished(segment) =>
             {
-                self.storage.set.task_failed();
+                self.storage.set.task_dropped();
             }
             Some(Task::Remove(segment)) => self.retire(segment),
             Some(Task::Compact(segment)) => {

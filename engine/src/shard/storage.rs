@@ -964,6 +964,8 @@ impl ShardCore {
                 segment: note.placement.segment,
             });
         let cancels: Vec<About> = cancels.collect();
+        let is_copy = |note: &Note| matches!(note.waiter, Waiter::Compaction { .. });
+        let has_copies = failed.notes.iter().any(is_copy);
         let mut all = vec![failed];
         all.extend(storage.closed.drain(..).map(|(_, pending)| pending));
         all.push(std::mem::take(&mut storage.filling));
@@ -1000,6 +1002,9 @@ impl ShardCore {
         }
         if flying.begins {
             self.storage.set.given_up(flying.segment);
+        }
+        if has_copies {
+            self.storage.set.copies_given_up(flying.segment);
         }
         // Files that were not made yet never will be.
         for (segment, reuse) in std::mem::take(&mut self.storage.begin) {

@@ -238,7 +238,11 @@ impl World {
                 }
             }
             Action::Compact { segment } => {
-                self.trace(|_| format!("shard {shard}: compact segment {}", segment.0));
+                self.trace(|world| {
+                    let core = &world.process.as_ref().unwrap().shards[shard].core;
+                    let usage = core.segments().find(|usage| usage.segment == segment);
+                    format!("shard {shard}: compact segment {}: {usage:?}", segment.0)
+                });
                 self.summary.compactions += 1;
                 self.read_through(shard, shard as u16, Why::Compact, [segment].into());
             }

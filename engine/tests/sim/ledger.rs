@@ -108,6 +108,8 @@ struct Writing {
 }
 
 pub(crate) struct Ledger {
+    /// Print each record that is written.
+    verbose: bool,
     keys: KeyRing,
     expire_after_s: u64,
     mails: Vec<Mail>,
@@ -124,8 +126,9 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(keys: KeyRing, expire_after_s: u64) -> Self {
+    pub(crate) fn new(keys: KeyRing, expire_after_s: u64, verbose: bool) -> Self {
         Self {
+            verbose,
             keys,
             expire_after_s,
             mails: Vec::new(),
@@ -233,6 +236,12 @@ impl Ledger {
         let mut fault = Ok(());
         while let Some(found) = writing.reader.next() {
             let at = found.placement.segment;
+            if self.verbose {
+                println!(
+                    "{:12} shard {shard}: {} of {:?}",
+                    "", found.placement.offset.0, found.record
+                );
+            }
             let item = match &found.record {
                 Record::Message(message) => self.part(shard, at, message, now_s).map(Some),
                 Record::Moved(moved) => self
@@ -324,10 +333,13 @@ impl Ledger {
     fn find(&self, shard: u16, about: About) -> Option<(usize, usize)> {
         let known = self.by_id.get(&(shard, about.queue_id))?;
         let part = |at: &(usize, usize)| &self.mails[at.0].parts[at.1];
+        let stood = |at: &&(usize, usize)| part(at).segments.contains(&about.segment);
         known
             .iter()
             .rev()
-            .find(|at| part(at).segments.contains(&about.segment) && !part(at).void)
+            .find(|at| stood(at) && !part(at).void)
+            // A note copied forward about one that is no more is not about another.
+            .or(known.iter().rev().find(stood))
             .or(known.last())
             .copied()
     }

@@ -209,7 +209,7 @@ impl World {
             sequence: 0,
             agenda: BTreeMap::new(),
             disk: Disk::default(),
-            ledger: Ledger::new(keys.clone(), u64::from(EXPIRE_AFTER_S)),
+            ledger: Ledger::new(keys.clone(), u64::from(EXPIRE_AFTER_S), verbose),
             keys,
             nonces,
             settings: Rc::new(settings),
