@@ -46,6 +46,7 @@ fn message<'a>(id: u64, recipients: Recipients<'a>, content: &'a [u8]) -> Record
         body: BodyType::EightBitMime,
         smtputf8: false,
         pending: false,
+        handover: None,
         reverse_path: Some("bounce+campaign-2026@lists.example.jp"),
         recipients,
         group: Some("newsletter"),

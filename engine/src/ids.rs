@@ -15,6 +15,51 @@ pub struct SegmentId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Offset(pub u32);
 
+/// Names one handover of mail from a shard's folder to the shards that own it now
+/// (docs/decisions/015): [`Self::BITS`] random bits, never 0. Written as 12 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HandoverId(u64);
+
+impl HandoverId {
+    /// How many bits it has.
+    pub const BITS: u32 = 48;
+
+    /// Out of random bits, of which the lower ones count.
+    pub const fn from_random(bits: u64) -> Self {
+        let id = bits & ((1 << Self::BITS) - 1);
+        Self(if id == 0 { 1 } else { id })
+    }
+
+    /// As a number; `None` if it is none that a handover may have.
+    pub const fn from_number(number: u64) -> Option<Self> {
+        if number == 0 || number >> Self::BITS != 0 {
+            None
+        } else {
+            Some(Self(number))
+        }
+    }
+
+    /// As a number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// Out of its text form.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() != 12 || !text.bytes().all(is_hex) {
+            return None;
+        }
+        Self::from_number(u64::from_str_radix(text, 16).ok()?)
+    }
+}
+
+impl fmt::Display for HandoverId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:012x}", self.0)
+    }
+}
+
 /// Names one accepted message for as long as the installation lives, on every shard that holds a
 /// part of it.
 ///

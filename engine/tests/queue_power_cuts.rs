@@ -361,6 +361,7 @@ impl Queue {
             body: BodyType::SevenBit,
             smtputf8: false,
             pending: false,
+            handover: None,
             reverse_path: None,
             recipients: recipients.recipients(),
             group: None,

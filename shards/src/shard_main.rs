@@ -30,7 +30,7 @@ use crate::runtime::connect::ClientSetup;
 use crate::runtime::disk::{Disk, Listing, list, stream_folder};
 use crate::runtime::mailbox::{Mailbox, mailbox};
 use crate::runtime::resolver::{Answered, ResolverThread};
-use crate::runtime::{Shard, adopt_all, now, replay_all, spawn};
+use crate::runtime::{Shard, adopt_all, noted_handovers, now, replay_all, spawn};
 use crate::settings;
 
 /// Longest time deliveries in flight are waited for at the end.
@@ -132,6 +132,8 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
     let mut core = ShardCore::new(id, shards, shard_settings, setup, seed(), now());
     let free_sizes: Vec<u64> = queue.free.iter().map(|(_, bytes)| *bytes).collect();
     core.found_files(&queue.segments, &free_sizes);
+    let noted = noted_handovers(data_dir)?;
+    core.noted_handovers(Rc::clone(&noted));
     restore_counters(&mut core, data_dir, id, &keys);
     let (answers_in, answers) = mailbox::<Answered>(engine::shard::QUESTIONS_MAX);
     let (client_settings, connect_timeout) = settings::client_settings(&config);
@@ -185,7 +187,7 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
     let data_dir = data_dir.clone();
     spawn(async move {
         replay_all(&shard, queue.segments).await;
-        adopt_all(&shard, &data_dir, shards).await;
+        adopt_all(&shard, &data_dir, shards, noted).await;
     });
     Ok((running, commands))
 }

@@ -158,6 +158,7 @@ fn with_message<T>(then: impl FnOnce(Record<'_>) -> T) -> T {
         body: BodyType::SevenBit,
         smtputf8: false,
         pending: false,
+        handover: None,
         reverse_path: Some("sender@example.jp"),
         recipients: recipients.recipients(),
         group: Some("news"),

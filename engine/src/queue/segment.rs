@@ -13,7 +13,7 @@ use super::cipher::{MAC_BYTES, NONCE_BYTES, Nonce, SegmentCipher, SegmentName, S
 use super::record::{
     BatchFrame, EncodeError, Message, RECORD_BYTES_MAX, Record, Seal, record_bytes,
 };
-use crate::ids::{Offset, SegmentId, ShardId};
+use crate::ids::{HandoverId, Offset, SegmentId, ShardId};
 use crate::keys::{KeyId, KeyRing, MasterKey};
 
 /// Unit of direct writes, bytes; batches begin and end at its multiples.
@@ -59,6 +59,16 @@ pub fn parse_file_name(name: &str) -> Option<SegmentId> {
 /// The segment whose [`free_file_name`] this is.
 pub fn parse_free_file_name(name: &str) -> Option<SegmentId> {
     parse_numbered(name, ".free")
+}
+
+/// The folder, beside a shard's queue folder, whose being there notes a handover of its mail.
+pub fn handover_folder_name(handover: HandoverId) -> String {
+    format!("queue.handover-{handover}")
+}
+
+/// The handover whose [`handover_folder_name`] this is.
+pub fn parse_handover_folder_name(name: &str) -> Option<HandoverId> {
+    HandoverId::parse(name.strip_prefix("queue.handover-")?)
 }
 
 fn parse_numbered(name: &str, extension: &str) -> Option<SegmentId> {

@@ -40,6 +40,10 @@ pub enum State {
     Replayed,
     /// Not to be sent yet: its batch is not durable, or another owner has not confirmed.
     Storing,
+    /// Durable, and not to be sent before its handover to us is noted.
+    Held,
+    /// Durable at its owner, and kept until the handover to it is noted.
+    Handed,
     /// In its destination's ready list.
     Ready,
     /// Its record is being read back for a connection, or it is with a connection.

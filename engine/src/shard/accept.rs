@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::storage::Waiter;
+use super::storage::{Hold, Waiter};
 use super::{Action, ShardCore, ShardMessage, Stored, Submission, Ticket};
 use crate::address::Address;
 use crate::clock::Now;
-use crate::ids::{QueueId, ShardId};
+use crate::ids::{HandoverId, QueueId, ShardId};
 use crate::route::owner;
 use crate::schedule::index::EntryId;
+use crate::smtp::server::Overload;
 
 /// Who is told whether a submission was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,15 +19,21 @@ pub(super) enum Origin {
     /// A notification of ours; the key of its `settle::Notice`.
     Notice(u64),
     /// An entry that another shard owns since the number of shards changed.
-    Transfer(EntryId),
+    Transfer {
+        entry: EntryId,
+        handover: HandoverId,
+    },
     /// A message of a shard that is no more; the caller's key.
-    Adopted(u64),
+    Adopted { key: u64, handover: HandoverId },
 }
 
 impl Origin {
     /// The message was queued before, under an id that any shard may know.
-    const fn was_queued(self) -> bool {
-        matches!(self, Self::Transfer(_) | Self::Adopted(_))
+    const fn handover(self) -> Option<HandoverId> {
+        match self {
+            Self::Transfer { handover, .. } | Self::Adopted { handover, .. } => Some(handover),
+            Self::Session(_) | Self::Notice(_) => None,
+        }
     }
 }
 
@@ -51,7 +58,8 @@ impl ShardCore {
             .iter()
             .all(|r| owner(r.domain(), self.shards) == first);
         if one_owner && first == self.me {
-            self.store(submission, Waiter::Origin(origin), false, now);
+            let hold = Hold::new(false, origin.handover());
+            self.store(submission, Waiter::Origin(origin), hold, now);
             return;
         }
         let mut parts: BTreeMap<ShardId, Vec<Address>> = BTreeMap::new();
@@ -84,17 +92,18 @@ impl ShardCore {
             };
             let Some(part) = part else { break };
             if to == self.me {
-                self.store(part, Waiter::Part(key), pending, now);
+                let hold = Hold::new(pending, origin.handover());
+                self.store(part, Waiter::Part(key), hold, now);
             } else {
                 let submission = Box::new(part);
-                let transferred = origin.was_queued();
+                let handover = origin.handover();
                 self.tell(
                     to,
                     ShardMessage::Store {
                         key,
                         submission,
                         pending,
-                        transferred,
+                        handover,
                     },
                 );
             }
@@ -111,25 +120,32 @@ impl ShardCore {
                 key,
                 mut submission,
                 pending,
-                transferred,
+                handover,
             } => {
                 let waiter = Waiter::Shard { shard: from, key };
-                if transferred {
+                if handover.is_some() {
                     self.rename_if_known(&mut submission, now);
                 }
-                if self.overload().is_some() {
+                // What is handed over was queued before, and is not sent until all of it is here: a
+                // full queue must take it, or would be full for good.
+                let is_refused = match self.overload() {
+                    Some(Overload::Queue) => handover.is_none(),
+                    other => other.is_some(),
+                };
+                if is_refused {
                     let result = Stored::NoSpace;
                     self.tell(from, ShardMessage::Stored { key, result });
-                } else if transferred && self.replaying {
+                } else if handover.is_some() && self.replaying {
                     // A part of the same message may still be found: which, is not known yet.
                     let result = Stored::Failed;
                     self.tell(from, ShardMessage::Stored { key, result });
                 } else {
-                    self.store(*submission, waiter, pending, now);
+                    self.store(*submission, waiter, Hold::new(pending, handover), now);
                 }
             }
             ShardMessage::Stored { key, result } => self.part_stored(key, result, now),
             ShardMessage::Confirm { queue_id } => self.confirm(queue_id, now),
+            ShardMessage::HandedOver { handover } => self.release(handover, now),
             ShardMessage::Cancel { queue_id } => self.cancel_stored(queue_id, now),
         }
     }
@@ -145,14 +161,14 @@ impl ShardCore {
     }
 
     /// Stores a message found in the files of a shard that is no more, all recipients of one owner,
-    /// at that owner; [`Self::take_adopted`] tells of `key` once it is durable or could not be
-    /// stored. Only after [`Self::replay_done`].
-    pub fn adopt(&mut self, key: u64, mut submission: Submission, now: Now) {
+    /// at that owner, to be held until [`Self::handed_over`]; [`Self::take_adopted`] tells of `key`
+    /// once it is durable or could not be stored. Only after [`Self::replay_done`].
+    pub fn adopt(&mut self, key: u64, handover: HandoverId, mut submission: Submission, now: Now) {
         debug_assert!(!self.replaying, "adoption while replaying");
         if owner(submission.recipients[0].domain(), self.shards) == self.me {
             self.rename_if_known(&mut submission, now);
         }
-        self.route(Origin::Adopted(key), submission, now);
+        self.route(Origin::Adopted { key, handover }, submission, now);
     }
 
     /// What became of the messages given to [`Self::adopt`], by their keys.
@@ -197,8 +213,8 @@ impl ShardCore {
         match origin {
             Origin::Session(ticket) => self.actions.push(Action::Answer { ticket, result }),
             Origin::Notice(key) => self.notice_stored(key, result, now),
-            Origin::Transfer(entry) => self.transferred(entry, result, now),
-            Origin::Adopted(key) => self.adopted.push((key, result)),
+            Origin::Transfer { entry, .. } => self.transferred(entry, result, now),
+            Origin::Adopted { key, .. } => self.adopted.push((key, result)),
         }
     }
 }

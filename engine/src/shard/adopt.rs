@@ -3,8 +3,8 @@
 //! Started with fewer shards than before, the folders of those beyond are read by nobody. A shard that
 //! is there adopts such a folder: [`Adoption`] replays its segments (under their own names) into a
 //! small index of its own, then gives out each live message to be read, and the submissions that take
-//! it to its owners. When all are durable there, the folder may go. Nothing is written to it: a crash
-//! in between begins the adoption anew, and what had been taken over already is delivered twice.
+//! it to its owners. When all are durable there, the folder goes, and only then is any of it sent
+//! ([`handover`](super::handover)): a crash in between begins the adoption anew. Nothing is written to it.
 //!
 //! How it is driven, by whoever has the files:
 //! 1. every segment, oldest first: [`Adoption::segment`], [`Adoption::record`] for each record, or
@@ -13,19 +13,23 @@
 //!    to [`ShardCore::adopt`](super::ShardCore::adopt);
 //! 3. each result of [`ShardCore::take_adopted`](super::ShardCore::take_adopted) to
 //!    [`Adoption::stored`], until [`Adoption::is_done`];
-//! 4. keep [`Adoption::damaged`] segments for inspection and remove the folder, by one rename first,
-//!    so that no crash leaves notes missing and their messages there.
+//! 4. rename the folder to the name that notes [`Adoption::handover`]
+//!    ([`handover_folder_name`](crate::queue::segment::handover_folder_name)) and sync the folder it is
+//!    in; then [`ShardCore::handed_over`](super::ShardCore::handed_over), and remove what is in it, if
+//!    no [`Adoption::damaged`] segments are to be kept for inspection. The empty folder stays: it is
+//!    what makes the copies count.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use super::Stored;
+use super::handover::is_void;
 use super::message::{Message, Submission};
 use super::storage::message_from;
+use super::{NotedHandovers, Stored};
 use crate::address::Address;
-use crate::ids::{QueueId, SegmentId, ShardId};
+use crate::ids::{HandoverId, QueueId, SegmentId, ShardId};
 use crate::keys::KeyRing;
 use crate::queue::cipher::SegmentCipher;
-use crate::queue::record::{About, OutcomeState, Record};
+use crate::queue::record::{About, Moved, OutcomeState, Record};
 use crate::queue::replay::Summary;
 use crate::queue::segment::{HeaderError, Placement, SegmentHeader};
 use crate::route::owner;
@@ -64,6 +68,8 @@ impl Foreign {
 #[derive(Debug)]
 pub struct Adoption {
     shards: u16,
+    handover: HandoverId,
+    noted: NotedHandovers,
     ciphers: HashMap<SegmentId, SegmentCipher>,
     mail: BTreeMap<Name, Foreign>,
     queue: VecDeque<Name>,
@@ -78,10 +84,13 @@ pub struct Adoption {
 }
 
 impl Adoption {
-    /// Of the folder of shard `gone`, which nobody has read yet; `shards`: how many there are now.
-    pub fn new(gone: ShardId, shards: u16) -> Self {
+    /// Of the folder of shard `gone`, which nobody has read yet, under a `handover` of its own.
+    /// `shards`: how many there are now. `noted`: as the shards were told at this start.
+    pub fn new(gone: ShardId, shards: u16, handover: HandoverId, noted: NotedHandovers) -> Self {
         Self {
             shards: shards.max(1),
+            handover,
+            noted,
             ciphers: HashMap::new(),
             mail: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -94,6 +103,11 @@ impl Adoption {
             blocked: None,
             is_replayed: false,
         }
+    }
+
+    /// Under which the mail is given to its owners.
+    pub const fn handover(&self) -> HandoverId {
+        self.handover
     }
 
     /// The shard that adopts the folder of shard `gone`, when there are `shards` now.
@@ -112,6 +126,9 @@ impl Adoption {
     /// One record, in the order of the disk; contents may be left out.
     pub fn record(&mut self, placement: Placement, record: &Record<'_>) {
         match record {
+            // Given to the shard by a handover that was cut short: it comes from where it was.
+            Record::Message(message) | Record::Moved(Moved { message, .. })
+                if is_void(&self.noted, message.handover) => {}
             Record::Message(message) => {
                 self.insert(
                     placement,
@@ -172,6 +189,9 @@ impl Adoption {
     }
 
     fn outcome(&mut self, about: About, state: &OutcomeState) {
+        if is_void(&self.noted, state.handover()) {
+            return;
+        }
         let range = (about.queue_id, SegmentId(0))..=(about.queue_id, SegmentId(u32::MAX));
         // If it names where one part stands, it is not about another part of the same message.
         let exact = self.mail.contains_key(&(about.queue_id, about.segment));
@@ -365,12 +385,17 @@ mod tests {
     use crate::keys::MasterKey;
     use crate::queue::cipher::{SegmentName, Stream};
     use crate::queue::record::{
-        Message as MessageRecord, Moved, Outcome, OutcomeKind, OutcomeStates, RecipientsBuf,
+        Message as MessageRecord, Outcome, OutcomeKind, OutcomeStates, RecipientsBuf,
     };
     use crate::queue::replay::{Contents, SegmentReader};
     use crate::queue::segment::SegmentWriter;
 
     const GONE: ShardId = ShardId(3);
+
+    fn adoption_of(gone: ShardId, shards: u16) -> Adoption {
+        let handover = HandoverId::from_random(1);
+        Adoption::new(gone, shards, handover, NotedHandovers::default())
+    }
 
     fn keys() -> KeyRing {
         KeyRing::new(MasterKey::from_bytes(&mut [7; 32]))
@@ -447,6 +472,7 @@ mod tests {
             body: BodyType::SevenBit,
             smtputf8: false,
             pending: false,
+            handover: None,
             reverse_path: Some("s@sender.example"),
             recipients: recipients.recipients(),
             group: None,
@@ -506,7 +532,7 @@ mod tests {
             segment: SegmentId(0),
         };
         folder.segment(&[Record::Cancel(about)]);
-        let mut adoption = Adoption::new(GONE, 2);
+        let mut adoption = adoption_of(GONE, 2);
         folder.replay(&mut adoption);
         assert_eq!(adoption.len(), 1);
         let first = given(&folder, &mut adoption);
@@ -558,12 +584,12 @@ mod tests {
             states: OutcomeStates::new(&states),
             message: message(1, &two),
         })]);
-        let mut adoption = Adoption::new(GONE, 1);
+        let mut adoption = adoption_of(GONE, 1);
         folder.replay(&mut adoption);
         assert_eq!(given(&folder, &mut adoption)[0].1, ["a@b.example"]);
         // The copy was given up after a failed write, and the note was written about the original.
         folder.segment(&[outcome(1, 0, 1, OutcomeKind::Failed)]);
-        let mut adoption = Adoption::new(GONE, 1);
+        let mut adoption = adoption_of(GONE, 1);
         folder.replay(&mut adoption);
         assert!(adoption.is_done());
     }
@@ -575,7 +601,7 @@ mod tests {
         folder.segment(&[Record::Message(message(1, &one))]);
         folder.segment(&[Record::Message(message(1, &other))]);
         folder.segment(&[outcome(1, 0, 0, OutcomeKind::Delivered)]);
-        let mut adoption = Adoption::new(GONE, 1);
+        let mut adoption = adoption_of(GONE, 1);
         folder.replay(&mut adoption);
         assert_eq!(given(&folder, &mut adoption)[0].1, ["a@b.example"]);
     }
@@ -585,12 +611,12 @@ mod tests {
         let one = recipients(&["a.example"]);
         let mut folder = Folder::default();
         folder.segment(&[Record::Message(message(1, &one))]);
-        let mut adoption = Adoption::new(GONE, 1);
+        let mut adoption = adoption_of(GONE, 1);
         adoption.unreadable(SegmentId(7), &HeaderError::Damaged);
         folder.replay(&mut adoption);
         assert_eq!(adoption.damaged(), [SegmentId(7)]);
         assert!(adoption.next_to_read().is_some());
-        let mut adoption = Adoption::new(GONE, 1);
+        let mut adoption = adoption_of(GONE, 1);
         let key_id = crate::keys::KeyId([1; 8]);
         adoption.unreadable(SegmentId(7), &HeaderError::UnknownKey { key_id });
         folder.replay(&mut adoption);
@@ -606,9 +632,9 @@ mod tests {
         let one = recipients(&["a.example"]);
         let mut folder = Folder::default();
         folder.segment(&[Record::Message(message(1, &one))]);
-        let mut adoption = Adoption::new(GONE, 1);
+        let mut adoption = adoption_of(GONE, 1);
         folder.replay(&mut adoption);
-        let mut other = Adoption::new(ShardId(4), 1);
+        let mut other = adoption_of(ShardId(4), 1);
         folder.replay(&mut other);
         let of_other = given(&folder, &mut other);
         assert_eq!(given(&folder, &mut adoption).len(), 1);

@@ -567,7 +567,7 @@ impl ShardCore {
             (Ok(message), Purpose::Transfer) => self.transfer_message(entry, &message, now),
             (Err(Unread::Disk(error)), Purpose::Transfer) if !self.is_expired(entry, now) => {
                 self.report(format!("a message to be moved to another shard: {error}"));
-                self.transfers.push_back(entry);
+                self.transfer_failed(entry);
             }
             (Err(why), purpose) => {
                 match why {
@@ -577,8 +577,12 @@ impl ShardCore {
                     Unread::Disk(error) => self.quarantine(entry, &error.to_string()),
                     Unread::Damaged(why) => self.quarantine(entry, &why),
                 }
-                if let Purpose::Send(conn) = purpose {
-                    self.assign(conn, now);
+                match purpose {
+                    Purpose::Send(conn) => {
+                        self.assign(conn, now);
+                    }
+                    Purpose::Transfer => self.handovers.gave_up_one(),
+                    Purpose::Settle(_) => {}
                 }
             }
         }

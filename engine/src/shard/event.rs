@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::message::Submission;
 use crate::dns::{Answer, Question, Target};
-use crate::ids::{QueueId, SegmentId, ShardId};
+use crate::ids::{HandoverId, QueueId, SegmentId, ShardId};
 use crate::phase::Phase;
 use crate::pool::{ConnId, PeerInfo};
 use crate::queue::cipher::Stream;
@@ -109,6 +109,13 @@ pub enum Event {
         /// The disk's answer.
         result: Result<(), DiskError>,
     },
+    /// A handover of this shard's mail is noted, or could not be: then it may be or not.
+    HandoverNoted {
+        /// As asked.
+        handover: HandoverId,
+        /// The disk's answer.
+        result: Result<(), DiskError>,
+    },
     /// Another shard says something.
     FromShard {
         /// Who.
@@ -201,8 +208,9 @@ pub enum ShardMessage {
         submission: Box<Submission>,
         /// Other shards own recipients too: hold it until `Confirm` or `Cancel`.
         pending: bool,
-        /// It was queued before, at a shard that does not own its domain any more.
-        transferred: bool,
+        /// It was queued before, in the folder of a shard that does not own its domain any more: hold
+        /// it until this handover is noted.
+        handover: Option<HandoverId>,
     },
     /// The answer.
     Stored {
@@ -215,6 +223,11 @@ pub enum ShardMessage {
     Confirm {
         /// The message.
         queue_id: QueueId,
+    },
+    /// A handover is noted: what was stored under it may be sent.
+    HandedOver {
+        /// Which.
+        handover: HandoverId,
     },
     /// An owner failed: forget it.
     Cancel {
@@ -271,6 +284,12 @@ pub enum Action {
     },
     /// Delete one of the queue's free files; answered with [`Event::FreeDeleted`].
     DeleteFree,
+    /// Make a folder named [`handover_folder_name`](crate::queue::segment::handover_folder_name) beside
+    /// the queue's, durably, if it is not there; answered with [`Event::HandoverNoted`].
+    NoteHandover {
+        /// Which.
+        handover: HandoverId,
+    },
     /// Read the queue segment through and give its records back by
     /// [`ShardCore::compact`](super::ShardCore::compact), then call
     /// [`ShardCore::compact_read`](super::ShardCore::compact_read).

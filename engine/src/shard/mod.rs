@@ -12,6 +12,7 @@
 //!   notification to the sender;
 //! - `idle`: destinations and sites that have no mail, and how many of them are kept;
 //! - `replay`: the index after a restart, and compaction;
+//! - `handover`: mail that leaves for the shards that own it now;
 //! - `adopt`: the mail of shards that are no more;
 //! - `view`: what an operator may ask.
 
@@ -19,6 +20,7 @@ mod accept;
 pub mod adopt;
 mod deliver;
 mod event;
+mod handover;
 mod idle;
 mod message;
 mod replay;
@@ -34,6 +36,7 @@ use std::sync::Arc;
 pub use event::{
     Action, BatchId, Begin, Cause, DiskError, Event, ReadId, ShardMessage, Stored, Ticket,
 };
+pub use handover::NotedHandovers;
 pub use message::{Message, Submission};
 pub use view::{DestinationView, ShardStatus, Why};
 
@@ -191,8 +194,7 @@ pub struct ShardCore {
 
     /// Originals of messages whose copies are not durable yet.
     moving: HashMap<QueueId, replay::Move>,
-    /// Entries of domains that another shard owns now.
-    transfers: VecDeque<EntryId>,
+    handovers: handover::Handovers,
     adopted: Vec<(u64, Stored)>,
     /// Ids of earlier runs whose mail left the queue: segments may still tell of them.
     past_ids: HashSet<QueueId>,
@@ -222,7 +224,8 @@ impl ShardCore {
         seed: u64,
         now: Now,
     ) -> Self {
-        let (storage, log, saved) = storage::open(me, &settings, storage);
+        let (mut storage, log, saved) = storage::open(me, &settings, storage);
+        let handovers = handover::Handovers::new(storage.random_handover());
         let mut dns = Cache::new(settings.dns_entries_max);
         dns.set_ttl_max(settings.dns_ttl_s_max.0, settings.dns_ttl_s_max.1);
         Self {
@@ -260,7 +263,7 @@ impl ShardCore {
             next_token: 0,
             notices: HashMap::new(),
             moving: HashMap::new(),
-            transfers: VecDeque::new(),
+            handovers,
             adopted: Vec::new(),
             past_ids: HashSet::new(),
             begun: now.unix,
@@ -310,6 +313,9 @@ impl ShardCore {
                 result,
             } => self.retired(segment, disposal, result),
             Event::FreeDeleted { result } => self.free_deleted(result),
+            Event::HandoverNoted { handover, result } => {
+                self.handover_noted(handover, result, now);
+            }
             Event::FromShard { from, message } => self.told_by_shard(from, message, now),
             Event::DiskSpace { free_bytes } => {
                 self.disk_free_bytes = free_bytes;
@@ -374,6 +380,7 @@ impl ShardCore {
         self.retry_write(now);
         self.schedule_replayed(now);
         self.transfer_some();
+        self.note_handover(now);
         self.wake_deferred(now);
         self.fail_ready(now);
         self.sweep(now);

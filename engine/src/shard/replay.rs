@@ -90,13 +90,21 @@ impl ShardCore {
     /// One record of an earlier run, in the order of the disk.
     pub fn replay(&mut self, placement: Placement, record: &Record<'_>) {
         match record {
+            // Given to us by a handover that was cut short: another brings it again.
+            Record::Message(message) | Record::Moved(Moved { message, .. })
+                if self.handovers.is_void(message.handover) =>
+            {
+                self.replay_id(message.queue_id);
+            }
             Record::Message(message) => {
                 self.replayed.moved_from.remove(&message.queue_id);
                 self.replay_message(placement, message);
             }
             Record::Outcome(outcome) => {
                 self.storage.set.note(placement, outcome.about.segment);
-                self.replay_outcome(outcome);
+                if !self.handovers.is_void(outcome.state.handover()) {
+                    self.replay_outcome(outcome);
+                }
             }
             Record::Commit(about) => self.storage.set.note(placement, about.segment),
             Record::Cancel(about) => {
@@ -144,10 +152,14 @@ impl ShardCore {
         self.replay_from = Some(0);
     }
 
-    fn replay_message(&mut self, placement: Placement, message: &MessageRecord<'_>) {
-        self.ids.saw(message.queue_id);
+    fn replay_id(&mut self, queue_id: QueueId) {
+        self.ids.saw(queue_id);
         // Should the clock have gone back.
-        self.begun = self.begun.max(UnixMs(message.queue_id.accepted_ms() + 1));
+        self.begun = self.begun.max(UnixMs(queue_id.accepted_ms() + 1));
+    }
+
+    fn replay_message(&mut self, placement: Placement, message: &MessageRecord<'_>) {
+        self.replay_id(message.queue_id);
         self.storage.set.live(placement);
         for domain in message.recipients.domains() {
             let name = crate::address::Domain::from_stored(domain.domain);
@@ -313,52 +325,6 @@ impl ShardCore {
         }
     }
 
-    /// Gives an entry that another shard owns now to it: the number of shards has changed.
-    fn transfer(&mut self, id: EntryId) {
-        self.transfers.push_back(id);
-    }
-
-    /// Reads the next entries to be given away, a bounded number at a time.
-    pub(super) fn transfer_some(&mut self) {
-        while self.reads.len() < super::READS_MAX && !self.is_stalled() {
-            let Some(id) = self.transfers.pop_front() else {
-                return;
-            };
-            self.read_record(id, super::deliver::Purpose::Transfer);
-        }
-    }
-
-    pub(super) fn transfer_message(&mut self, id: EntryId, message: &super::Message, now: Now) {
-        let entry = self.index.get(id);
-        let done = self.done.get(&id).copied().unwrap_or(0);
-        let first = usize::from(entry.recipient_first);
-        let recipients = (0..usize::from(entry.recipient_count))
-            .filter(|n| done >> n & 1 == 0)
-            .map(|n| message.recipients[first + n].clone())
-            .collect();
-        let submission = message.submission(recipients);
-        self.route(super::accept::Origin::Transfer(id), submission, now);
-    }
-
-    pub(super) fn transferred(&mut self, id: EntryId, result: super::Stored, now: Now) {
-        if result != super::Stored::Durable {
-            // The other shard is replaying, or short of room: offered again.
-            self.transfers.push_back(id);
-            return;
-        }
-        let entry = self.index.get(id);
-        let state = OutcomeState {
-            first: entry.recipient_first,
-            count: u16::from(entry.recipient_count),
-            kind: OutcomeKind::Cancelled,
-            attempts: entry.attempts,
-            next_retry_s: 0,
-        };
-        let (queue_id, segment) = (entry.queue_id, entry.placement.segment);
-        self.append_outcome(queue_id, segment, state, now);
-        self.finish_entry(id);
-    }
-
     /// Asks for the next segment to be compacted, and lets go of those that hold nothing.
     pub(super) fn clean_segments(&mut self) {
         let reading = self.replaying || self.replay_from.is_some();
@@ -453,16 +419,21 @@ impl ShardCore {
             .siblings(queue_id)
             .filter(|id| self.index.get(*id).placement == placement)
             .collect();
-        let storing = live
-            .iter()
-            .any(|id| self.index.get(*id).state == State::Storing);
-        if !live.is_empty() && !storing && !self.moving.contains_key(&queue_id) {
+        let is_in = |states: &[State]| {
+            live.iter()
+                .any(|id| states.contains(&self.index.get(*id).state))
+        };
+        // The outcome of what is handed over names its place.
+        let must_stay = is_in(&[State::Storing, State::Handed]);
+        let is_held = is_in(&[State::Held]);
+        if !live.is_empty() && !must_stay && !self.moving.contains_key(&queue_id) {
             let states = self.states_of(message.recipients.len(), &live);
             let moved = Moved {
                 from: placement.segment,
                 states: OutcomeStates::new(&states),
                 message: MessageRecord {
                     pending: false,
+                    handover: message.handover.filter(|_| is_held),
                     ..*message
                 },
             };

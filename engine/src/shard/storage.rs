@@ -19,7 +19,7 @@ use crate::address::Address;
 use crate::clock::{Mono, Now, UnixMs};
 use crate::counters::Counter;
 use crate::delivery_log::{LogBatch, LogRecord, LogRotation};
-use crate::ids::{QueueId, SegmentId, ShardId};
+use crate::ids::{HandoverId, QueueId, SegmentId, ShardId};
 use crate::keys::KeyRing;
 use crate::queue::cipher::{Nonce, SegmentCipher, SegmentName, Stream};
 use crate::queue::record::{
@@ -85,6 +85,28 @@ pub(super) enum Waiter {
     Compacted(SegmentId),
     /// Outcomes that replay found under a segment their message is not in.
     Strays,
+    /// The outcomes of all entries that other shards have now.
+    HandedOver,
+}
+
+/// Whether a message may be sent as soon as it is durable.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hold {
+    No,
+    /// Not before the transaction's other owners have stored their parts.
+    Pending,
+    /// Not before the handover that brought it is noted.
+    Handover(HandoverId),
+}
+
+impl Hold {
+    pub(super) const fn new(pending: bool, handover: Option<HandoverId>) -> Self {
+        match (pending, handover) {
+            (_, Some(handover)) => Self::Handover(handover),
+            (true, None) => Self::Pending,
+            (false, None) => Self::No,
+        }
+    }
 }
 
 impl Waiter {
@@ -98,7 +120,7 @@ impl Waiter {
 struct Note {
     queue_id: QueueId,
     placement: Placement,
-    pending: bool,
+    hold: Hold,
     waiter: Waiter,
 }
 
@@ -413,18 +435,42 @@ impl Storage {
     /// The outcomes appended last must be durable before any segment goes.
     pub(super) fn note_strays(&mut self) {
         self.strays_waiting = true;
+        self.note_mark(Waiter::Strays);
+    }
+
+    /// The outcomes appended so far must be durable before their handover is noted.
+    pub(super) fn note_handed_over(&mut self) {
+        self.note_mark(Waiter::HandedOver);
+    }
+
+    /// All of a segment's copies stand before this in the stream.
+    pub(super) fn note_compacted(&mut self, segment: SegmentId) {
+        self.note_mark(Waiter::Compacted(segment));
+    }
+
+    /// `waiter` is told when all that was appended is durable.
+    fn note_mark(&mut self, waiter: Waiter) {
         let placement = Placement {
             segment: SegmentId(0),
             offset: crate::ids::Offset(0),
             bytes: 0,
         };
-        let (queue_id, waiter) = (QueueId(0), Waiter::Strays);
         self.filling.notes.push(Note {
-            queue_id,
+            queue_id: QueueId(0),
             placement,
-            pending: false,
+            hold: Hold::No,
             waiter,
         });
+    }
+
+    /// Names a handover.
+    pub(super) fn random_handover(&mut self) -> HandoverId {
+        let nonce = (self.maker.nonces)();
+        let (low, _) = nonce.split_at(8);
+        let bits = low
+            .iter()
+            .fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+        HandoverId::from_random(bits)
     }
 
     /// A compaction begins.
@@ -471,26 +517,10 @@ impl Storage {
         self.filling.notes.push(Note {
             queue_id,
             placement,
-            pending: false,
+            hold: Hold::No,
             waiter,
         });
         self.close_full_batch();
-    }
-
-    /// All of a segment's copies stand before this in the stream.
-    pub(super) fn note_compacted(&mut self, segment: SegmentId) {
-        let placement = Placement {
-            segment,
-            offset: crate::ids::Offset(0),
-            bytes: 0,
-        };
-        let waiter = Waiter::Compacted(segment);
-        self.filling.notes.push(Note {
-            queue_id: QueueId(0),
-            placement,
-            pending: false,
-            waiter,
-        });
     }
 
     /// Closes the open batch if it has grown to its bound; to be called once what was appended is noted.
@@ -601,7 +631,7 @@ impl ShardCore {
         &mut self,
         mut submission: Submission,
         waiter: Waiter,
-        pending: bool,
+        hold: Hold,
         now: Now,
     ) {
         if self.storage.is_failing() {
@@ -614,7 +644,7 @@ impl ShardCore {
             return self.tell_waiter(waiter, result, now);
         }
         submission.group_by_domain();
-        let placement = match self.append_message(&submission, pending, now) {
+        let placement = match self.append_message(&submission, hold, now) {
             Ok(placement) => placement,
             Err(why) => {
                 let line = format!("message {} cannot be stored: {why}", submission.queue_id);
@@ -626,13 +656,15 @@ impl ShardCore {
         self.storage.filling.notes.push(Note {
             queue_id,
             placement,
-            pending,
+            hold,
             waiter,
         });
         self.storage.set.live(placement);
         self.storage.close_full_batch();
         let message = std::rc::Rc::new(Message::from_submission(submission));
-        let keep = self.memory_bytes + message.memory_bytes() <= self.settings.memory_bytes_max;
+        // What is held for long is read back when its time comes.
+        let keep = !matches!(hold, Hold::Handover(_))
+            && self.memory_bytes + message.memory_bytes() <= self.settings.memory_bytes_max;
         let group = self
             .counters
             .group(message.group.as_deref().unwrap_or(""))
@@ -664,7 +696,7 @@ impl ShardCore {
     fn append_message(
         &mut self,
         submission: &Submission,
-        pending: bool,
+        hold: Hold,
         now: Now,
     ) -> Result<Placement, String> {
         let mut recipients = std::mem::take(&mut self.storage.recipients);
@@ -686,7 +718,11 @@ impl ShardCore {
             accepted_ms: submission.accepted.0,
             body: submission.body,
             smtputf8: submission.smtputf8,
-            pending,
+            pending: matches!(hold, Hold::Pending),
+            handover: match hold {
+                Hold::Handover(handover) => Some(handover),
+                Hold::No | Hold::Pending => None,
+            },
             reverse_path: submission.reverse_path.as_ref().map(Address::as_str),
             recipients: recipients.recipients(),
             group: submission.group.as_deref(),
@@ -812,7 +848,10 @@ impl ShardCore {
             Waiter::Shard { shard, key } => {
                 self.tell(shard, super::ShardMessage::Stored { key, result });
             }
-            Waiter::Compaction { .. } | Waiter::Compacted(_) | Waiter::Strays => {}
+            Waiter::Compaction { .. }
+            | Waiter::Compacted(_)
+            | Waiter::Strays
+            | Waiter::HandedOver => {}
         }
     }
 
@@ -921,10 +960,13 @@ impl ShardCore {
                 self.storage.strays_waiting = false;
                 return;
             }
+            Waiter::HandedOver => return self.handed_durable(),
             _ => {}
         }
-        if !note.pending {
-            self.stored_ready(note.queue_id, now);
+        match note.hold {
+            Hold::No => self.stored_ready(note.queue_id, now),
+            Hold::Pending => {}
+            Hold::Handover(handover) => self.hold(note.queue_id, handover),
         }
         self.tell_waiter(note.waiter, Stored::Durable, now);
     }
@@ -996,6 +1038,7 @@ impl ShardCore {
             match note.waiter {
                 Waiter::Compacted(_) => self.storage.set.task_failed(),
                 Waiter::Strays => self.storage.note_strays(),
+                Waiter::HandedOver => self.handovers.not_durable(),
                 Waiter::Compaction { .. } => {}
                 _ => self.forget_message(note.queue_id),
             }

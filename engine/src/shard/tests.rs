@@ -193,7 +193,11 @@ impl World {
                     result: Ok(()),
                 }
             }
-            Action::DeleteFree => Event::FreeDeleted,
+            Action::NoteHandover { handover } => {
+                let result = Ok(());
+                Event::HandoverNoted { handover, result }
+            }
+            Action::DeleteFree => Event::FreeDeleted { result: Ok(()) },
             Action::Resolve { question } => {
                 let answer = answer(&question);
                 let ttl_s = 300;

@@ -192,7 +192,7 @@ impl ShardCore {
         let destination = &self.destinations[entry.destination as usize];
         let binding = match entry.state {
             State::Replayed => Binding::Replaying,
-            State::Storing => Binding::Storing,
+            State::Storing | State::Held | State::Handed => Binding::Storing,
             State::InFlight => Binding::Delivering,
             State::Deferred => Binding::Retry {
                 attempts: entry.attempts,

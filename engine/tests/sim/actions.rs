@@ -46,6 +46,7 @@ impl World {
                 self.event(shard, Event::DiskSpace { free_bytes })
             }
             Moment::Flush(shard) => self.flush(shard),
+            Moment::Adopt(shard) => self.adopt_more(shard),
             Moment::Event(shard, event) => {
                 if let Event::Closed { conn, .. } = *event {
                     self.shard(shard).conns.remove(&conn);
@@ -237,6 +238,21 @@ impl World {
                     job.free = free;
                 }
             }
+            Action::NoteHandover { handover } => {
+                self.trace(|_| format!("shard {shard}: handover {handover} is complete"));
+                let out_of = None;
+                let steps = [
+                    Step::NoteHandover { handover, out_of },
+                    Step::SyncHandover { handover },
+                ];
+                let folder = (shard as u16, Stream::Queue);
+                self.start_job(
+                    shard,
+                    folder,
+                    steps.into(),
+                    Then::HandoverNoted { handover },
+                );
+            }
             Action::Compact { segment } => {
                 self.trace(|world| {
                     let core = &world.process.as_ref().unwrap().shards[shard].core;
@@ -304,7 +320,7 @@ impl World {
                 let at = *at;
                 let from = ShardId(shard as u16);
                 if let engine::shard::ShardMessage::Store {
-                    transferred: true, ..
+                    handover: Some(_), ..
                 } = &message
                 {
                     self.summary.transfers += 1;
@@ -492,8 +508,17 @@ impl World {
                 self.disk.sync_folder(folder);
                 true
             }
-            Step::DropFolder => {
-                self.disk.drop_folder(folder);
+            Step::NoteHandover { .. } | Step::SyncHandover { .. }
+                if self.strikes(self.faults.write) =>
+            {
+                return Err(io("input/output error"));
+            }
+            Step::NoteHandover { handover, out_of } => {
+                self.disk.note_handover(handover, out_of);
+                true
+            }
+            Step::SyncHandover { handover } => {
+                self.disk.sync_handover(handover);
                 true
             }
         };
@@ -506,11 +531,7 @@ impl World {
 
     fn job_done(&mut self, job: Job, result: Result<(), DiskError>) -> Checked {
         let Job {
-            shard,
-            folder,
-            then,
-            free,
-            ..
+            shard, then, free, ..
         } = job;
         let event = match then {
             Then::Written {
@@ -531,7 +552,7 @@ impl World {
                     }
                     // Half made: as the runtime does, whatever it was made of.
                     let made = free_file_name(free.unwrap_or(segment));
-                    self.disk.remove(folder, &made);
+                    self.disk.remove((shard as u16, stream), &made);
                 }
                 if stream == Stream::Queue {
                     self.ledger
@@ -563,11 +584,24 @@ impl World {
                 Event::FreeDeleted { result }
             }
             Then::Deleted => return Ok(()),
-            Then::Adopted => {
-                self.trace(|_| format!("shard {shard}: folder of shard {} is adopted", folder.0));
+            Then::Adopted { .. } if result.is_err() => {
+                self.soon(1000 * MS, Moment::Adopt(shard));
+                return Ok(());
+            }
+            Then::Adopted { gone, handover } => {
+                self.trace(|_| format!("shard {shard}: folder of shard {gone} is adopted"));
                 self.summary.adoptions += 1;
-                self.ledger.adopted(folder.0);
+                self.ledger.noted(handover);
+                let now = self.now();
+                self.shard(shard).core.handed_over(handover, now);
+                self.carry_out(shard)?;
                 return self.adopt_next_folder(shard);
+            }
+            Then::HandoverNoted { handover } => {
+                if result.is_ok() {
+                    self.ledger.noted(handover);
+                }
+                Event::HandoverNoted { handover, result }
             }
         };
         self.event(shard, event)
@@ -744,10 +778,13 @@ impl World {
         let Some(gone) = self.shard(shard).gone.pop_front() else {
             return Ok(());
         };
-        self.trace(|_| format!("shard {shard} adopts the folder of shard {gone}"));
+        let handover = self.shard(shard).core.new_handover();
+        self.trace(|_| format!("shard {shard} adopts the folder of shard {gone}: {handover}"));
+        self.ledger.adopts(handover, gone);
+        let noted = Rc::clone(&self.noted);
         self.shard(shard).adopting = Some(Adopting {
             gone,
-            adoption: Adoption::new(ShardId(gone), shards),
+            adoption: Adoption::new(ShardId(gone), shards, handover, noted),
         });
         let segments = self.disk.list((gone, Stream::Queue)).segments;
         self.read_through(
@@ -767,8 +804,19 @@ impl World {
             return Err(format!("adoption is blocked: {why}"));
         }
         if adopting.adoption.is_done() {
-            let folder = (adopting.gone, Stream::Queue);
-            self.start_job(shard, folder, [Step::DropFolder].into(), Then::Adopted);
+            let (gone, handover) = (adopting.gone, adopting.adoption.handover());
+            let out_of = Some(gone);
+            let steps = [
+                Step::NoteHandover { handover, out_of },
+                Step::SyncHandover { handover },
+            ];
+            let folder = (gone, Stream::Queue);
+            self.start_job(
+                shard,
+                folder,
+                steps.into(),
+                Then::Adopted { gone, handover },
+            );
             return Ok(());
         }
         let mut reads = Vec::new();
@@ -795,8 +843,9 @@ impl World {
         match bytes {
             Err(_) => adopting.adoption.not_read(key),
             Ok(bytes) => {
+                let handover = adopting.adoption.handover();
                 for (key, submission) in adopting.adoption.message(key, bytes)? {
-                    shard_now.core.adopt(key, submission, now);
+                    shard_now.core.adopt(key, handover, submission, now);
                 }
             }
         }
@@ -823,9 +872,9 @@ impl World {
     // The network.
 
     fn start(&mut self, shard: usize, conn: ConnId, transaction: OutboundTransaction) -> Checked {
-        let mail = self
-            .ledger
-            .started(&transaction.content, &transaction.recipients)?;
+        let mail =
+            self.ledger
+                .started(shard as u16, &transaction.content, &transaction.recipients)?;
         self.trace(|_| {
             format!(
                 "shard {shard}: send mail {mail} to {:?}",
@@ -877,9 +926,9 @@ impl World {
         let Some(transaction) = connection.waiting.pop_front() else {
             return Ok(());
         };
-        let mail = self
-            .ledger
-            .started(&transaction.content, &transaction.recipients)?;
+        let mail =
+            self.ledger
+                .started(shard as u16, &transaction.content, &transaction.recipients)?;
         let reset = self.strikes(self.faults.reset);
         let reply_lost = !reset && self.strikes(self.faults.reply_lost);
         let put_off = self.strikes(self.faults.whole_4xx);

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use engine::ids::SegmentId;
+use engine::ids::{HandoverId, SegmentId};
 use engine::queue::cipher::Stream;
 use engine::queue::segment::{parse_file_name, parse_free_file_name};
 use engine::random::Random;
@@ -94,6 +94,9 @@ pub(crate) struct Listing {
 pub(crate) struct Disk {
     files: Vec<File>,
     folders: BTreeMap<(u16, u8), Folder>,
+    handovers: BTreeSet<HandoverId>,
+    /// Notes that are not durable, each with the queue folder that was renamed for it.
+    unsynced_handovers: Vec<(HandoverId, Option<(u16, Folder)>)>,
 }
 
 impl Disk {
@@ -183,9 +186,27 @@ impl Disk {
         folder.changes.clear();
     }
 
-    /// The folder is renamed out of the way, durably.
-    pub(crate) fn drop_folder(&mut self, folder: FolderName) {
-        self.folders.remove(&(folder.0, folder.1 as u8));
+    /// A handover is noted, by a new folder or by renaming the queue folder of shard `out_of`.
+    pub(crate) fn note_handover(&mut self, handover: HandoverId, out_of: Option<u16>) {
+        if !self.handovers.insert(handover) {
+            return;
+        }
+        let folder = out_of.and_then(|shard| {
+            let folder = self.folders.remove(&(shard, Stream::Queue as u8))?;
+            Some((shard, folder))
+        });
+        self.unsynced_handovers.push((handover, folder));
+    }
+
+    pub(crate) fn sync_handover(&mut self, handover: HandoverId) {
+        self.unsynced_handovers
+            .retain(|(other, _)| *other != handover);
+    }
+
+    /// The notes there are, all durable from now on, as a start makes them.
+    pub(crate) fn sync_handovers(&mut self) -> BTreeSet<HandoverId> {
+        self.unsynced_handovers.clear();
+        self.handovers.clone()
     }
 
     /// Up to `bytes` of a file from `at`.
@@ -246,9 +267,21 @@ impl Disk {
             .sum()
     }
 
+    pub(crate) const fn handovers(&self) -> &BTreeSet<HandoverId> {
+        &self.handovers
+    }
+
     /// Power goes and comes back.
     pub(crate) fn cut(&mut self, random: &mut Random) {
         let keep_percent = [0, 10, 50, 90, 100][random.below(5) as usize];
+        for (handover, folder) in std::mem::take(&mut self.unsynced_handovers) {
+            if random.below(2) == 0 {
+                self.handovers.remove(&handover);
+                if let Some((shard, folder)) = folder {
+                    self.folders.insert((shard, Stream::Queue as u8), folder);
+                }
+            }
+        }
         for file in &mut self.files {
             file.survive(keep_percent, random);
         }

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use engine::ids::{QueueId, SegmentId, ShardId};
+use engine::ids::{HandoverId, QueueId, SegmentId, ShardId};
 use engine::keys::KeyRing;
 use engine::queue::cipher::{SegmentName, Stream};
 use engine::queue::record::{About, Message, Outcome, OutcomeKind, Record};
@@ -57,6 +57,10 @@ struct Part {
     /// It was there at a cut: an outcome nobody saw become durable may have become moot, as its
     /// message's segment was removed before.
     saw_cut: bool,
+    /// The handover it depends on.
+    handover: Option<HandoverId>,
+    /// Recipients that were handed over to others, by which handovers.
+    given: BTreeMap<String, BTreeSet<HandoverId>>,
     /// Cancelled, or its folder is gone.
     void: bool,
     /// Its shard has let go of every segment it stood in.
@@ -65,6 +69,14 @@ struct Part {
     /// Recorded in a batch of which a cut has left nobody knows what.
     perhaps: BTreeMap<String, OutcomeKind>,
     perhaps_void: bool,
+}
+
+impl Part {
+    /// Whether its shard may send it: it was not given to it by a handover that may yet be void.
+    fn is_its_own(&self, noted: &BTreeSet<HandoverId>) -> bool {
+        self.handover
+            .is_none_or(|handover| noted.contains(&handover))
+    }
 }
 
 #[derive(Debug)]
@@ -121,6 +133,10 @@ pub(crate) struct Ledger {
     unknown: Vec<(u16, Item)>,
     nonces: BTreeSet<[u8; 16]>,
     retired: BTreeSet<(u16, SegmentId)>,
+    /// Handovers that were noted.
+    noted: BTreeSet<HandoverId>,
+    /// The shards whose folders they empty.
+    adopting: HashMap<HandoverId, u16>,
     pub(crate) deliveries: u64,
     pub(crate) excused: u64,
 }
@@ -139,6 +155,8 @@ impl Ledger {
             unknown: Vec::new(),
             nonces: BTreeSet::new(),
             retired: BTreeSet::new(),
+            noted: BTreeSet::new(),
+            adopting: HashMap::new(),
             deliveries: 0,
             excused: 0,
         }
@@ -287,6 +305,8 @@ impl Ledger {
             durable: false,
             certain: false,
             saw_cut: false,
+            handover: message.handover,
+            given: BTreeMap::new(),
             void: false,
             let_go: false,
             done: BTreeSet::new(),
@@ -436,8 +456,13 @@ impl Ledger {
 
     /// Whether an outcome that is about to be recorded is true.
     fn check_outcome(&self, shard: u16, outcome: &Outcome, now_s: u64) -> Checked {
-        let (at, _, addresses) = self.recipients(shard, outcome)?;
+        let (at, part, addresses) = self.recipients(shard, outcome)?;
         let mail = &self.mails[at];
+        if !mail.parts[part].is_its_own(&self.noted) {
+            return Err(format!(
+                "shard {shard} settles what it only holds: {outcome:?}"
+            ));
+        }
         let is_early = now_s < mail.injected_s + self.expire_after_s;
         for address in addresses {
             let fate = &mail.fates[&address];
@@ -469,6 +494,15 @@ impl Ledger {
             return;
         }
         let mail = &mut self.mails[mail];
+        if let Some(handover) = outcome.state.handover()
+            && !self.noted.contains(&handover)
+        {
+            for address in addresses {
+                let given = mail.parts[part].given.entry(address).or_default();
+                given.insert(handover);
+            }
+            return;
+        }
         mail.parts[part].done.extend(addresses.iter().cloned());
         for address in addresses.iter().filter(|_| kind != OutcomeKind::Cancelled) {
             mail.fates.get_mut(address).unwrap().recorded = Some(kind);
@@ -478,6 +512,7 @@ impl Ledger {
     /// A connection is given a message: how often each of its recipients was tried before.
     pub(crate) fn started(
         &mut self,
+        shard: u16,
         text: &[u8],
         recipients: &[Box<str>],
     ) -> Result<usize, String> {
@@ -488,10 +523,16 @@ impl Ledger {
             let Some(fate) = self.mails[at].fates.get(&**recipient) else {
                 return Err(format!("sent to {recipient}, who is no recipient of it"));
             };
-            let there =
-                |part: &Part| part.durable && part.addresses.iter().any(|a| **a == **recipient);
+            let there = |part: &Part| {
+                part.shard == shard
+                    && part.durable
+                    && part.is_its_own(&self.noted)
+                    && part.addresses.iter().any(|a| **a == **recipient)
+            };
             if !self.mails[at].parts.iter().any(there) {
-                return Err(format!("sent to {recipient} before it was durable"));
+                return Err(format!(
+                    "sent to {recipient} before it was durable and shard {shard}'s own"
+                ));
             }
             if fate.budget == 0 {
                 return Err(match (self.mails[at].heard, fate.recorded) {
@@ -540,13 +581,22 @@ impl Ledger {
         }
     }
 
-    /// A folder was removed after others took its mail over.
-    pub(crate) fn adopted(&mut self, shard: u16) {
-        self.retired.retain(|(of, _)| *of != shard);
+    /// A handover is going to empty the folder of a shard that is no more.
+    pub(crate) fn adopts(&mut self, handover: HandoverId, gone: u16) {
+        self.adopting.insert(handover, gone);
+    }
+
+    /// A handover is noted: what was given away is its new owners'.
+    pub(crate) fn noted(&mut self, handover: HandoverId) {
+        if !self.noted.insert(handover) {
+            return;
+        }
+        let emptied = self.adopting.remove(&handover);
+        self.retired.retain(|(of, _)| Some(*of) != emptied);
         for part in self.mails.iter_mut().flat_map(|mail| &mut mail.parts) {
-            if part.shard == shard {
-                part.void = true;
-            }
+            part.void |= Some(part.shard) == emptied;
+            let given = part.given.iter().filter(|(_, by)| by.contains(&handover));
+            part.done.extend(given.map(|(address, _)| address.clone()));
         }
     }
 
@@ -559,6 +609,8 @@ impl Ledger {
                     self.mails[mail].parts[part].perhaps_void = true;
                 }
             }
+            // It counts when the handover is noted, and that is done when it is durable for certain.
+            Item::Outcome(outcome) if outcome.state.handover().is_some() => {}
             Item::Outcome(outcome) if outcome.state.kind.is_final() => {
                 if let Ok((mail, part, addresses)) = self.recipients(shard, outcome) {
                     let kind = outcome.state.kind;
@@ -618,7 +670,10 @@ impl Ledger {
             }
             for (address, fate) in &mut mail.fates {
                 let open = |part: &&Part| {
-                    !part.void && part.addresses.contains(address) && !part.done.contains(address)
+                    !part.void
+                        && part.is_its_own(&self.noted)
+                        && part.addresses.contains(address)
+                        && !part.done.contains(address)
                 };
                 let budget = mail.parts.iter().filter(open).count() as u32;
                 self.excused += u64::from(budget.saturating_sub(fate.budget));

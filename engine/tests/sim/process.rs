@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use engine::ids::SegmentId;
+use engine::ids::{HandoverId, SegmentId};
 use engine::pool::ConnId;
 use engine::queue::cipher::Stream;
 use engine::queue::replay::SegmentReader;
@@ -36,8 +36,15 @@ pub(crate) enum Step {
         name: String,
     },
     SyncFolder,
-    /// Removes the whole folder, by a rename and its sync.
-    DropFolder,
+    /// Notes a handover, by a new folder or by the rename of the queue folder that it is out of.
+    NoteHandover {
+        handover: HandoverId,
+        out_of: Option<u16>,
+    },
+    /// Makes that durable.
+    SyncHandover {
+        handover: HandoverId,
+    },
 }
 
 /// Whom a job's end is told.
@@ -54,7 +61,13 @@ pub(crate) enum Then {
     },
     FreeDeleted,
     Deleted,
-    Adopted,
+    Adopted {
+        gone: u16,
+        handover: HandoverId,
+    },
+    HandoverNoted {
+        handover: HandoverId,
+    },
 }
 
 #[derive(Debug)]
@@ -121,6 +134,8 @@ pub(crate) struct Process {
 pub(crate) enum Moment {
     Tick(usize),
     Flush(usize),
+    /// Adoption goes on where the disk failed.
+    Adopt(usize),
     Event(usize, Box<Event>),
     Step(u64),
     ReadRecord(

@@ -22,7 +22,7 @@ use engine::queue::segment::{SEGMENT_HEADER_BYTES, file_name};
 use engine::random::Random;
 use engine::schedule::retry::RetrySchedule;
 use engine::shard::storage::StorageSetup;
-use engine::shard::{Event, Settings, ShardCore, Submission};
+use engine::shard::{Event, NotedHandovers, Settings, ShardCore, Submission};
 
 use super::disk::Disk;
 use super::ledger::{self, Checked, Heard, Ledger};
@@ -113,6 +113,8 @@ pub(crate) struct World {
     /// Power goes when so many disk steps are done.
     pub(crate) steps_to_cut: Option<u64>,
     pub(crate) full_until_us: u64,
+    /// Handovers that were noted before the start.
+    pub(crate) noted: NotedHandovers,
     to_inject: usize,
     pub(crate) tickets: HashMap<u64, usize>,
     pub(crate) next_number: u64,
@@ -219,6 +221,7 @@ impl World {
             shards: 1 + random.below(4) as u16,
             steps_to_cut: None,
             full_until_us: 0,
+            noted: NotedHandovers::default(),
             to_inject: 0,
             tickets: HashMap::new(),
             next_number: 0,
@@ -507,10 +510,13 @@ impl World {
         self.process = None;
         self.tickets.clear();
         self.agenda.retain(|_, moment| moment.outlives_process());
-        self.ledger.cut();
         if power {
             self.disk.cut(&mut self.random);
         }
+        for handover in self.disk.handovers() {
+            self.ledger.noted(*handover);
+        }
+        self.ledger.cut();
     }
 
     fn boot(&mut self) -> Checked {
@@ -524,6 +530,7 @@ impl World {
             self.rekey()?;
         }
         self.trace(|world| format!("start with {} shards", world.shards));
+        self.noted = Rc::new(self.disk.sync_handovers());
         let gone: Vec<u16> = self
             .disk
             .shards()
@@ -574,6 +581,7 @@ impl World {
         let mut core = ShardCore::new(ShardId(id), self.shards, settings, setup, seed, now);
         let free: Vec<u64> = queue.free.iter().map(|(_, bytes)| *bytes).collect();
         core.found_files(&queue.segments, &free);
+        core.noted_handovers(Rc::clone(&self.noted));
         let adopts = |gone: &&u16| {
             engine::shard::adopt::Adoption::adopter(ShardId(**gone), self.shards).0 == id
         };

@@ -2,24 +2,57 @@
 //!
 //! What is live in them and who owns it is `engine::shard::adopt`'s part.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 use std::rc::Rc;
 
 use engine::ids::{SegmentId, ShardId};
 use engine::queue::cipher::{SegmentName, Stream};
 use engine::queue::replay::{Contents, SegmentReader};
+use engine::queue::segment::{handover_folder_name, parse_handover_folder_name};
+use engine::shard::NotedHandovers;
 use engine::shard::adopt::Adoption;
 
 use super::Shard;
-use super::disk::{Disk, list, stream_folder};
+use super::disk::{Disk, list, stream_folder, sync_parent};
 use super::replay::CHUNK_BYTES;
 
 /// How long to wait for stored messages to become durable before asking again.
 const STORED_POLL: std::time::Duration = std::time::Duration::from_millis(5);
 
+/// How long to wait after the disk has failed.
+const DISK_REST: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The handovers that were noted by earlier runs, in the folders of all shards. They are made durable
+/// first: a run that was killed may not have come to that, and they are relied on from now on.
+///
+/// # Errors
+/// What could not be read or synced.
+pub(crate) fn noted_handovers(data_dir: &Path) -> Result<NotedHandovers, String> {
+    let mut noted = BTreeSet::new();
+    for shard in datadir::segments::shards(data_dir).map_err(|error| error.to_string())? {
+        let folder = datadir::segments::shard_dir(data_dir, shard);
+        let fault = |error: std::io::Error| format!("{}: {error}", folder.display());
+        fs::File::open(&folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(fault)?;
+        for entry in fs::read_dir(&folder).map_err(fault)? {
+            let name = entry.map_err(fault)?.file_name();
+            noted.extend(name.to_str().and_then(parse_handover_folder_name));
+        }
+    }
+    Ok(Rc::new(noted))
+}
+
 /// Adopts, one after the other, the folders that fall to this shard of `shards`. A folder that cannot
 /// be read whole stays for the next start.
-pub(crate) async fn adopt_all(shard: &Rc<Shard>, data_dir: &Path, shards: u16) {
+pub(crate) async fn adopt_all(
+    shard: &Rc<Shard>,
+    data_dir: &Path,
+    shards: u16,
+    noted: NotedHandovers,
+) {
     let there = datadir::segments::shards(data_dir).unwrap_or_default();
     let gone = there
         .into_iter()
@@ -29,7 +62,7 @@ pub(crate) async fn adopt_all(shard: &Rc<Shard>, data_dir: &Path, shards: u16) {
         if !folder.is_dir() {
             continue;
         }
-        if let Err(why) = adopt(shard, data_dir, gone, shards).await {
+        if let Err(why) = adopt(shard, data_dir, gone, shards, Rc::clone(&noted)).await {
             eprintln!(
                 "hikyakud: shard {}: {}: {why}; its mail stays there until the next start",
                 shard.id.0,
@@ -44,11 +77,13 @@ async fn adopt(
     data_dir: &Path,
     gone: ShardId,
     shards: u16,
+    noted: NotedHandovers,
 ) -> Result<(), String> {
     let folder = stream_folder(data_dir, gone, Stream::Queue);
     let listing = list(&folder)?;
     let disk = Disk::new(data_dir.to_owned(), gone, Vec::new());
-    let mut adoption = Adoption::new(gone, shards);
+    let handover = shard.with_core(|core, _| core.new_handover());
+    let mut adoption = Adoption::new(gone, shards, handover, noted);
     for (segment, _) in listing.segments {
         if let Err(why) = read_segment(shard, &disk, gone, segment, &mut adoption).await {
             adoption.unread(segment, &why);
@@ -69,14 +104,21 @@ async fn adopt(
                 Ok(bytes) => match adoption.message(key, bytes) {
                     Ok(submissions) => shard.with_core(|core, now| {
                         for (key, submission) in submissions {
-                            core.adopt(key, submission, now);
+                            core.adopt(key, handover, submission, now);
                         }
                     }),
                     Err(why) => eprintln!("hikyakud: shard {}: {why}", shard.id.0),
                 },
                 Err(error) => {
+                    // What was stored so far is held until all is: giving up now would keep it back.
                     adoption.not_read(key);
-                    return Err(error.to_string());
+                    eprintln!(
+                        "hikyakud: shard {}: {}: {error}; trying again",
+                        shard.id.0,
+                        folder.display()
+                    );
+                    glommio::timer::sleep(DISK_REST).await;
+                    break;
                 }
             }
         }
@@ -88,18 +130,42 @@ async fn adopt(
             adoption.stored(key, result);
         }
     }
-    // One rename first: half a folder must never be taken for a whole one.
-    let damaged = !adoption.damaged().is_empty();
-    let aside = folder.with_extension(if damaged { "damaged" } else { "adopted" });
-    let fault = |error: std::io::Error| error.to_string();
-    std::fs::rename(&folder, &aside).map_err(fault)?;
-    if !damaged {
-        std::fs::remove_dir_all(&aside).map_err(fault)?;
+    // By this rename, all at once, the mail is its new owners' and no longer the folder's.
+    let aside = folder.with_file_name(handover_folder_name(handover));
+    while let Err(why) = hand_over(&folder, &aside).await {
+        if shard.stopping.get() {
+            return Err(why);
+        }
+        eprintln!(
+            "hikyakud: shard {}: {}: {why}; the mail taken over waits, trying again",
+            shard.id.0,
+            folder.display()
+        );
+        glommio::timer::sleep(DISK_REST).await;
+    }
+    shard.with_core(|core, now| core.handed_over(handover, now));
+    // Damaged segments are kept in it for inspection. The folder itself has to stay.
+    if adoption.damaged().is_empty() {
+        empty_folder(&aside).map_err(|error| format!("{}: {error}", aside.display()))?;
     }
     eprintln!(
         "hikyakud: shard {}: took over {messages} messages of shard {}, which is no more",
         shard.id.0, gone.0
     );
+    Ok(())
+}
+
+async fn hand_over(folder: &Path, aside: &Path) -> Result<(), String> {
+    if !aside.is_dir() {
+        fs::rename(folder, aside).map_err(|error| error.to_string())?;
+    }
+    sync_parent(aside).await.map_err(|error| error.to_string())
+}
+
+fn empty_folder(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        fs::remove_file(entry?.path())?;
+    }
     Ok(())
 }
 

@@ -6,11 +6,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use engine::ids::{SegmentId, ShardId};
+use engine::ids::{HandoverId, SegmentId, ShardId};
 use engine::queue::cipher::Stream;
 use engine::queue::segment::{
-    Placement, SEGMENT_HEADER_BYTES, file_name, free_file_name, parse_file_name,
-    parse_free_file_name,
+    Placement, SEGMENT_HEADER_BYTES, file_name, free_file_name, handover_folder_name,
+    parse_file_name, parse_free_file_name,
 };
 use engine::queue::set::Disposal;
 use engine::shard::{Begin, DiskError};
@@ -316,6 +316,19 @@ impl Disk {
         done
     }
 
+    /// Notes a handover of mail out of this shard's folder, durably, by a folder of its name.
+    ///
+    /// # Errors
+    /// [`DiskError`]; it may be noted all the same, and is not if the next start does not find it.
+    pub(crate) async fn note_handover(&self, handover: HandoverId) -> Result<(), DiskError> {
+        let queue = self.folder(Stream::Queue);
+        match std::fs::create_dir(queue.with_file_name(handover_folder_name(handover))) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other.map_err(io_error)?,
+        }
+        sync_parent(&queue).await
+    }
+
     /// Bytes free for us on the file system.
     pub(crate) fn free_bytes(&self) -> Option<u64> {
         let stat = rustix::fs::statvfs(&self.data_dir).ok()?;
@@ -345,6 +358,17 @@ async fn write_synced(file: &DmaFile, bytes: &[u8], offset: u64) -> Result<(), D
         )));
     }
     file.fdatasync().await.map_err(disk_error)
+}
+
+/// Makes names in the folder that `path` is in durable.
+///
+/// # Errors
+/// [`DiskError`].
+pub(crate) async fn sync_parent(path: &Path) -> Result<(), DiskError> {
+    match path.parent() {
+        Some(folder) => sync_folder(folder).await,
+        None => Ok(()),
+    }
 }
 
 async fn sync_folder(folder: &Path) -> Result<(), DiskError> {

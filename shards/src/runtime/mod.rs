@@ -252,6 +252,13 @@ impl Shard {
                     shard.handle(Event::FreeDeleted { result });
                 });
             }
+            Action::NoteHandover { handover } => {
+                let shard = Rc::clone(self);
+                spawn(async move {
+                    let result = shard.disk.note_handover(handover).await;
+                    shard.handle(Event::HandoverNoted { handover, result });
+                });
+            }
             Action::Compact { segment } => {
                 let shard = Rc::clone(self);
                 spawn(async move { replay::compact(&shard, segment).await });
@@ -331,7 +338,7 @@ pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
     glommio::spawn_local(task).detach();
 }
 
-pub(crate) use self::adopt::adopt_all;
+pub(crate) use self::adopt::{adopt_all, noted_handovers};
 pub(crate) use self::replay::replay_all;
 
 impl Shard {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::bytes::{Put, Take};
 use super::{DecodeError, EncodeError, HEAD_LENGTH_BYTES, message_field};
 use crate::envelope::BodyType;
-use crate::ids::QueueId;
+use crate::ids::{HandoverId, QueueId};
 
 /// Longest content, bytes.
 pub const CONTENT_BYTES_MAX: usize = 48 * 1024 * 1024;
@@ -34,7 +34,8 @@ const GROUP: u16 = 1 << 4;
 const MESSAGE_ID: u16 = 1 << 5;
 const PEER_V4: u16 = 1 << 6;
 const PEER_V6: u16 = 1 << 7;
-const KNOWN_FLAGS: u16 = (1 << 8) - 1;
+const HANDOVER: u16 = 1 << 8;
+const KNOWN_FLAGS: u16 = (1 << 9) - 1;
 
 const _: () = assert!(
     CONTENT_BYTES_MAX
@@ -62,6 +63,8 @@ pub struct Message<'a> {
     /// Other shards hold other recipients of the transaction: counts as accepted only with
     /// [`super::Record::Commit`].
     pub pending: bool,
+    /// It was handed over by another shard, and counts only if that handover was noted.
+    pub handover: Option<HandoverId>,
     /// `None` is the null reverse-path; at most [`ADDRESS_BYTES_MAX`].
     pub reverse_path: Option<&'a str>,
     /// Grouped by domain.
@@ -104,6 +107,7 @@ impl<'a> Message<'a> {
             + before
             + FIXED_BYTES
             + peer
+            + if self.handover.is_some() { 8 } else { 0 }
             + text(self.reverse_path)
             + text(self.group)
             + text(self.message_id)
@@ -118,6 +122,7 @@ impl<'a> Message<'a> {
         flag(self.smtputf8, SMTPUTF8)
             | flag(self.body == BodyType::EightBitMime, EIGHT_BIT)
             | flag(self.pending, PENDING)
+            | flag(self.handover.is_some(), HANDOVER)
             | flag(self.reverse_path.is_some(), REVERSE_PATH)
             | flag(self.group.is_some(), GROUP)
             | flag(self.message_id.is_some(), MESSAGE_ID)
@@ -133,6 +138,9 @@ impl<'a> Message<'a> {
             None => {}
             Some(IpAddr::V4(ip)) => out.extend_from_slice(&ip.octets()),
             Some(IpAddr::V6(ip)) => out.extend_from_slice(&ip.octets()),
+        }
+        if let Some(handover) = self.handover {
+            out.put_u64(handover.number());
         }
         for text in [self.reverse_path, self.group, self.message_id]
             .into_iter()
@@ -170,6 +178,13 @@ impl<'a> Message<'a> {
         } else {
             None
         };
+        let handover = if is(HANDOVER) {
+            let field = "handover";
+            let id = HandoverId::from_number(take.u64()?).ok_or(DecodeError { field })?;
+            Some(id)
+        } else {
+            None
+        };
         let mut text = |set, field| {
             if set {
                 take.text(field).map(Some)
@@ -192,6 +207,7 @@ impl<'a> Message<'a> {
             },
             smtputf8: is(SMTPUTF8),
             pending: is(PENDING),
+            handover,
             reverse_path,
             recipients,
             group,

@@ -5,7 +5,7 @@
 
 use super::bytes::{Put, Take};
 use super::{About, DecodeError};
-use crate::ids::{QueueId, SegmentId};
+use crate::ids::{HandoverId, QueueId, SegmentId};
 
 /// Most runs of recipients a moved message carries states of: one for each recipient.
 pub const STATES_MAX: usize = super::message::RECIPIENTS_MAX;
@@ -79,13 +79,33 @@ pub struct OutcomeState {
     pub count: u16,
     /// What became of them.
     pub kind: OutcomeKind,
-    /// Attempts made in all.
+    /// Attempts made in all; of one handed over, the upper bits of the handover.
     pub attempts: u16,
-    /// When to try again, seconds since the epoch; 0 if the kind is final.
+    /// When to try again, seconds since the epoch; 0 if the kind is final, but for one handed over the
+    /// lower bits of the handover.
     pub next_retry_s: u32,
 }
 
 impl OutcomeState {
+    /// The owner has the recipients now: cancelled here, if the handover is noted.
+    pub const fn handed_over(first: u16, count: u16, handover: HandoverId) -> Self {
+        Self {
+            first,
+            count,
+            kind: OutcomeKind::Cancelled,
+            attempts: (handover.number() >> 32) as u16,
+            next_retry_s: handover.number() as u32,
+        }
+    }
+
+    /// The handover that the state depends on, if it does.
+    pub fn handover(&self) -> Option<HandoverId> {
+        if self.kind != OutcomeKind::Cancelled {
+            return None;
+        }
+        HandoverId::from_number(u64::from(self.attempts) << 32 | u64::from(self.next_retry_s))
+    }
+
     /// The 0-based recipients of the run.
     pub fn recipients(&self) -> std::ops::Range<usize> {
         let first = usize::from(self.first);

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::envelope::BodyType;
+use crate::ids::HandoverId;
 
 fn round_trip(record: &Record<'_>) {
     let body_bytes = record.body_bytes(0).unwrap();
@@ -83,6 +84,7 @@ proptest! {
             body: if flags.0 { BodyType::EightBitMime } else { BodyType::SevenBit },
             smtputf8: flags.1,
             pending: flags.2,
+            handover: flags.2.then(|| HandoverId::from_random(content.len() as u64)),
             reverse_path: reverse_path.as_deref(),
             recipients: buf.recipients(),
             group: texts.1.as_deref(),
@@ -173,6 +175,7 @@ fn fields_over_their_bounds_are_refused() {
         body: BodyType::SevenBit,
         smtputf8: false,
         pending: false,
+        handover: None,
         reverse_path: None,
         recipients: buf.recipients(),
         group: None,

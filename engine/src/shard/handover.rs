@@ -1,0 +1,255 @@
+//! Mail that leaves a shard's folder for the shards that own it now, all of it at one moment.
+//!
+//! When the number of shards changes, mail stands where it does not belong: in the folder of a shard
+//! that is no more ([`adopt`](super::adopt)), or here, for domains that others own now. Either is given
+//! away under a [`HandoverId`], and nobody sends any of it before that is *noted*: an empty folder of
+//! that name is durable beside the queue's. What that changes, it changes at once, whatever crashes:
+//!
+//! - Before, the mail is the old folder's. What its owners have stored of it is skipped at their next
+//!   start ([`Handovers::is_void`]), as another handover will bring it again.
+//! - After, it is its owners'. The folder of a shard that is no more goes by the same rename that makes
+//!   the note; one that stays has durable outcomes, "handed over", that count from then on.
+//!
+//! So nothing is sent twice, and nobody has to ask anybody who has what. Decision 015 has the why.
+//!
+//! The way of an entry here: `Replayed`, [`ShardCore::transfer`] → read back → stored at its owner →
+//! `Handed`, [`ShardCore::transferred`]. When all are, [`ShardCore::note_handover`] makes their outcomes
+//! durable and then asks for the note. At the owner: `Storing` → `Held` → ready
+//! ([`ShardCore::handed_over`]).
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::rc::Rc;
+
+use super::accept::Origin;
+use super::deliver::Purpose;
+use super::{Action, DiskError, Message, READS_MAX, ShardCore, ShardMessage, Stored};
+use crate::clock::Now;
+use crate::ids::{HandoverId, QueueId, ShardId};
+use crate::queue::record::{OutcomeState, Record};
+use crate::schedule::index::{EntryId, State};
+
+/// Blob kind that marks the end of the outcomes of a handover.
+const BLOB_HANDED_OVER: u16 = 4;
+/// Ticks until a note that failed is tried again: some seconds.
+const NOTE_REST_TICKS: u32 = 20;
+
+/// Handovers of earlier runs that were noted.
+pub type NotedHandovers = Rc<BTreeSet<HandoverId>>;
+
+/// Whether what depends on `handover` does not count.
+pub(super) fn is_void(noted: &NotedHandovers, handover: Option<HandoverId>) -> bool {
+    handover.is_some_and(|handover| !noted.contains(&handover))
+}
+
+/// What a shard gives away and what it is given.
+#[derive(Debug)]
+pub(super) struct Handovers {
+    noted: NotedHandovers,
+    /// Under which the shard gives mail away in this run.
+    id: HandoverId,
+    /// Entries to be read.
+    waiting: VecDeque<EntryId>,
+    /// Entries being read, or stored at their owners.
+    moving: usize,
+    /// Entries that their owners have.
+    given: Vec<EntryId>,
+    is_noting: bool,
+    rest_ticks: u32,
+    /// Messages given to us that are durable, until their handover is noted.
+    held: HashMap<HandoverId, Vec<QueueId>>,
+}
+
+impl Handovers {
+    pub(super) fn new(id: HandoverId) -> Self {
+        Self {
+            noted: NotedHandovers::default(),
+            id,
+            waiting: VecDeque::new(),
+            moving: 0,
+            given: Vec::new(),
+            is_noting: false,
+            rest_ticks: 0,
+            held: HashMap::new(),
+        }
+    }
+
+    /// Whether what was found under `handover` at replay does not count.
+    pub(super) fn is_void(&self, handover: Option<HandoverId>) -> bool {
+        is_void(&self.noted, handover)
+    }
+
+    /// An entry that was to be read is out of the queue.
+    pub(super) const fn gave_up_one(&mut self) {
+        self.moving -= 1;
+    }
+
+    /// Making the outcomes durable failed: they are written again, and then this.
+    pub(super) const fn not_durable(&mut self) {
+        self.is_noting = false;
+    }
+}
+
+impl ShardCore {
+    /// The handovers that notes were found of at this start, in the folders of all shards; to be told
+    /// before any segment is replayed.
+    pub fn noted_handovers(&mut self, noted: NotedHandovers) {
+        self.handovers.noted = noted;
+    }
+
+    /// Names a handover from the folder of a shard that is no more.
+    pub fn new_handover(&mut self) -> HandoverId {
+        self.storage.random_handover()
+    }
+
+    /// Gives an entry that another shard owns now to it.
+    pub(super) fn transfer(&mut self, id: EntryId) {
+        self.handovers.waiting.push_back(id);
+    }
+
+    /// Reads the next entries to be given away, a bounded number at a time.
+    pub(super) fn transfer_some(&mut self) {
+        while self.reads.len() < READS_MAX && !self.is_stalled() {
+            let Some(id) = self.handovers.waiting.pop_front() else {
+                return;
+            };
+            self.handovers.moving += 1;
+            self.read_record(id, Purpose::Transfer);
+        }
+    }
+
+    /// It comes again.
+    pub(super) fn transfer_failed(&mut self, id: EntryId) {
+        self.handovers.moving -= 1;
+        self.handovers.waiting.push_back(id);
+    }
+
+    pub(super) fn transfer_message(&mut self, id: EntryId, message: &Message, now: Now) {
+        let entry = self.index.get(id);
+        let done = self.done.get(&id).copied().unwrap_or(0);
+        let first = usize::from(entry.recipient_first);
+        let recipients = (0..usize::from(entry.recipient_count))
+            .filter(|n| done >> n & 1 == 0)
+            .map(|n| message.recipients[first + n].clone())
+            .collect();
+        let submission = message.submission(recipients);
+        let handover = self.handovers.id;
+        let entry = id;
+        self.route(Origin::Transfer { entry, handover }, submission, now);
+    }
+
+    pub(super) fn transferred(&mut self, id: EntryId, result: Stored, now: Now) {
+        if result != Stored::Durable {
+            // The other shard is replaying, or short of room: offered again.
+            return self.transfer_failed(id);
+        }
+        self.handovers.moving -= 1;
+        self.handovers.given.push(id);
+        let entry = self.index.get_mut(id);
+        entry.state = State::Handed;
+        let (first, count) = (entry.recipient_first, u16::from(entry.recipient_count));
+        let (queue_id, segment) = (entry.queue_id, entry.placement.segment);
+        let state = OutcomeState::handed_over(first, count, self.handovers.id);
+        self.append_outcome(queue_id, segment, state, now);
+    }
+
+    /// Has the handover noted, once every entry is at its owner.
+    pub(super) fn note_handover(&mut self, now: Now) {
+        let Handovers {
+            waiting,
+            moving,
+            given,
+            is_noting,
+            rest_ticks,
+            ..
+        } = &mut self.handovers;
+        let is_complete = waiting.is_empty() && *moving == 0 && !given.is_empty();
+        let is_replayed = !self.replaying && self.replay_from.is_none();
+        if !is_complete || !is_replayed || *is_noting || self.storage.is_failing() {
+            return;
+        }
+        if *rest_ticks > 0 {
+            *rest_ticks -= 1;
+            return;
+        }
+        // Behind all outcomes in the stream.
+        let mark = Record::Blob {
+            kind: BLOB_HANDED_OVER,
+            bytes: &self.handovers.id.number().to_le_bytes(),
+        };
+        match self.storage.append(&mark, now) {
+            Ok(_) => {
+                self.handovers.is_noting = true;
+                self.storage.note_handed_over();
+            }
+            Err(error) => self.report(format!("a handover cannot be written: {error}")),
+        }
+    }
+
+    /// The outcomes of all that was given away are durable.
+    pub(super) fn handed_durable(&mut self) {
+        let handover = self.handovers.id;
+        self.actions.push(Action::NoteHandover { handover });
+    }
+
+    pub(super) fn handover_noted(
+        &mut self,
+        handover: HandoverId,
+        result: Result<(), DiskError>,
+        now: Now,
+    ) {
+        self.handovers.is_noting = false;
+        if let Err(error) = result {
+            self.handovers.rest_ticks = NOTE_REST_TICKS;
+            self.report(format!(
+                "mail for other shards waits, as its handover cannot be noted: {error}"
+            ));
+            return;
+        }
+        for id in std::mem::take(&mut self.handovers.given) {
+            self.finish_entry(id);
+        }
+        // Another would be another handover.
+        self.handovers.id = self.storage.random_handover();
+        self.handed_over(handover, now);
+    }
+
+    /// A handover is noted, durably: every shard may send what it was given.
+    pub fn handed_over(&mut self, handover: HandoverId, now: Now) {
+        for shard in (0..self.shards).map(ShardId) {
+            if shard != self.me {
+                self.tell(shard, ShardMessage::HandedOver { handover });
+            }
+        }
+        self.release(handover, now);
+    }
+
+    /// A message given to us is durable.
+    pub(super) fn hold(&mut self, queue_id: QueueId, handover: HandoverId) {
+        let entries: Vec<EntryId> = self.index.siblings(queue_id).collect();
+        for id in entries {
+            let entry = self.index.get_mut(id);
+            if entry.state == State::Storing {
+                entry.state = State::Held;
+            }
+        }
+        self.handovers
+            .held
+            .entry(handover)
+            .or_default()
+            .push(queue_id);
+    }
+
+    /// What was given to us under the handover is ours.
+    pub(super) fn release(&mut self, handover: HandoverId, now: Now) {
+        for queue_id in self.handovers.held.remove(&handover).unwrap_or_default() {
+            let entries: Vec<EntryId> = self.index.siblings(queue_id).collect();
+            for id in entries {
+                let entry = self.index.get(id);
+                if entry.state == State::Held {
+                    self.destinations[entry.destination as usize].busy_len -= 1;
+                    self.make_ready(id, now);
+                }
+            }
+        }
+    }
+}
