@@ -60,6 +60,8 @@ pub(crate) enum Sabotage {
     EarlyAnswer,
     /// A failed write is said to have worked.
     SwallowedErrors,
+    /// A handover is said to be noted before it is.
+    EarlyHandover,
 }
 
 /// What a seed came to.
