@@ -143,6 +143,11 @@ impl Connection {
                 return end;
             }
             self.offer();
+            // A transaction that this server cannot take is over before anything is sent.
+            if self.machine.has_event() {
+                glommio::yield_if_needed().await;
+                continue;
+            }
             let transmitted = self.transmit().await;
             if let Ok(true) = transmitted {
                 continue;
