@@ -56,7 +56,11 @@ bench-peers: build ## Hikyaku, Postfix and the direct smtp-source → smtp-sink 
 bench-queue: build ## A million messages for a dead route: memory, restart, replay, drain
 	$(BENCH) queue-million $(ARGS)
 
-install: build ## Install the programs below PREFIX (DESTDIR for packagers)
+install: ## Install what `make build` built below PREFIX (DESTDIR for packagers)
+	@for program in hikyakud hikyaku; do \
+		test -x target/release/$$program || { \
+			echo "install: target/release/$$program is missing; run \`make build\` first, not as root" >&2; exit 1; }; \
+	done
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin
 	install -m 755 target/release/hikyakud $(DESTDIR)$(PREFIX)/sbin/
 	install -m 755 target/release/hikyaku $(DESTDIR)$(PREFIX)/bin/

@@ -203,7 +203,7 @@ fn parts(c: &mut Criterion) {
     group.bench_function("decode", |b| {
         b.iter(|| {
             out.clear();
-            let mut decoder = ContentDecoder::data(BareNewline::Reject);
+            let mut decoder = ContentDecoder::data(BareNewline::Reject, 998);
             black_box(decoder.decode(black_box(&content), &mut out))
         });
     });

@@ -139,6 +139,7 @@ pub(crate) fn server_settings(config: &Config) -> Rc<ServerSettings> {
         recipients_max: limits.recipients_max as usize,
         errors_max: limits.errors_per_session_max,
         hops_max: limits.hops_max,
+        content_line_bytes_max: limits.content_line_bytes_max as usize,
         messages_per_session_max: limits.messages_per_session_max,
         add_date: config.server.add_date,
         add_message_id: config.server.add_message_id,

@@ -331,6 +331,8 @@ async fn serve(running: &Running, commands: &Mailbox<Command>) {
 
 fn folder(data_dir: &Path, id: ShardId, stream: Stream) -> Result<Listing, String> {
     let folder = stream_folder(data_dir, id, stream);
+    datadir::private::make_closed_directory(&datadir::segments::shard_dir(data_dir, id))
+        .map_err(|error| error.to_string())?;
     datadir::private::make_directory(&folder).map_err(|error| error.to_string())?;
     list(&folder)
 }

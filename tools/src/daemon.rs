@@ -127,7 +127,7 @@ pub(crate) fn retry(site: &Site, args: &RetryArgs) -> Result<(), Failure> {
         .client
         .post(&format!("/api/v1/retry{}", query(pairs)), b"")?;
     println!(
-        "{} deferred made ready",
+        "{} deferred made ready, back-offs of sites lifted",
         answer.lines().nth(1).unwrap_or("0")
     );
     Ok(())

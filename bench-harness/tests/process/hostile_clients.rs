@@ -105,6 +105,26 @@ fn gigabyte_line_is_refused_early() {
 }
 
 #[test]
+fn a_line_of_more_than_998_octets_is_refused() {
+    let Some(relay) = relay(6) else { return };
+    let mut client = Client::hello(relay.address());
+    for (octets, code) in [(998, 250), (999, 550), (100_000, 550)] {
+        let content = format!("Subject: x\r\n\r\n{}\r\n", "x".repeat(octets));
+        assert_eq!(
+            client.transaction("b@far.example", &content),
+            code,
+            "{octets}"
+        );
+    }
+    others_are_well(&relay, 0);
+    assert_eq!(
+        relay.fleet.tally.totals().unmarked,
+        1,
+        "998 octets were delivered"
+    );
+}
+
+#[test]
 fn ten_thousand_recipients_are_bounded() {
     let Some(relay) = relay(3) else { return };
     let mut client = Client::hello(relay.address());

@@ -15,5 +15,6 @@ mod disk_full;
 mod harness;
 mod hostile_clients;
 mod nothing_readable;
+mod odd_servers;
 mod real_peers;
 mod restart;

@@ -376,6 +376,8 @@ pub struct Limits {
     pub recipients_max: u32,
     /// Received headers before a message is taken for looping.
     pub hops_max: u32,
+    /// Longest line of content, CRLF not counted, bytes.
+    pub content_line_bytes_max: u64,
     /// SMTP sessions in, in all.
     pub sessions_max: u32,
     /// SMTP sessions in from one client address.
@@ -407,6 +409,7 @@ pub(super) fn limits(r: &mut Reader<'_, '_>) -> Limits {
         message_bytes_max: r.bytes("message_bytes_max", 32 * MIB, 64 * KIB..=MESSAGE_BYTES_MAX),
         recipients_max: r.number("recipients_max", 1_000, 100..=RECIPIENTS_MAX),
         hops_max: r.number("hops_max", 100, 1..=1_000),
+        content_line_bytes_max: r.bytes("content_line_bytes_max", 998, 998..=MESSAGE_BYTES_MAX),
         sessions_max: r.number("sessions_max", 10_000, 1..=1_000_000),
         sessions_per_client_max: r.number("sessions_per_client_max", 1_000, 1..=1_000_000),
         errors_per_session_max: r.number("errors_per_session_max", 100, 1..=1_000_000),

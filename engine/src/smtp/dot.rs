@@ -37,6 +37,10 @@ pub struct ContentDecoder {
     policy: BareNewline,
     bare_newline_seen: bool,
     discard: bool,
+    /// Octets of the current line, of earlier input.
+    line_bytes: usize,
+    line_bytes_max: usize,
+    long_line_seen: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,26 +58,33 @@ enum At {
 }
 
 impl ContentDecoder {
-    /// For content that follows DATA.
-    pub const fn data(policy: BareNewline) -> Self {
+    /// For content that follows DATA. Lines may have `line_bytes_max` octets, CRLF and the dot added
+    /// for transparency not counted.
+    pub const fn data(policy: BareNewline, line_bytes_max: usize) -> Self {
         Self {
             at: At::LineStart,
             dots: true,
             policy,
             bare_newline_seen: false,
             discard: false,
+            line_bytes: 0,
+            line_bytes_max,
+            long_line_seen: false,
         }
     }
 
     /// For content in BDAT chunks (RFC 3030 §2): no dots are removed and nothing ends it.
-    pub const fn chunks(policy: BareNewline) -> Self {
+    pub const fn chunks(policy: BareNewline, line_bytes_max: usize) -> Self {
         Self {
             at: At::Line,
             dots: false,
-            policy,
-            bare_newline_seen: false,
-            discard: false,
+            ..Self::data(policy, line_bytes_max)
         }
+    }
+
+    /// A line was longer than allowed. Nothing more is put out then.
+    pub const fn long_line_seen(&self) -> bool {
+        self.long_line_seen
     }
 
     /// A bare CR or LF was met under [`BareNewline::Reject`]. Nothing more is put out then.
@@ -90,6 +101,7 @@ impl ContentDecoder {
     pub fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Decoded {
         let mut run = 0; // first byte not yet put out
         let mut i = 0; // next byte to look at
+        let mut line = 0; // first byte of the current line, if it began in this input
         while i < input.len() {
             match self.at {
                 At::Line => match memchr2(b'\r', b'\n', &input[i..]) {
@@ -97,8 +109,10 @@ impl ContentDecoder {
                     Some(n) if input[i + n] == b'\n' => {
                         self.put(&input[run..i + n], out);
                         self.bare_lf(out);
+                        self.line_ends(i + n - line);
                         i += n + 1;
                         run = i;
+                        line = i;
                     }
                     Some(n) => {
                         i += n + 1;
@@ -106,7 +120,10 @@ impl ContentDecoder {
                     }
                 },
                 At::Cr if input[i] == b'\n' => {
+                    // The CR was counted, in this input or an earlier one.
+                    self.line_ends(i - line);
                     i += 1;
+                    line = i;
                     self.at = if self.dots { At::LineStart } else { At::Line };
                 }
                 At::Cr => {
@@ -122,6 +139,7 @@ impl ContentDecoder {
                     self.put(&input[run..i], out);
                     i += 1;
                     run = i;
+                    line = i;
                     self.at = At::Dot;
                 }
                 At::LineStart => self.at = At::Line,
@@ -144,6 +162,8 @@ impl ContentDecoder {
             }
         }
         self.put(&input[run..], out);
+        self.line_bytes += input.len() - line;
+        self.check_line();
         Decoded {
             consumed: input.len(),
             ended: false,
@@ -162,6 +182,20 @@ impl ContentDecoder {
         }
         if !self.discard && !out.ends_with(b"\r\n") {
             out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// A line break, its CR counted, ends the current line, `bytes` of it in the input at hand.
+    const fn line_ends(&mut self, bytes: usize) {
+        self.line_bytes += bytes;
+        self.check_line();
+        self.line_bytes = 0;
+    }
+
+    const fn check_line(&mut self) {
+        if self.line_bytes > self.line_bytes_max.saturating_add(1) {
+            self.long_line_seen = true;
+            self.discard = true;
         }
     }
 
@@ -220,7 +254,7 @@ mod tests {
 
     /// Decodes in pieces of `step` octets; content, octets consumed, whether refused.
     fn decode(input: &[u8], policy: BareNewline, step: usize) -> Option<(Vec<u8>, usize, bool)> {
-        let mut decoder = ContentDecoder::data(policy);
+        let mut decoder = ContentDecoder::data(policy, 998);
         let (mut out, mut done) = (Vec::new(), 0);
         for piece in input.chunks(step) {
             let decoded = decoder.decode(piece, &mut out);
@@ -301,8 +335,36 @@ mod tests {
     }
 
     #[test]
+    fn a_line_may_be_as_long_as_allowed_and_no_longer() {
+        for (line, is_long) in [
+            ("12345\r\n", false),
+            ("123456\r\n", true),
+            (".12345\r\n", false),
+            (".123456\r\n", true),
+            ("x\r\n12345\r\n1\r\n", false),
+            ("x\r\n1\r\n1234567890\r\n1\r\n", true),
+        ] {
+            for step in 1..20 {
+                let mut decoder = ContentDecoder::data(BareNewline::Reject, 5);
+                let mut out = Vec::new();
+                for piece in line.as_bytes().chunks(step) {
+                    decoder.decode(piece, &mut out);
+                }
+                assert_eq!(decoder.long_line_seen(), is_long, "{line:?} by {step}");
+                assert!(decoder.decode(b".\r\n", &mut out).ended, "its end is found");
+            }
+        }
+        let mut decoder = ContentDecoder::chunks(BareNewline::Reject, 5);
+        let mut out = Vec::new();
+        for _ in 0..7 {
+            decoder.decode(b"x", &mut out);
+        }
+        assert!(decoder.long_line_seen(), "before its end has come");
+    }
+
+    #[test]
     fn chunks_keep_their_dots_and_end_with_crlf() {
-        let mut decoder = ContentDecoder::chunks(BareNewline::Reject);
+        let mut decoder = ContentDecoder::chunks(BareNewline::Reject, 998);
         let mut out = Vec::new();
         decoder.decode(b".a\r", &mut out);
         decoder.decode(b"\n.\r\nb", &mut out);

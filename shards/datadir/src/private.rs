@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt as _};
 use std::path::Path;
 
 use crate::error::KeysError;
@@ -93,6 +93,25 @@ pub fn make_directory(path: &Path) -> Result<(), KeysError> {
         .mode(0o700)
         .create(path)
         .map_err(KeysError::io("make directory", path))
+}
+
+/// Makes a directory of ours that only we may enter; one that is there is closed to others.
+///
+/// # Errors
+/// [`KeysError::Io`].
+pub fn make_closed_directory(path: &Path) -> Result<(), KeysError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(KeysError::io("make directory", path)(error));
+        }
+        _ => {}
+    }
+    let metadata = fs::metadata(path).map_err(KeysError::io("open", path))?;
+    if metadata.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+        .map_err(KeysError::io("set the mode of", path))
 }
 
 /// Writes a new file durably; one that is there is not touched.

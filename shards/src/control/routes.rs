@@ -9,6 +9,7 @@ use engine::delivery_log::utc;
 use engine::ids::{QueueId, ShardId};
 use engine::keys::PASSPHRASE_BYTES_MAX;
 use engine::operator::{Answer, Query, ROWS_MAX};
+use engine::schedule::Binding;
 use engine::shard::{DestinationView, ShardStatus, Why};
 use tiny_http::{Method, Request};
 
@@ -355,9 +356,23 @@ const DESTINATION_COLUMNS: [&str; 7] = [
     "binding",
 ];
 
+/// What a destination's mail waits for, in words; what binds ready mail says nothing of the rest.
+fn destination_binding(row: &DestinationView) -> String {
+    match (&row.binding, row.ready, row.deferred, row.busy) {
+        (Binding::None, 0, 0, 0) => "nothing is queued".to_owned(),
+        (Binding::None, 0, 0, _) => Binding::Delivering.to_string(),
+        (Binding::None, 0, deferred, _) => format!(
+            "{deferred} deferred, waiting for the next attempt; when: hikyaku queue --domain {}",
+            row.domain
+        ),
+        (binding, ..) => binding.to_string(),
+    }
+}
+
 fn destination_table(rows: Vec<DestinationView>) -> Table {
     let mut table = Table::new(&DESTINATION_COLUMNS);
     for row in rows {
+        let binding = destination_binding(&row);
         table.push(vec![
             row.domain.into(),
             row.site.into(),
@@ -365,7 +380,7 @@ fn destination_table(rows: Vec<DestinationView>) -> Table {
             row.deferred.into(),
             row.busy.into(),
             row.connections.into(),
-            row.binding.to_string().into(),
+            binding.into(),
         ]);
     }
     table

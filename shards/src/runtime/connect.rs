@@ -143,7 +143,25 @@ impl Connection {
                 return end;
             }
             self.offer();
-            if let Err(error) = self.transmit().await {
+            // A transaction that this server cannot take is over before anything is sent.
+            if self.machine.has_event() {
+                glommio::yield_if_needed().await;
+                continue;
+            }
+            let transmitted = self.transmit().await;
+            if let Ok(true) = transmitted {
+                continue;
+            }
+            if let Err(error) = transmitted {
+                // A server that says why and closes makes writing fail before its words are read; a
+                // connection that was reset is readable at once.
+                let reset = matches!(
+                    error.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                );
+                while reset && !self.machine.is_closed() {
+                    poll_fn(|cx| self.poll_reply(cx)).await;
+                }
                 let reason = Disconnect::Failed(error.to_string().into());
                 self.machine.handle_closed(reason, now());
                 continue;
@@ -218,6 +236,11 @@ impl Connection {
             self.machine.handle_timeout(now());
             return Poll::Ready(());
         }
+        self.poll_reply(cx)
+    }
+
+    /// Takes what the server has said, or that it is gone, to the machine.
+    fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = self.shard.scratch.borrow_mut();
         match Pin::new(&mut self.stream).poll_read(cx, &mut scratch) {
             Poll::Pending => return Poll::Pending,
@@ -231,25 +254,46 @@ impl Connection {
         Poll::Ready(())
     }
 
-    async fn transmit(&mut self) -> io::Result<()> {
+    /// Sends what there is to be sent. Content may be long: its server is listened to meanwhile, so
+    /// that one which refuses it early, and perhaps reads no further, gets no more of it.
+    /// True if something was heard.
+    async fn transmit(&mut self) -> io::Result<bool> {
+        // What a machine that has ended still gives out, QUIT, is sent whatever is heard.
+        let parting = self.machine.is_closed();
+        let (mut pieces, mut heard) = (0, false);
         loop {
             self.out.clear();
             if !self.machine.poll_transmit(&mut self.out) {
-                return Ok(());
+                return Ok(heard);
             }
-            let mut sent = 0;
-            while sent < self.out.len() {
+            if pieces > 0 {
+                heard |= poll_fn(|cx| Poll::Ready(self.poll_reply(cx).is_ready())).await;
+            }
+            pieces += 1;
+            let (mut sent, length) = (0, self.out.len());
+            while sent < length {
+                if self.machine.is_closed() && !parting {
+                    return Ok(heard);
+                }
                 self.slot.deadline.set(self.machine.poll_timeout());
-                sent += poll_fn(|cx| {
-                    self.slot.bell.listen(cx.waker());
-                    if self.slot.timed_out.take() {
-                        return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-                    }
-                    Pin::new(&mut self.stream).poll_write(cx, &self.out[sent..])
-                })
-                .await?;
+                match poll_fn(|cx| self.poll_send(cx, sent)).await? {
+                    0 => heard = true,
+                    octets => sent += octets,
+                }
             }
             self.machine.handle_sent(now());
+        }
+    }
+
+    /// Octets written; 0 if a reply came instead.
+    fn poll_send(&mut self, cx: &mut Context<'_>, sent: usize) -> Poll<io::Result<usize>> {
+        self.slot.bell.listen(cx.waker());
+        if self.slot.timed_out.take() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        match Pin::new(&mut self.stream).poll_write(cx, &self.out[sent..]) {
+            Poll::Pending => self.poll_reply(cx).map(|()| Ok(0)),
+            written => written,
         }
     }
 }

@@ -289,7 +289,11 @@ impl Disk {
     /// [`DiskError`].
     pub(crate) fn delete(&self, stream: Stream, segment: SegmentId) -> Result<(), DiskError> {
         self.files.borrow_mut().remove(&(stream, segment));
-        std::fs::remove_file(self.folder(stream).join(file_name(segment))).map_err(io_error)
+        match std::fs::remove_file(self.folder(stream).join(file_name(segment))) {
+            // Its making failed, on a full disk say: it never came to be.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done.map_err(io_error),
+        }
     }
 
     /// Deletes one free file; if that fails it stays at hand.

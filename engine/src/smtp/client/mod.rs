@@ -279,6 +279,11 @@ impl ClientConnection {
         self.deadline
     }
 
+    /// Whether [`Self::poll_event`] has something: also [`Self::start`] may bring it about.
+    pub fn has_event(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// The next thing to know.
     pub fn poll_event(&mut self) -> Option<ClientEvent> {
         self.events.pop_front()

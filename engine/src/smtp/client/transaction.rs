@@ -266,7 +266,9 @@ impl Active {
             out.extend_from_slice(b" SIZE=");
             write_decimal(out, self.content.len());
         }
-        if offered.eight_bit_mime && self.transaction.body == BodyType::EightBitMime {
+        // Content that came without its label needs it all the same (RFC 6152 §3).
+        let eight_bit = self.transaction.body == BodyType::EightBitMime;
+        if offered.eight_bit_mime && (eight_bit || !self.content.is_ascii()) {
             out.extend_from_slice(b" BODY=8BITMIME");
         }
         if self.smtputf8 {

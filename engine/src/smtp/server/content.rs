@@ -50,7 +50,7 @@ struct Chunk {
 impl Receiving {
     /// A chunk that nobody wants: `refusal` is the answer.
     pub(super) fn refused(refusal: Option<&'static str>, now: Now) -> Self {
-        let mut decoder = ContentDecoder::chunks(super::BareNewline::Reject);
+        let mut decoder = ContentDecoder::chunks(super::BareNewline::Reject, usize::MAX);
         decoder.discard_rest();
         Self {
             started: now.mono,
@@ -108,7 +108,10 @@ impl ServerSession {
         hello
             .received
             .write(&mut content, protocol, id, recipient, now.unix);
-        let policy = self.settings.bare_newline;
+        let (policy, line_bytes_max) = (
+            self.settings.bare_newline,
+            self.settings.content_line_bytes_max,
+        );
         Some(Receiving {
             started: now.mono,
             id,
@@ -116,9 +119,9 @@ impl ServerSession {
             content,
             bytes: 0,
             decoder: if chunked {
-                ContentDecoder::chunks(policy)
+                ContentDecoder::chunks(policy, line_bytes_max)
             } else {
-                ContentDecoder::data(policy)
+                ContentDecoder::data(policy, line_bytes_max)
             },
             refusal: None,
             chunk: None,
@@ -169,6 +172,9 @@ impl ServerSession {
         if receiving.decoder.bare_newline_seen() {
             return receiving.refuse("550 5.5.2 Bare CR or LF: lines must end with CRLF");
         }
+        if receiving.decoder.long_line_seen() {
+            return receiving.refuse("550 5.6.0 A line of the content is too long");
+        }
         if receiving.bytes > self.settings.size_max_bytes {
             return receiving.refuse("552 5.3.4 Message size exceeds the maximum announced");
         }
@@ -176,10 +182,13 @@ impl ServerSession {
             return;
         };
         let watched = &self.settings.watched;
-        let Some(mut scan) = scanner.advance(&receiving.content, watched, complete) else {
-            if scanner.bytes() > HEADER_BYTES_MAX || receiving.bytes > 2 * HEADER_BYTES_MAX as u64 {
-                receiving.refuse("552 5.3.4 Header section too long");
-            }
+        let scan = scanner.advance(&receiving.content, watched, complete);
+        // How much of a section comes in one read must not decide whether it is too long.
+        let unended = scan.is_none() && receiving.bytes > 2 * HEADER_BYTES_MAX as u64;
+        if scanner.bytes() > HEADER_BYTES_MAX || unended {
+            return receiving.refuse("552 5.3.4 Header section too long");
+        }
+        let Some(mut scan) = scan else {
             return;
         };
         if scan.hops > self.settings.hops_max {

@@ -76,6 +76,8 @@ pub struct ServerSettings {
     pub hostname: Box<str>,
     /// Longest content, octets as received; announced as SIZE.
     pub size_max_bytes: u64,
+    /// Longest line of content, octets, CRLF not counted (RFC 5321 §4.5.3.1.6 allows 998).
+    pub content_line_bytes_max: usize,
     /// Most recipients of one transaction; further ones get 452 4.5.3.
     pub recipients_max: usize,
     /// Longest command line, CRLF included.
@@ -112,6 +114,7 @@ impl Default for ServerSettings {
         Self {
             hostname: "localhost".into(),
             size_max_bytes: 50 * 1024 * 1024,
+            content_line_bytes_max: 998,
             recipients_max: 1000,
             line_bytes_max: 2048,
             errors_max: 20,
