@@ -166,6 +166,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn handover_ids_are_written_as_12_digits_and_read_back() {
+        let id = HandoverId::from_random(0xffff_0000_0000_00ab);
+        assert_eq!(id.to_string(), "0000000000ab");
+        assert_eq!(HandoverId::parse("0000000000ab"), Some(id));
+        assert_eq!(HandoverId::from_random(0).number(), 1);
+        for other in [
+            "",
+            "000000000000",
+            "0000000000AB",
+            "0000000000a",
+            "+000000000ab",
+        ] {
+            assert_eq!(HandoverId::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn queue_id_text_reads_back_and_sorts_by_time() {
         let mut ids = QueueIds::new(ShardId(3));
         let mut last = String::new();

@@ -507,6 +507,41 @@ mod tests {
     }
 
     #[test]
+    fn segment_with_copies_that_were_given_up_goes_before_those_with_notes() {
+        let mut set = SegmentSet::new(SEGMENT_BYTES);
+        set.found(SegmentId(1), FULL);
+        set.found(SegmentId(2), FULL);
+        set.live(at(2, 1000));
+        set.began(SegmentId(3), FULL, false);
+        set.copies_given_up(SegmentId(2));
+        assert_eq!(
+            set.next_task(),
+            Some(Task::Compact(SegmentId(2))),
+            "though 1 is dead"
+        );
+        set.task_failed();
+        // Nothing is left to be read: its file may never have been made.
+        set.dead(at(2, 1000));
+        assert_eq!(set.next_task(), Some(Task::Remove(SegmentId(2))));
+        remove(&mut set, 2);
+        assert_eq!(set.next_task(), Some(Task::Remove(SegmentId(1))));
+    }
+
+    #[test]
+    fn task_that_was_not_begun_leaves_nothing_to_be_finished() {
+        let mut set = SegmentSet::new(SEGMENT_BYTES);
+        for segment in 1..=4 {
+            set.found(SegmentId(segment), FULL);
+            set.live(at(segment, 500));
+        }
+        set.began(SegmentId(5), FULL, false);
+        assert_eq!(set.next_task(), Some(Task::Compact(SegmentId(4))));
+        set.task_dropped();
+        set.dead(at(1, 500));
+        assert_eq!(set.next_task(), Some(Task::Remove(SegmentId(1))));
+    }
+
+    #[test]
     fn emptiest_segment_is_compacted_when_the_disk_bound_is_passed() {
         let mut set = SegmentSet::new(SEGMENT_BYTES);
         for (segment, live) in [(1, 30_000), (2, 500), (3, 20_000)] {

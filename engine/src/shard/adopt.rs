@@ -607,6 +607,36 @@ mod tests {
     }
 
     #[test]
+    fn what_depends_on_a_handover_counts_once_it_is_noted() {
+        let one = recipients(&["a.example"]);
+        let handover = HandoverId::from_random(7);
+        let mut folder = Folder::default();
+        folder.segment(&[
+            Record::Message(message(1, &one)),
+            Record::Message(MessageRecord {
+                handover: Some(handover),
+                ..message(2, &one)
+            }),
+            Record::Outcome(Outcome {
+                about: About {
+                    queue_id: QueueId(1),
+                    segment: SegmentId(0),
+                },
+                state: OutcomeState::handed_over(0, 1, handover),
+            }),
+        ]);
+        let live = |noted: &[HandoverId]| {
+            let noted = NotedHandovers::new(noted.iter().copied().collect());
+            let mut adoption = Adoption::new(GONE, 1, HandoverId::from_random(8), noted);
+            folder.replay(&mut adoption);
+            adoption.mail.keys().map(|name| name.0).collect::<Vec<_>>()
+        };
+        assert_eq!(live(&[]), [QueueId(1)]);
+        assert_eq!(live(&[HandoverId::from_random(9)]), [QueueId(1)]);
+        assert_eq!(live(&[handover]), [QueueId(2)]);
+    }
+
+    #[test]
     fn a_segment_under_a_key_not_given_blocks_the_folder_and_a_damaged_one_is_kept() {
         let one = recipients(&["a.example"]);
         let mut folder = Folder::default();

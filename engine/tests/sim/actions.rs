@@ -241,6 +241,12 @@ impl World {
             Action::NoteHandover { handover } => {
                 self.trace(|_| format!("shard {shard}: handover {handover} is complete"));
                 let out_of = None;
+                if self.sabotage == Sabotage::EarlyHandover {
+                    let result = Ok(());
+                    let noted = Event::HandoverNoted { handover, result };
+                    self.soon(1, Moment::Event(shard, Box::new(noted)));
+                    return Ok(());
+                }
                 let steps = [
                     Step::NoteHandover { handover, out_of },
                     Step::SyncHandover { handover },
@@ -517,6 +523,7 @@ impl World {
                 self.disk.note_handover(handover, out_of);
                 true
             }
+            Step::SyncHandover { .. } if self.sabotage == Sabotage::NoSync => true,
             Step::SyncHandover { handover } => {
                 self.disk.sync_handover(handover);
                 true

@@ -9,7 +9,8 @@
 //! - what was answered 250 was durable then, and is delivered, failed or expired in the end for each
 //!   recipient as its peer says, never lost;
 //! - a recipient recorded as done is never sent to again; one that is sent to again was under way when
-//!   power, process or connection went;
+//!   power, process or connection went, not merely on its way from one shard's folder to another's;
+//! - what a shard was handed is not sent before the handover is noted;
 //! - what was answered 451 or 452 is not sent, unless power went before that could be noted;
 //! - a failure is recorded only when the sender's notification is durable; a null reverse-path gets none;
 //! - no nonce and no piece of keystream is used twice, no segment opens with another key or name;
@@ -99,6 +100,7 @@ fn a_lying_disk_is_noticed() {
         Sabotage::NoSync,
         Sabotage::EarlyAnswer,
         Sabotage::SwallowedErrors,
+        Sabotage::EarlyHandover,
     ] {
         let noticed = (1..=60).find_map(|seed| Some((seed, run(seed, false, sabotage).err()?)));
         let Some((seed, why)) = noticed else {
