@@ -136,9 +136,17 @@ impl Client {
 /// The sentence in `error<TAB>message` or `{"error":"message"}`.
 fn error_message(body: &str) -> String {
     let line = body.lines().next().unwrap_or_default();
+    let quoted = |line: &str| {
+        let message = line.strip_prefix("{\"error\":\"")?.strip_suffix("\"}")?;
+        // What JSON escapes besides quotes is escaped as TSV is.
+        Some(message.replace("\\\"", "\"").replace("\\/", "/"))
+    };
     match line.strip_prefix("error\t") {
         Some(message) => engine::delivery_log::text::unescape_tsv(message),
-        None => line.to_owned(),
+        None => quoted(line).map_or_else(
+            || line.to_owned(),
+            |message| engine::delivery_log::text::unescape_tsv(&message),
+        ),
     }
 }
 
@@ -320,6 +328,10 @@ mod tests {
         let error = client.post("/x", b"body").unwrap_err();
         assert!(matches!(error, ClientError::Refused(_)));
         assert_eq!(error.to_string(), "locked; do this");
+        assert_eq!(
+            error_message("{\"error\":\"`x` is \\\"no\\\" time\"}\n"),
+            "`x` is \"no\" time"
+        );
     }
 
     #[test]
