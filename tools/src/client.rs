@@ -136,17 +136,13 @@ impl Client {
 /// The sentence in `error<TAB>message` or `{"error":"message"}`.
 fn error_message(body: &str) -> String {
     let line = body.lines().next().unwrap_or_default();
-    let quoted = |line: &str| {
-        let message = line.strip_prefix("{\"error\":\"")?.strip_suffix("\"}")?;
-        // What JSON escapes besides quotes is escaped as TSV is.
-        Some(message.replace("\\\"", "\"").replace("\\/", "/"))
+    let quoted = || {
+        let value: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(value.get("error")?.as_str()?.to_owned())
     };
     match line.strip_prefix("error\t") {
         Some(message) => engine::delivery_log::text::unescape_tsv(message),
-        None => quoted(line).map_or_else(
-            || line.to_owned(),
-            |message| engine::delivery_log::text::unescape_tsv(&message),
-        ),
+        None => quoted().unwrap_or_else(|| line.to_owned()),
     }
 }
 
