@@ -179,7 +179,7 @@ fn keys_in_use_are_those_of_all_segments_also_of_damaged_ones() {
     let directory = tempfile::tempdir().unwrap();
     let keys = keys();
     assert!(segments::key_ids(directory.path()).unwrap().is_empty());
-    let mut written = Written::begin(directory.path(), &keys, Stream::Log, 0, 1);
+    let mut written = Written::begin(directory.path(), &keys, Stream::DeliveryLog, 0, 1);
     written.blobs(1);
     written.seal();
     let used: Vec<_> = segments::key_ids(directory.path())
