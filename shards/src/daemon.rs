@@ -1,5 +1,6 @@
 //! The daemon's life: data directory, control socket, key, shards, signals, the end.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -40,6 +41,8 @@ struct Shards {
     handles: Vec<ExecutorJoinHandle<()>>,
     commands: Vec<MailboxSender<Command>>,
     keys: Arc<KeyRing>,
+    /// Every shard writes under the current key; one that was not told of it does not.
+    all_rekeyed: bool,
 }
 
 /// The daemon, as its own threads share it.
@@ -104,9 +107,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Hikyakud {
-    /// Deletes old segments of the delivery log (`[log] keep_age`, `keep_bytes`) for as long as the
-    /// process lives.
+    /// Deletes old segments of the delivery log (`[log] keep_age`, `keep_bytes`), and retires keys, for
+    /// as long as the process lives.
     fn remove_expired_logs(&self) {
+        let mut unused_keys = HashSet::new();
         loop {
             let config = self.config();
             let (shards, log) = (self.shards(), &config.log);
@@ -125,8 +129,46 @@ impl Hikyakud {
                 Ok(gone) => self.note(&format!("{} expired log segments deleted", gone.len())),
                 Err(error) => self.note(&format!("cannot delete expired log segments: {error}")),
             }
+            self.retire_keys(&mut unused_keys);
             std::thread::sleep(LOG_RETENTION_EVERY);
         }
+    }
+
+    /// Retires the older keys that no segment is under any more. A key counts as unused when it was
+    /// in `unused` already: at the time of the last look, a segment may have been in the making.
+    fn retire_keys(&self, unused: &mut HashSet<KeyId>) {
+        let mut guard = lock(&self.shards);
+        let Some(shards) = guard.as_mut().filter(|shards| shards.all_rekeyed) else {
+            return;
+        };
+        let mut older: Vec<KeyId> = shards.keys.older_ids().collect();
+        if older.is_empty() {
+            return;
+        }
+        let in_use = match datadir::segments::key_ids(self.installation.data_dir()) {
+            Ok(in_use) => in_use,
+            Err(error) => {
+                return self.note(&format!("cannot tell which older keys are needed: {error}"));
+            }
+        };
+        older.retain(|id| !in_use.contains(id));
+        for id in &older {
+            if !unused.contains(id) {
+                continue;
+            }
+            match self.installation.retire(*id) {
+                Ok(()) => {
+                    let mut keys = (*shards.keys).clone();
+                    keys.retire(*id);
+                    shards.keys = Arc::new(keys);
+                    self.note(&format!(
+                        "key {id} retired: no segment is under it any more"
+                    ));
+                }
+                Err(error) => self.note(&format!("cannot retire key {id}: {error}")),
+            }
+        }
+        *unused = older.into_iter().collect();
     }
 
     fn config(&self) -> Arc<Config> {
@@ -203,6 +245,7 @@ impl Hikyakud {
             handles,
             commands,
             keys: Arc::clone(keys),
+            all_rekeyed: true,
         })
     }
 
@@ -319,6 +362,7 @@ impl Daemon for Hikyakud {
             let told =
                 shard.try_send(command).is_ok() && answer.recv_timeout(SHARD_START_MAX).is_ok();
             if !told {
+                shards.all_rekeyed = false;
                 // The old key still reads and writes there; a restart takes the new one everywhere.
                 self.note(&format!(
                     "shard {id} goes on with the old key until the next start"

@@ -361,7 +361,16 @@ fn seed() -> u64 {
 /// One line for the operator.
 pub(crate) fn probe(address: SocketAddr) -> Result<(), String> {
     let fault = |error: std::io::Error| {
-        format!("cannot listen on {address}: {error}; stop what listens there or change [[listen]]")
+        let advice = match error.kind() {
+            std::io::ErrorKind::AddrNotAvailable => {
+                "it is no address of this host; change [[listen]]"
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need root or CAP_NET_BIND_SERVICE (docs/hikyakud.service)"
+            }
+            _ => "stop what listens there or change [[listen]]",
+        };
+        format!("cannot listen on {address}: {error}; {advice}")
     };
     let reached = match address.ip() {
         ip if ip.is_unspecified() && ip.is_ipv4() => (Ipv4Addr::LOCALHOST, address.port()).into(),

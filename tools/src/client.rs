@@ -136,9 +136,13 @@ impl Client {
 /// The sentence in `error<TAB>message` or `{"error":"message"}`.
 fn error_message(body: &str) -> String {
     let line = body.lines().next().unwrap_or_default();
+    let quoted = || {
+        let value: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(value.get("error")?.as_str()?.to_owned())
+    };
     match line.strip_prefix("error\t") {
         Some(message) => engine::delivery_log::text::unescape_tsv(message),
-        None => line.to_owned(),
+        None => quoted().unwrap_or_else(|| line.to_owned()),
     }
 }
 
@@ -320,6 +324,10 @@ mod tests {
         let error = client.post("/x", b"body").unwrap_err();
         assert!(matches!(error, ClientError::Refused(_)));
         assert_eq!(error.to_string(), "locked; do this");
+        assert_eq!(
+            error_message("{\"error\":\"`x` is \\\"no\\\" time\"}\n"),
+            "`x` is \"no\" time"
+        );
     }
 
     #[test]

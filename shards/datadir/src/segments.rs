@@ -4,13 +4,14 @@
 //! gone is left out; what stands behind the last good batch of a segment that is being written is
 //! its tail, not damage.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use engine::ids::{SegmentId, ShardId};
-use engine::keys::KeyRing;
+use engine::keys::{KeyId, KeyRing};
 use engine::queue::cipher::{SegmentName, Stream};
 use engine::queue::replay::{Contents, Found, SegmentReader, Summary};
 use engine::queue::segment::{
@@ -219,6 +220,43 @@ pub fn peek(file: &SegmentFile) -> Result<SegmentHeader, ScanError> {
     let mut front = [0; SEGMENT_HEADER_BYTES];
     let filled = fill(&mut File::open(&file.path)?, &mut front)?;
     SegmentHeader::peek(&front[..filled]).map_err(ScanError::Header)
+}
+
+/// The keys that the segments of a data directory were written under, by their headers; those set
+/// aside as damaged count too, since somebody may still want to look into them.
+///
+/// # Errors
+/// [`io::Error`] if a folder or file cannot be read: then there may be more.
+pub fn key_ids(data_dir: &Path) -> io::Result<HashSet<KeyId>> {
+    let mut found = HashSet::new();
+    for shard in shards(data_dir)? {
+        for stream in Stream::ALL {
+            let entries = match fs::read_dir(stream_dir(data_dir, shard, stream)) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                let path = entry?.path();
+                let extension = path.extension().and_then(|extension| extension.to_str());
+                // A free file holds nothing that is needed.
+                if !matches!(extension, Some("seg" | "damaged")) {
+                    continue;
+                }
+                let mut front = [0; SEGMENT_HEADER_BYTES];
+                let filled = match File::open(&path) {
+                    Ok(mut file) => fill(&mut file, &mut front)?,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(error),
+                };
+                // A header that is no good names no key that could help.
+                if let Ok(header) = SegmentHeader::peek(&front[..filled]) {
+                    found.insert(header.key_id);
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Reads until `buffer` is full or the file ends.

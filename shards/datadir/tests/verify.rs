@@ -173,3 +173,25 @@ fn what_is_no_segment_is_told() {
     assert!(matches!(scanned, Err(ScanError::Header(_))));
     assert_eq!(verify_segment(&files[0], &keys, |_| {}).faults.len(), 1);
 }
+
+#[test]
+fn keys_in_use_are_those_of_all_segments_also_of_damaged_ones() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = keys();
+    assert!(segments::key_ids(directory.path()).unwrap().is_empty());
+    let mut written = Written::begin(directory.path(), &keys, Stream::DeliveryLog, 0, 1);
+    written.blobs(1);
+    written.seal();
+    let used: Vec<_> = segments::key_ids(directory.path())
+        .unwrap()
+        .into_iter()
+        .collect();
+    assert_eq!(used, [keys.current_id()]);
+    let path = segments::list_all(directory.path()).unwrap()[0]
+        .path
+        .clone();
+    fs::rename(&path, path.with_extension("damaged")).unwrap();
+    assert_eq!(segments::key_ids(directory.path()).unwrap().len(), 1);
+    fs::rename(path.with_extension("damaged"), path.with_extension("free")).unwrap();
+    assert!(segments::key_ids(directory.path()).unwrap().is_empty());
+}

@@ -101,7 +101,10 @@ pub(super) fn answer(
         Err(refusal) => return Err(Box::new((request, refusal))),
     };
     let Some(keys) = daemon.keys() else {
-        let why = "the daemon is locked; run: hikyaku unlock";
+        let why = match daemon.state() {
+            State::Stopping => "the daemon is stopping",
+            State::Locked | State::Running => "the daemon is locked; run: hikyaku unlock",
+        };
         return Err(Box::new((request, Refusal::new(503, why))));
     };
     let Some(reading) = readers.enter() else {
