@@ -41,7 +41,10 @@ fn replies_get_the_reason_a_human_reads_in_them() {
         let reply = text.get(..3).and_then(|code| code.parse().ok());
         let decision = classifier.decide(&Evidence {
             reply: reply.and_then(ReplyCode::new),
-            enhanced: text.split([' ', '-']).take(2).find_map(EnhancedStatus::parse),
+            enhanced: text
+                .split([' ', '-'])
+                .take(2)
+                .find_map(EnhancedStatus::parse),
             text,
             phase: phase(when),
             provider: classifier.provider_of(host),
@@ -63,6 +66,9 @@ fn replies_get_the_reason_a_human_reads_in_them() {
             ));
         }
     }
-    println!("{all} replies: reason {}, verdict {verdicts}", all - wrong.len());
+    println!(
+        "{all} replies: reason {}, verdict {verdicts}",
+        all - wrong.len()
+    );
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
