@@ -69,7 +69,7 @@ pub(super) struct Signals {
 
 impl Signals {
     pub(super) fn builtin() -> Self {
-        let mut words: Vec<&str> = Vec::new();
+        let mut words: Vec<String> = Vec::new();
         let mut meanings: Vec<u32> = Vec::new();
         let mut current = 0;
         for line in TABLE.lines().filter(|line| !line.starts_with('#')) {
@@ -88,11 +88,16 @@ impl Signals {
                 .map(str::trim)
                 .filter(|word| !word.is_empty())
             {
-                match words.iter().position(|known| *known == word) {
-                    Some(index) => meanings[index] |= current,
-                    None => {
-                        words.push(word);
-                        meanings.push(current);
+                for form in [Some(word.to_owned()), capitalised(word)]
+                    .into_iter()
+                    .flatten()
+                {
+                    match words.iter().position(|known| *known == form) {
+                        Some(index) => meanings[index] |= current,
+                        None => {
+                            words.push(form);
+                            meanings.push(current);
+                        }
                     }
                 }
             }
@@ -152,4 +157,13 @@ impl Signals {
             }
         }
     }
+}
+
+/// The form at the beginning of a sentence, for letters that the automaton takes case by case:
+/// `автоответ`, `Автоответ`.
+fn capitalised(word: &str) -> Option<String> {
+    let first = word.chars().next().filter(|c| !c.is_ascii())?;
+    let upper: String = first.to_uppercase().collect();
+    let form = format!("{upper}{}", &word[first.len_utf8()..]);
+    (form != word).then_some(form)
 }
