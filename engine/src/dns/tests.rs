@@ -276,3 +276,49 @@ fn answers_are_kept_no_longer_than_the_operator_says() {
     assert_eq!(known(21_000), [true, false, false]);
     assert_eq!(known(101_000), [false, false, false]);
 }
+
+#[test]
+fn ttls_have_a_floor_and_a_ceiling_and_trouble_a_time_of_its_own() {
+    let mut cache = Cache::new(100);
+    let question = |name: &str| Question::Addresses(name.into());
+    let found = || Answer::Addresses(vec!["192.0.2.1".parse().unwrap()]);
+    cache.put(question("zero"), found(), 0, Mono(0));
+    cache.put(question("forever"), found(), u32::MAX, Mono(0));
+    cache.put(question("never"), Answer::NxDomain, u32::MAX, Mono(0));
+    let trouble = Answer::Trouble(DnsTrouble::ServFail);
+    cache.put(question("trouble"), trouble, 3600, Mono(0));
+    let mut known = |s: u64| {
+        ["zero", "forever", "never", "trouble"]
+            .map(|name| cache.get(&question(name), Mono(s * 1_000_000)).is_some())
+    };
+    assert_eq!(known(4), [true, true, true, true]);
+    assert_eq!(known(5), [false, true, true, true]);
+    assert_eq!(known(14), [false, true, true, true]);
+    assert_eq!(known(15), [false, true, true, false]);
+    assert_eq!(known(86_399), [false, true, true, false]);
+    assert_eq!(known(86_400), [false, false, false, false]);
+}
+
+#[test]
+fn an_answer_that_comes_anew_takes_the_place_of_the_old_one() {
+    let mut cache = Cache::new(64);
+    let question = || Question::Addresses("moves.example".into());
+    let at = |ip: &str| Answer::Addresses(vec![ip.parse().unwrap()]);
+    cache.put(question(), at("192.0.2.1"), 300, Mono(0));
+    // Into the old generation with it.
+    for n in 0..32 {
+        let other = Question::Addresses(format!("h{n}").into());
+        cache.put(other, Answer::NxDomain, 300, Mono(0));
+    }
+    cache.put(question(), at("192.0.2.2"), 300, Mono(1));
+    let (answer, _) = cache.get(&question(), Mono(2)).unwrap();
+    assert_eq!(*answer, at("192.0.2.2"));
+    for n in 0..64 {
+        let other = Question::Addresses(format!("i{n}").into());
+        cache.put(other, Answer::NxDomain, 300, Mono(0));
+        assert!(cache.len() <= 64);
+        if let Some((answer, _)) = cache.get(&question(), Mono(2)) {
+            assert_eq!(*answer, at("192.0.2.2"), "the older one never comes back");
+        }
+    }
+}

@@ -6,13 +6,14 @@
 //! logged, and sets the site's back-off; the rest stays ready and bound to it, so that a dead site
 //! costs a connection now and then and not one attempt for each of a million messages.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::settle::Synthetic;
 use super::{
-    Action, Cause, Delivery, DiskError, ENTRIES_PER_TICK_MAX, Message, QUESTIONS_MAX, READS_MAX,
-    ReadId, ShardCore,
+    Action, Cause, Delivery, DiskError, ENTRIES_PER_TICK_MAX, Message, QUESTION_MS_MAX,
+    QUESTIONS_MAX, READS_MAX, ReadId, ShardCore,
 };
 use crate::clock::{Mono, Now};
 use crate::counters::Counter;
@@ -44,6 +45,14 @@ enum Unread {
     Disk(DiskError),
     /// What was read is not what was written there.
     Damaged(String),
+}
+
+/// A question that is with the resolver.
+#[derive(Debug)]
+pub(super) struct Asked {
+    since: Mono,
+    /// Thousands of domains may wait for the addresses of one MX host.
+    waiting: BTreeSet<DestinationId>,
 }
 
 /// Why a record is being read back.
@@ -98,16 +107,20 @@ impl ShardCore {
 
     /// Every destination is looked up anew: routes may have changed.
     pub(super) fn forget_lookups(&mut self, now: Now) {
-        for id in 0..self.destinations.len() as DestinationId {
-            let destination = &self.destinations[id as usize];
-            if let Lookup::Site { site, .. } = destination.lookup {
-                if destination.in_round {
-                    self.leave_round(site, id);
-                } else {
-                    self.set_lookup(id, Lookup::Unknown);
-                }
-                self.activate(id, now);
+        for site in &mut self.sites {
+            site.round.clear();
+            site.ready_len = 0;
+        }
+        let ids = 0..self.destinations.len() as DestinationId;
+        for id in ids.clone() {
+            let destination = &mut self.destinations[id as usize];
+            destination.in_round = false;
+            if matches!(destination.lookup, Lookup::Site { .. }) {
+                self.set_lookup(id, Lookup::Unknown);
             }
+        }
+        for id in ids {
+            self.activate(id, now);
         }
     }
 
@@ -157,7 +170,7 @@ impl ShardCore {
             Plan::Ask(questions) => {
                 self.set_lookup(id, Lookup::Asking);
                 for question in questions {
-                    self.ask(question, id);
+                    self.ask(question, id, now);
                 }
             }
             Plan::Trouble(trouble) => self.dns_trouble(id, trouble, now),
@@ -169,11 +182,9 @@ impl ShardCore {
         }
     }
 
-    fn ask(&mut self, question: Question, id: DestinationId) {
-        if let Some(waiting) = self.asked.get_mut(&question) {
-            if !waiting.contains(&id) {
-                waiting.push(id);
-            }
+    fn ask(&mut self, question: Question, id: DestinationId, now: Now) {
+        if let Some(asked) = self.asked.get_mut(&question) {
+            asked.waiting.insert(id);
             return;
         }
         if self.asked.len() >= self.settings.questions_max.min(QUESTIONS_MAX) {
@@ -187,11 +198,32 @@ impl ShardCore {
         self.actions.push(Action::Resolve {
             question: question.clone(),
         });
-        self.asked.insert(question, vec![id]);
+        let asked = Asked {
+            since: now.mono,
+            waiting: BTreeSet::from([id]),
+        };
+        self.asked.insert(question, asked);
+    }
+
+    /// Takes questions that nobody has answered in [`QUESTION_MS_MAX`] for timed out. Should the answer
+    /// come after all, it goes into the cache, where the next attempt finds it.
+    fn give_up_questions(&mut self, now: Now) {
+        let mut overdue: Vec<Question> = self
+            .asked
+            .iter()
+            .filter(|(_, asked)| asked.since.plus_ms(QUESTION_MS_MAX) <= now.mono)
+            .map(|(question, _)| question.clone())
+            .collect();
+        // The map's order differs from run to run.
+        overdue.sort_by_cached_key(ToString::to_string);
+        for question in overdue {
+            self.answered(question, Answer::Trouble(DnsTrouble::Timeout), 0, now);
+        }
     }
 
     pub(super) fn answered(&mut self, question: Question, answer: Answer, ttl_s: u32, now: Now) {
-        let waiting = self.asked.remove(&question).unwrap_or_default();
+        let asked = self.asked.remove(&question);
+        let waiting = asked.map(|asked| asked.waiting).unwrap_or_default();
         self.dns.put(question, answer, ttl_s, now.mono);
         for id in waiting {
             if matches!(self.destinations[id as usize].lookup, Lookup::Asking) {
@@ -237,6 +269,7 @@ impl ShardCore {
     }
 
     pub(super) fn retry_dns(&mut self, now: Now) {
+        self.give_up_questions(now);
         let due: Vec<DestinationId> = {
             let destinations = &self.destinations;
             self.dns_waiting
@@ -434,7 +467,12 @@ impl ShardCore {
         let destination = &mut self.destinations[id as usize];
         let site = &mut self.sites[site_id as usize];
         destination.in_round = false;
-        site.round.retain(|other| *other != id);
+        debug_assert_eq!(
+            site.round.front(),
+            Some(&id),
+            "only the next in turn leaves"
+        );
+        site.round.pop_front();
         site.ready_len -= u64::from(destination.ready_len);
         self.set_lookup(id, Lookup::Unknown);
     }

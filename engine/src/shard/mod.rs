@@ -62,6 +62,9 @@ pub const TICK_MS: u64 = 100;
 pub const RECIPIENTS_PER_ENTRY_MAX: usize = 100;
 /// Questions that are with the resolver at a time.
 pub const QUESTIONS_MAX: usize = 1024;
+/// A question that the resolver has not answered for so long is taken for timed out, milliseconds. The
+/// resolver gives up much sooner by itself; this is for one that has died or hangs.
+pub const QUESTION_MS_MAX: u64 = 120_000;
 /// Destinations kept although they have no mail, for their lookups.
 pub const IDLE_DESTINATIONS_MAX: usize = 65_536;
 /// Sites kept although no destination is bound to them.
@@ -177,7 +180,7 @@ pub struct ShardCore {
     /// Destinations with `Lookup::Trouble`, to be asked again.
     dns_waiting: Vec<DestinationId>,
     dns: Cache,
-    asked: HashMap<Question, Vec<DestinationId>>,
+    asked: HashMap<Question, deliver::Asked>,
 
     sites: Vec<Site>,
     site_by_key: HashMap<Rc<str>, SiteId>,

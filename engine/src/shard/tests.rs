@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::storage::StorageSetup;
 use super::{
-    Action, Cause, Event, IDLE_DESTINATIONS_MAX, SITES_MAX, Settings, ShardCore, Submission,
+    Action, Cause, Event, IDLE_DESTINATIONS_MAX, QUESTION_MS_MAX, SITES_MAX, Settings, ShardCore,
+    Submission,
 };
 use crate::address::Address;
 use crate::bounce::Classifier;
@@ -83,6 +84,9 @@ struct World {
     /// Delivery log segments that were begun.
     logs: Vec<SegmentId>,
     connects: Vec<(ConnId, Option<std::net::IpAddr>, std::net::SocketAddr)>,
+    /// Questions stay where they are, in `questions`.
+    resolver_hangs: bool,
+    questions: Vec<Question>,
     delivered: usize,
     next_message: u64,
 }
@@ -113,6 +117,8 @@ impl World {
             disk: HashMap::new(),
             logs: Vec::new(),
             connects: Vec::new(),
+            resolver_hangs: false,
+            questions: Vec::new(),
             delivered: 0,
             next_message: 0,
         }
@@ -199,13 +205,11 @@ impl World {
             }
             Action::DeleteFree => Event::FreeDeleted { result: Ok(()) },
             Action::Resolve { question } => {
-                let answer = answer(&question);
-                let ttl_s = 300;
-                Event::Answered {
-                    question,
-                    answer,
-                    ttl_s,
+                self.questions.push(question.clone());
+                if self.resolver_hangs {
+                    return;
                 }
+                answered(question)
             }
             Action::Connect {
                 conn,
@@ -267,12 +271,25 @@ impl World {
     }
 }
 
-/// Every domain has an MX host of its own with an address of each family.
+fn answered(question: Question) -> Event {
+    let (answer, ttl_s) = (answer(&question), 300);
+    Event::Answered {
+        question,
+        answer,
+        ttl_s,
+    }
+}
+
+/// Every domain has an MX host of its own with an address of each family; those below hosted.example
+/// share one.
 fn answer(question: &Question) -> Answer {
     match question {
         Question::Mx(domain) => Answer::Mx(vec![MxRecord {
             preference: 10,
-            host: format!("mx.{}", domain.as_str()).into(),
+            host: match domain.as_str().strip_suffix(".hosted.example") {
+                Some(_) => "mx.hosted.example".into(),
+                None => format!("mx.{}", domain.as_str()).into(),
+            },
         }]),
         Question::Addresses(_) => Answer::Addresses(vec![
             "192.0.2.1".parse().unwrap(),
@@ -390,4 +407,115 @@ fn connections_come_from_our_addresses_of_the_right_family_in_turn() {
         *used.entry(source).or_insert(0_u32) += 1;
     }
     assert_eq!(used.len(), 3, "{used:?}");
+}
+
+#[test]
+fn a_resolver_that_never_answers_costs_an_attempt_and_a_late_answer_is_used() {
+    let mut world = World::new(settings());
+    world.resolver_hangs = true;
+    world.send("a.example");
+    assert_eq!(world.questions.len(), 1);
+    world.advance(QUESTION_MS_MAX - 1);
+    assert_eq!(world.core.asked.len(), 1);
+    world.advance(1);
+    assert!(world.core.asked.is_empty(), "the question has a deadline");
+    let bytes = world.core.log.take_batch();
+    let (_, records) = read_batch(&bytes).unwrap();
+    let records: Vec<_> = records.map(Result::unwrap).collect();
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].phase, Some(Phase::Dns));
+    assert_eq!(records[0].enhanced.map(|status| status.class), Some(4));
+
+    // It was slow, not dead.
+    let late = answered(world.questions.remove(0));
+    world.resolver_hangs = false;
+    world.handle(late);
+    for _ in 0..200 {
+        world.advance(1000);
+    }
+    assert_eq!(world.delivered, 1);
+    let asked_anew = world.questions.iter().any(|q| matches!(q, Question::Mx(_)));
+    assert!(
+        !asked_anew,
+        "the late answer was kept: {:?}",
+        world.questions
+    );
+}
+
+#[test]
+fn a_herd_of_messages_for_one_domain_asks_once() {
+    let mut world = World::new(settings());
+    world.resolver_hangs = true;
+    for _ in 0..10_000 {
+        world.send("a.example");
+    }
+    assert_eq!(world.questions.len(), 1, "while the first is open");
+    world.resolver_hangs = false;
+    let first = world.questions[0].clone();
+    world.handle(answered(first));
+    assert_eq!(world.delivered, 10_000);
+    assert_eq!(world.questions.len(), 2, "MX, then its addresses");
+    // When the TTL has passed, the next herd asks once more.
+    world.advance(301_000);
+    for _ in 0..1000 {
+        world.send("a.example");
+    }
+    assert_eq!((world.delivered, world.questions.len()), (11_000, 4));
+}
+
+#[test]
+fn many_domains_behind_one_host_share_its_question_and_its_site() {
+    const DOMAINS: usize = 20_000;
+    let mut world = World::new(Settings {
+        questions_max: 1000,
+        dns_entries_max: 200_000,
+        ..settings()
+    });
+    world.resolver_hangs = true;
+    let mut addresses_asked = 0;
+    for n in 0..DOMAINS {
+        world.send(&format!("d{n}.hosted.example"));
+        for question in std::mem::take(&mut world.questions) {
+            match question {
+                Question::Mx(_) => world.handle(answered(question)),
+                Question::Addresses(_) => addresses_asked += 1,
+            }
+        }
+    }
+    assert_eq!(addresses_asked, 1, "all wait for the same answer");
+    world.resolver_hangs = false;
+    world.handle(answered(Question::Addresses("mx.hosted.example".into())));
+    assert_eq!(world.delivered, DOMAINS);
+    assert_eq!(world.core.site_by_key.len(), 1);
+    // A second round that waits at the site while every answer expires is looked up anew in time.
+    world.peer = Peer::Refuses("connection refused".into());
+    world.advance(1000);
+    for n in 0..DOMAINS {
+        world.send(&format!("d{n}.hosted.example"));
+    }
+    world.peer = Peer::Takes;
+    for _ in 0..2000 {
+        world.advance(1000);
+        if world.delivered == 2 * DOMAINS {
+            return;
+        }
+    }
+    panic!("{} of {} delivered", world.delivered, 2 * DOMAINS);
+}
+
+#[test]
+fn reloaded_routes_send_waiting_mail_to_its_lookup_again() {
+    let mut world = World::new(settings());
+    world.peer = Peer::Refuses("connection refused".into());
+    for n in 0..100 {
+        world.send(&format!("d{n}.hosted.example"));
+        world.send(&format!("d{n}.hosted.example"));
+    }
+    world.core.reload(Rc::new(settings()), world.now);
+    world.settle();
+    world.peer = Peer::Takes;
+    for _ in 0..300 {
+        world.advance(1000);
+    }
+    assert_eq!(world.delivered, 200);
 }

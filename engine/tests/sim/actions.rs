@@ -269,6 +269,9 @@ impl World {
                 self.read_through(shard, shard as u16, Why::Compact, [segment].into());
             }
             Action::Resolve { question } => {
+                if self.strikes(self.faults.dns_lost) {
+                    return;
+                }
                 let answer = if self.strikes(self.faults.dns) {
                     Answer::Trouble(DnsTrouble::Timeout)
                 } else {

@@ -48,6 +48,8 @@ pub(crate) struct Faults {
     pub(crate) reply_lost: u64,
     pub(crate) whole_4xx: u64,
     pub(crate) dns: u64,
+    /// The resolver never answers.
+    pub(crate) dns_lost: u64,
 }
 
 /// A fault of the machinery that no shard can make up for: the ledger has to notice.
@@ -196,6 +198,7 @@ fn faults(random: &mut Random) -> Faults {
         reply_lost: some(100),
         whole_4xx: some(100),
         dns: some(200),
+        dns_lost: some(100),
     }
 }
 
