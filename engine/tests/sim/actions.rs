@@ -264,7 +264,7 @@ impl World {
             }
             Action::Resolve { question } => {
                 if self.strikes(self.faults.dns_lost) {
-                    return;
+                    return Ok(());
                 }
                 let answer = if self.strikes(self.faults.dns) {
                     Answer::Trouble(DnsTrouble::Timeout)
