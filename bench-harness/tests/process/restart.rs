@@ -13,7 +13,7 @@ use hikyaku_bench::world::World;
 use crate::common::{FAST_RETRY, eventually, programs};
 
 /// Queues mail to a dead route under one shard count after the other, ends the daemon in different
-/// ways between, then opens the route.
+/// ways between, also while mail moves to its new owners, then opens the route.
 #[test]
 fn queue_survives_kills_and_other_shard_counts() {
     let Some(programs) = programs() else { return };
@@ -37,12 +37,6 @@ fn queue_survives_kills_and_other_shard_counts() {
         let injected = Injector::start(plan).unwrap().join();
         assert_eq!(injected.accepted_count(), 450, "{:?}", injected.failure);
         next_id += 450;
-        // A stop while a folder is being taken over begins that anew and doubles its mail
-        // (docs/decisions/015), which is not what is tried here.
-        let data_dir = settings.data_dir();
-        let is_gone = |shard| !data_dir.join(format!("shard-{shard:02}/queue")).exists();
-        let taken_over = eventually(|| (shards..4).all(is_gone));
-        assert!(taken_over, "{}", daemon.log_tail());
         if kill {
             daemon.kill();
         } else {
