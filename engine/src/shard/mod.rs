@@ -394,6 +394,10 @@ impl ShardCore {
         self.save_counters(now);
     }
 
+    fn report(&mut self, line: String) {
+        self.actions.push(Action::Report { line });
+    }
+
     /// Recipients of an entry that are not done.
     fn open_recipients(&self, id: EntryId) -> u32 {
         let done = self.done.get(&id).map_or(0, |done| done.count_ones());

@@ -1,0 +1,252 @@
+//! Messages and notes into records, messages out of records.
+//!
+//! [`ShardCore::store`] appends a message and enters it into the index; outcomes, commits and cancels
+//! are appended beside the lists that would write them again after a failure. What becomes of the
+//! batch they are in: `commit`.
+
+use std::rc::Rc;
+
+use super::{Hold, Note, Waiter};
+use crate::address::Address;
+use crate::clock::{Now, UnixMs};
+use crate::counters::Counter;
+use crate::ids::{QueueId, SegmentId};
+use crate::queue::cipher::SegmentCipher;
+use crate::queue::record::{About, Message as MessageRecord, Outcome, OutcomeState, Record};
+use crate::queue::replay::read_one;
+use crate::queue::segment::Placement;
+use crate::schedule::index::Entry;
+use crate::shard::{Action, Message, ShardCore, Stored, Submission};
+
+/// A message out of its record's bytes as they lie on disk.
+pub(in crate::shard) fn message_from(
+    cipher: &mut SegmentCipher,
+    placement: Placement,
+    bytes: &mut [u8],
+) -> Result<Message, String> {
+    match read_one(cipher, placement, bytes).map_err(|error| error.to_string())? {
+        Record::Message(message) => Ok(message_of(&message)),
+        Record::Moved(moved) => Ok(message_of(&moved.message)),
+        other => Err(format!(
+            "a {} record where a message was written",
+            other.kind()
+        )),
+    }
+}
+
+fn message_of(record: &MessageRecord<'_>) -> Message {
+    Message {
+        queue_id: record.queue_id,
+        accepted: UnixMs(record.accepted_ms),
+        reverse_path: record.reverse_path.map(Into::into),
+        recipients: record
+            .recipients
+            .iter()
+            .map(|recipient| Address::from_stored(recipient.address, recipient.domain))
+            .collect(),
+        body: record.body,
+        smtputf8: record.smtputf8,
+        content: Rc::new(record.content.to_vec()),
+        group: record.group.map(Into::into),
+        tags: tags_of(record.tags),
+        message_id: record.message_id.map(Into::into),
+    }
+}
+
+/// Tags as the record has them: `name=value` lines joined by LF.
+fn tags_of(text: &str) -> Vec<(Box<str>, Box<str>)> {
+    text.split('\n')
+        .filter_map(|tag| tag.split_once('='))
+        .map(|(n, v)| (n.into(), v.into()))
+        .collect()
+}
+
+fn tags_text(tags: &[(Box<str>, Box<str>)]) -> String {
+    let lines: Vec<String> = tags
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    lines.join("\n")
+}
+
+impl ShardCore {
+    /// Appends a message that we own; `waiter` is told when it is durable.
+    pub(in crate::shard) fn store(
+        &mut self,
+        mut submission: Submission,
+        waiter: Waiter,
+        hold: Hold,
+        now: Now,
+    ) {
+        if self.storage.is_failing() {
+            // Its batch would wait for the disk, and its client with it.
+            let result = if self.storage.full {
+                Stored::NoSpace
+            } else {
+                Stored::Failed
+            };
+            return self.tell_waiter(waiter, result, now);
+        }
+        submission.group_by_domain();
+        let placement = match self.append_message(&submission, hold, now) {
+            Ok(placement) => placement,
+            Err(why) => {
+                let line = format!("message {} cannot be stored: {why}", submission.queue_id);
+                self.actions.push(Action::Report { line });
+                return self.tell_waiter(waiter, Stored::Failed, now);
+            }
+        };
+        let queue_id = submission.queue_id;
+        self.storage.filling.notes.push(Note {
+            queue_id,
+            placement,
+            hold,
+            waiter,
+        });
+        self.storage.set.live(placement);
+        self.storage.close_full_batch();
+        let message = Rc::new(Message::from_submission(submission));
+        // What is held for long is read back when its time comes.
+        let keep = !matches!(hold, Hold::Handover(_))
+            && self.memory_bytes + message.memory_bytes() <= self.settings.memory_bytes_max;
+        let group = self
+            .counters
+            .group(message.group.as_deref().unwrap_or(""))
+            .number();
+        let mut first = 0;
+        for run in message.recipients.chunk_by(|a, b| a.domain() == b.domain()) {
+            let destination = self.destination_of(run[0].domain());
+            for part in run.chunks(self.settings.recipients_per_message_max) {
+                let entry = Entry {
+                    placement,
+                    destination,
+                    group,
+                    recipient_first: first,
+                    recipient_count: part.len() as u8,
+                    ..Entry::new(queue_id)
+                };
+                first += part.len() as u16;
+                let id = self.index.insert(entry);
+                self.raise(id, Counter::Queued, part.len() as u32);
+                self.destinations[destination as usize].busy_len += 1;
+                if keep {
+                    self.memory_bytes += message.memory_bytes();
+                    self.memory.insert(id, Rc::clone(&message));
+                }
+            }
+        }
+    }
+
+    fn append_message(
+        &mut self,
+        submission: &Submission,
+        hold: Hold,
+        now: Now,
+    ) -> Result<Placement, String> {
+        let mut recipients = std::mem::take(&mut self.storage.recipients);
+        recipients.clear();
+        let mut fault = Ok(());
+        for run in submission
+            .recipients
+            .chunk_by(|a, b| a.domain() == b.domain())
+        {
+            let (first, rest) = (&run[0], &run[1..]);
+            fault = fault.and_then(|()| recipients.domain(first.domain().as_str(), first.as_str()));
+            for address in rest {
+                fault = fault.and_then(|()| recipients.recipient(address.as_str()));
+            }
+        }
+        let tags = tags_text(&submission.tags);
+        let record = Record::Message(MessageRecord {
+            queue_id: submission.queue_id,
+            accepted_ms: submission.accepted.0,
+            body: submission.body,
+            smtputf8: submission.smtputf8,
+            pending: matches!(hold, Hold::Pending),
+            handover: match hold {
+                Hold::Handover(handover) => Some(handover),
+                Hold::No | Hold::Pending => None,
+            },
+            reverse_path: submission.reverse_path.as_ref().map(Address::as_str),
+            recipients: recipients.recipients(),
+            group: submission.group.as_deref(),
+            tags: &tags,
+            message_id: submission.message_id.as_deref(),
+            peer: submission.peer,
+            content: &submission.content,
+            content_bytes: submission.content.len() as u32,
+        });
+        let result = match fault {
+            Ok(()) => self
+                .storage
+                .append(&record, now)
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        self.storage.recipients = recipients;
+        result
+    }
+
+    pub(in crate::shard) fn append_outcome(
+        &mut self,
+        queue_id: QueueId,
+        segment: SegmentId,
+        state: OutcomeState,
+        now: Now,
+    ) {
+        let outcome = Outcome {
+            about: About { queue_id, segment },
+            state,
+        };
+        if self.storage.is_failing() {
+            self.storage.filling.outcomes.push(outcome);
+            return;
+        }
+        match self.storage.append(&Record::Outcome(outcome), now) {
+            Ok(placement) => {
+                self.storage.set.note(placement, segment);
+                self.storage.filling.outcomes.push(outcome);
+                self.storage.close_full_batch();
+            }
+            Err(error) => self.report(format!("outcome of {queue_id} cannot be written: {error}")),
+        }
+    }
+
+    /// Every owner has stored the message: note so, and deliver it.
+    pub(in crate::shard) fn confirm(&mut self, queue_id: QueueId, now: Now) {
+        let Some(id) = self.index.find(queue_id) else {
+            return;
+        };
+        let about = About {
+            queue_id,
+            segment: self.index.get(id).placement.segment,
+        };
+        self.append_note(&Record::Commit(about), about, now);
+        self.storage.filling.commits.push(about);
+        self.stored_ready(queue_id, now);
+    }
+
+    /// Another owner failed: the message was never accepted.
+    pub(in crate::shard) fn cancel_stored(&mut self, queue_id: QueueId, now: Now) {
+        let Some(id) = self.index.find(queue_id) else {
+            return;
+        };
+        let about = About {
+            queue_id,
+            segment: self.index.get(id).placement.segment,
+        };
+        self.forget_message(queue_id);
+        self.append_note(&Record::Cancel(about), about, now);
+        self.storage.filling.cancels.push(about);
+    }
+
+    pub(super) fn append_note(&mut self, record: &Record<'_>, about: About, now: Now) {
+        if self.storage.is_failing() {
+            return;
+        }
+        match self.storage.append(record, now) {
+            Ok(placement) => self.storage.set.note(placement, about.segment),
+            Err(error) => self.report(format!("note on {} not written: {error}", about.queue_id)),
+        }
+    }
+}
