@@ -1,27 +1,21 @@
-//! Destinations to sites, sites to connections, connections to transactions.
+//! Sites to connections, connections to transactions.
 //!
 //! A connection that would take a transaction pulls one ([`ShardCore::assign`]): the site's
-//! destinations with ready mail take turns. Mail that comes while no connection is free calls for
-//! another ([`ShardCore::pump`]) within the limits. A failure to connect defers one message, which is
+//! destinations with ready mail take turns (`ready`). Mail that comes while no connection is free calls
+//! for another ([`ShardCore::pump`]) within the limits. A failure to connect defers one message, which is
 //! logged, and sets the site's back-off; the rest stays ready and bound to it, so that a dead site
 //! costs a connection now and then and not one attempt for each of a million messages.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::settle::Synthetic;
-use super::{
-    Action, Cause, Delivery, DiskError, ENTRIES_PER_TICK_MAX, Message, QUESTION_MS_MAX,
-    QUESTIONS_MAX, READS_MAX, ReadId, ShardCore,
-};
-use crate::clock::{Mono, Now};
+use super::{Action, Cause, Delivery, DiskError, Message, ReadId, ShardCore};
+use crate::clock::Now;
 use crate::counters::Counter;
-use crate::dns::{self, Answer, DnsTrouble, Plan, Question, Targets};
 use crate::phase::Phase;
-use crate::pool::{BROKEN_MAX, Conn, ConnId, OPENING_MAX, PeerInfo, Site, SiteId};
+use crate::pool::{BROKEN_MAX, Conn, ConnId, OPENING_MAX, PeerInfo, SiteId};
 use crate::queue::segment::Placement;
-use crate::schedule::destination::{DestinationId, Lookup};
 use crate::schedule::index::{EntryId, State};
 use crate::smtp::client::{OutboundTransaction, RecipientResult};
 use crate::status::EnhancedStatus;
@@ -31,11 +25,6 @@ use crate::status::EnhancedStatus;
 const READY_PER_SESSION: u64 = 2;
 /// Transactions on one connection at a time: one whose content is sent, and the next behind it.
 const IN_FLIGHT_MAX: u8 = 2;
-/// First wait after a DNS failure; doubles up to [`DNS_RETRY_S_MAX`].
-const DNS_RETRY_S_MIN: u32 = 15;
-/// Longest wait between questions.
-const DNS_RETRY_S_MAX: u32 = 600;
-
 /// How long a message rests that the disk did not give back, seconds.
 const UNREAD_RETRY_S: u32 = 60;
 
@@ -45,14 +34,6 @@ enum Unread {
     Disk(DiskError),
     /// What was read is not what was written there.
     Damaged(String),
-}
-
-/// A question that is with the resolver.
-#[derive(Debug)]
-pub(super) struct Asked {
-    since: Mono,
-    /// Thousands of domains may wait for the addresses of one MX host.
-    waiting: BTreeSet<DestinationId>,
 }
 
 /// Why a record is being read back.
@@ -89,230 +70,6 @@ fn source_address(ours: &[IpAddr], target: IpAddr, turn: usize) -> Option<IpAddr
 }
 
 impl ShardCore {
-    /// The entry, in no list, may be sent from now on.
-    pub(super) fn make_ready(&mut self, id: EntryId, now: Now) {
-        let entry = self.index.get_mut(id);
-        entry.state = State::Ready;
-        let destination_id = entry.destination;
-        let destination = &mut self.destinations[destination_id as usize];
-        destination.ready.push(&mut self.index, id);
-        destination.ready_len += 1;
-        if destination.in_round
-            && let Lookup::Site { site, .. } = destination.lookup
-        {
-            self.sites[site as usize].ready_len += 1;
-        }
-        self.activate(destination_id, now);
-    }
-
-    /// Every destination is looked up anew: routes may have changed.
-    pub(super) fn forget_lookups(&mut self, now: Now) {
-        for site in &mut self.sites {
-            site.round.clear();
-            site.ready_len = 0;
-        }
-        let ids = 0..self.destinations.len() as DestinationId;
-        for id in ids.clone() {
-            let destination = &mut self.destinations[id as usize];
-            destination.in_round = false;
-            if matches!(destination.lookup, Lookup::Site { .. }) {
-                self.set_lookup(id, Lookup::Unknown);
-            }
-        }
-        for id in ids {
-            self.activate(id, now);
-        }
-    }
-
-    /// Brings a destination with ready mail on its way: to its site, or to the resolver first.
-    pub(super) fn activate(&mut self, id: DestinationId, now: Now) {
-        let destination = &self.destinations[id as usize];
-        if destination.ready_len == 0 {
-            return;
-        }
-        match &destination.lookup {
-            Lookup::Site { site, targets } if targets.expires > now.mono => {
-                self.enrol(id, *site, now);
-            }
-            Lookup::Asking | Lookup::Failed(_) => {}
-            Lookup::Trouble { until, .. } if *until > now.mono => {}
-            Lookup::Site { .. } if destination.in_round => {}
-            _ => self.look_up(id, now),
-        }
-    }
-
-    fn enrol(&mut self, id: DestinationId, site_id: SiteId, now: Now) {
-        let destination = &mut self.destinations[id as usize];
-        if !destination.in_round {
-            destination.in_round = true;
-            let site = &mut self.sites[site_id as usize];
-            site.round.push_back(id);
-            site.ready_len += u64::from(destination.ready_len);
-            self.tend(site_id);
-        }
-        self.pump(site_id, false, now);
-    }
-
-    fn look_up(&mut self, id: DestinationId, now: Now) {
-        let destination = &self.destinations[id as usize];
-        let settings = Rc::clone(&self.settings);
-        let plan = dns::plan(
-            &mut self.dns,
-            &destination.domain,
-            settings.routes.find(&destination.domain),
-            &settings.dns_policy,
-            &settings.own,
-            &mut self.random,
-            now.mono,
-        );
-        match plan {
-            Plan::Targets(targets) => self.resolved(id, targets, now),
-            Plan::Ask(questions) => {
-                self.set_lookup(id, Lookup::Asking);
-                for question in questions {
-                    self.ask(question, id, now);
-                }
-            }
-            Plan::Trouble(trouble) => self.dns_trouble(id, trouble, now),
-            Plan::Failure(failure) => {
-                self.set_lookup(id, Lookup::Failed(failure));
-                self.failing.push_back(id);
-                self.fail_ready(now);
-            }
-        }
-    }
-
-    fn ask(&mut self, question: Question, id: DestinationId, now: Now) {
-        if let Some(asked) = self.asked.get_mut(&question) {
-            asked.waiting.insert(id);
-            return;
-        }
-        if self.asked.len() >= self.settings.questions_max.min(QUESTIONS_MAX) {
-            // Asked again from `retry_dns`, like a destination whose answer failed.
-            let until = Mono(0);
-            let trouble = DnsTrouble::Busy;
-            self.set_lookup(id, Lookup::Trouble { trouble, until });
-            self.dns_waiting.push(id);
-            return;
-        }
-        self.actions.push(Action::Resolve {
-            question: question.clone(),
-        });
-        let asked = Asked {
-            since: now.mono,
-            waiting: BTreeSet::from([id]),
-        };
-        self.asked.insert(question, asked);
-    }
-
-    /// Takes questions that nobody has answered in [`QUESTION_MS_MAX`] for timed out. Should the answer
-    /// come after all, it goes into the cache, where the next attempt finds it.
-    fn give_up_questions(&mut self, now: Now) {
-        let mut overdue: Vec<Question> = self
-            .asked
-            .iter()
-            .filter(|(_, asked)| asked.since.plus_ms(QUESTION_MS_MAX) <= now.mono)
-            .map(|(question, _)| question.clone())
-            .collect();
-        // The map's order differs from run to run.
-        overdue.sort_by_cached_key(ToString::to_string);
-        for question in overdue {
-            self.answered(question, Answer::Trouble(DnsTrouble::Timeout), 0, now);
-        }
-    }
-
-    pub(super) fn answered(&mut self, question: Question, answer: Answer, ttl_s: u32, now: Now) {
-        let asked = self.asked.remove(&question);
-        let waiting = asked.map(|asked| asked.waiting).unwrap_or_default();
-        self.dns.put(question, answer, ttl_s, now.mono);
-        for id in waiting {
-            if matches!(self.destinations[id as usize].lookup, Lookup::Asking) {
-                // Planned anew from the cache: it finds what is still to be asked, if anything.
-                self.set_lookup(id, Lookup::Unknown);
-                self.activate(id, now);
-            }
-        }
-    }
-
-    fn resolved(&mut self, id: DestinationId, targets: Targets, now: Now) {
-        let targets = Rc::new(targets);
-        let site_id = match self.site_by_key.get(&targets.site) {
-            Some(site_id) => {
-                self.sites[*site_id as usize]
-                    .targets
-                    .clone_from(&targets.list);
-                *site_id
-            }
-            None => {
-                let site_id = self.add_site(Site::new(&targets), now);
-                self.site_by_key.insert(Rc::clone(&targets.site), site_id);
-                site_id
-            }
-        };
-        self.destinations[id as usize].dns_failures = 0;
-        let site = site_id;
-        self.set_lookup(id, Lookup::Site { site, targets });
-        self.enrol(id, site_id, now);
-    }
-
-    fn dns_trouble(&mut self, id: DestinationId, trouble: DnsTrouble, now: Now) {
-        let destination = &mut self.destinations[id as usize];
-        let exponent = u32::from(destination.dns_failures.min(10));
-        destination.dns_failures = destination.dns_failures.saturating_add(1);
-        let wait_s = (DNS_RETRY_S_MIN << exponent).min(DNS_RETRY_S_MAX);
-        let until = now.mono.plus_ms(u64::from(wait_s) * 1000);
-        self.set_lookup(id, Lookup::Trouble { trouble, until });
-        self.dns_waiting.push(id);
-        if let Some(entry) = self.pop_ready(id, now) {
-            self.settle_without_connection(entry, Synthetic::DnsTrouble(trouble), now);
-        }
-    }
-
-    pub(super) fn retry_dns(&mut self, now: Now) {
-        self.give_up_questions(now);
-        let due: Vec<DestinationId> = {
-            let destinations = &self.destinations;
-            self.dns_waiting
-                .extract_if(.., |id| match destinations[*id as usize].lookup {
-                    Lookup::Trouble { until, .. } => until <= now.mono,
-                    _ => true,
-                })
-                .collect()
-        };
-        for id in due {
-            let destination = &self.destinations[id as usize];
-            if destination.ready_len == 0 && matches!(destination.lookup, Lookup::Trouble { .. }) {
-                self.set_lookup(id, Lookup::Unknown);
-            }
-            self.activate(id, now);
-        }
-    }
-
-    /// Fails ready mail of destinations that have no host, a bounded number at a time.
-    pub(super) fn fail_ready(&mut self, now: Now) {
-        for _ in 0..ENTRIES_PER_TICK_MAX {
-            let Some(id) = self.failing.front().copied() else {
-                return;
-            };
-            if self.reads.len() >= READS_MAX || self.is_stalled() {
-                return;
-            }
-            let Lookup::Failed(failure) = self.destinations[id as usize].lookup else {
-                self.failing.pop_front();
-                continue;
-            };
-            match self.pop_ready(id, now) {
-                Some(entry) => {
-                    self.settle_without_connection(entry, Synthetic::DnsFailure(failure), now);
-                }
-                None => {
-                    self.failing.pop_front();
-                    self.set_lookup(id, Lookup::Unknown);
-                }
-            }
-        }
-    }
-
     /// Whether nothing may be started: outcomes could not be noted, or we are about to stop.
     pub(super) fn is_stalled(&self) -> bool {
         self.draining || self.storage.is_failing()
@@ -434,83 +191,6 @@ impl ShardCore {
         false
     }
 
-    /// The next entry of a site's destinations, which take turns.
-    fn next_entry(&mut self, site_id: SiteId, now: Now) -> Option<EntryId> {
-        loop {
-            let id = *self.sites[site_id as usize].round.front()?;
-            let expired = match &self.destinations[id as usize].lookup {
-                Lookup::Site { targets, .. } => targets.expires <= now.mono,
-                _ => true,
-            };
-            if expired {
-                self.leave_round(site_id, id);
-                self.look_up(id, now);
-                // Looking up may have put it back into a round, of this site or another.
-                continue;
-            }
-            let entry = self.pop_ready(id, now);
-            let destination = &mut self.destinations[id as usize];
-            let site = &mut self.sites[site_id as usize];
-            if destination.ready_len == 0 {
-                site.round.pop_front();
-                destination.in_round = false;
-            } else if site.round.len() > 1 {
-                site.round.rotate_left(1);
-            }
-            if entry.is_some() {
-                return entry;
-            }
-        }
-    }
-
-    fn leave_round(&mut self, site_id: SiteId, id: DestinationId) {
-        let destination = &mut self.destinations[id as usize];
-        let site = &mut self.sites[site_id as usize];
-        destination.in_round = false;
-        debug_assert_eq!(
-            site.round.front(),
-            Some(&id),
-            "only the next in turn leaves"
-        );
-        site.round.pop_front();
-        site.ready_len -= u64::from(destination.ready_len);
-        self.set_lookup(id, Lookup::Unknown);
-    }
-
-    /// Takes the next live entry out of a destination's ready list, as in flight. Entries that have
-    /// expired are settled on the way.
-    fn pop_ready(&mut self, id: DestinationId, now: Now) -> Option<EntryId> {
-        loop {
-            let destination = &mut self.destinations[id as usize];
-            let entry_id = destination.ready.pop(&mut self.index)?;
-            destination.ready_len -= 1;
-            if destination.in_round
-                && let Lookup::Site { site, .. } = destination.lookup
-            {
-                self.sites[site as usize].ready_len -= 1;
-            }
-            if self.index.get(entry_id).state == State::Gone {
-                self.index.remove(entry_id);
-                continue;
-            }
-            destination.busy_len += 1;
-            self.index.get_mut(entry_id).state = State::InFlight;
-            if self.is_expired(entry_id, now) {
-                self.settle_without_connection(entry_id, Synthetic::Expired, now);
-                continue;
-            }
-            return Some(entry_id);
-        }
-    }
-
-    pub(super) fn is_expired(&self, id: EntryId, now: Now) -> bool {
-        let age_ms = now
-            .unix
-            .0
-            .saturating_sub(self.index.get(id).queue_id.accepted_ms());
-        age_ms >= u64::from(self.settings.retry.expire_after_s) * 1000
-    }
-
     fn begin(&mut self, conn_id: ConnId, entry: EntryId, now: Now) {
         if let Some(message) = self.memory.get(&entry) {
             let message = Rc::clone(message);
@@ -624,13 +304,6 @@ impl ShardCore {
                 }
             }
         }
-    }
-
-    /// An entry that was taken for a connection but never tried is ready again.
-    pub(super) fn put_back(&mut self, entry: EntryId, now: Now) {
-        let destination = self.index.get(entry).destination;
-        self.destinations[destination as usize].busy_len -= 1;
-        self.make_ready(entry, now);
     }
 
     fn start(&mut self, conn_id: ConnId, entry_id: EntryId, message: Rc<Message>, now: Now) {
@@ -817,66 +490,5 @@ impl ShardCore {
             }
             keep
         });
-    }
-
-    /// Deferred entries whose time has come are ready.
-    pub(super) fn wake_deferred(&mut self, now: Now) {
-        let mut due = Vec::new();
-        let now_s = now.unix.seconds();
-        self.wheel
-            .advance(&mut self.index, now_s, ENTRIES_PER_TICK_MAX, |_, id| {
-                due.push(id)
-            });
-        for id in due {
-            let entry = self.index.get(id);
-            if entry.state == State::Gone {
-                self.index.remove(id);
-            } else if entry.retry_at_s > now_s {
-                // Farther ahead than the wheel reaches.
-                self.wheel.insert(&mut self.index, id);
-            } else {
-                self.destinations[entry.destination as usize].deferred_len -= 1;
-                self.lower(id, Counter::Deferred, self.open_recipients(id));
-                self.make_ready(id, now);
-            }
-        }
-    }
-
-    /// Looks for expired mail that waits behind a site's back-off, a bounded part of the index at a
-    /// time.
-    pub(super) fn sweep(&mut self, now: Now) {
-        if self.reads.len() >= READS_MAX || self.is_stalled() {
-            return;
-        }
-        let (live, next) = self.index.sweep(self.sweep_from, ENTRIES_PER_TICK_MAX);
-        self.sweep_from = next.unwrap_or(0);
-        let mut seen = Vec::new();
-        for id in live {
-            let entry = self.index.get(id);
-            if entry.state == State::Ready
-                && self.is_expired(id, now)
-                && !seen.contains(&entry.destination)
-            {
-                seen.push(entry.destination);
-            }
-        }
-        for destination in seen {
-            self.expire_ready(destination, now);
-        }
-    }
-
-    /// Settles the expired entries at the head of a ready list.
-    fn expire_ready(&mut self, id: DestinationId, now: Now) {
-        while self.reads.len() < READS_MAX {
-            let Some(first) = self.destinations[id as usize].ready.first() else {
-                return;
-            };
-            if self.index.get(first).state != State::Gone && !self.is_expired(first, now) {
-                return;
-            }
-            if let Some(live) = self.pop_ready(id, now) {
-                return self.put_back(live, now);
-            }
-        }
     }
 }

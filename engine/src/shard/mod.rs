@@ -7,7 +7,8 @@
 //! A message's way through the files here:
 //! - `accept`: recipients to their owner shards, and one answer when all have stored theirs;
 //! - `storage`: records into batches, batches onto the disk, acknowledged when durable;
-//! - `deliver`: destinations to sites, sites to connections, connections to transactions;
+//! - `ready`: mail that may be sent, and its destination to a site;
+//! - `deliver`: sites to connections, connections to transactions;
 //! - `settle`: each recipient's outcome into the queue log, the delivery log and the counters, and the
 //!   notification to the sender;
 //! - `idle`: destinations and sites that have no mail, and how many of them are kept;
@@ -23,6 +24,7 @@ mod event;
 mod handover;
 mod idle;
 mod message;
+mod ready;
 mod replay;
 mod settle;
 pub mod storage;
@@ -180,7 +182,7 @@ pub struct ShardCore {
     /// Destinations with `Lookup::Trouble`, to be asked again.
     dns_waiting: Vec<DestinationId>,
     dns: Cache,
-    asked: HashMap<Question, deliver::Asked>,
+    asked: HashMap<Question, ready::Asked>,
 
     sites: Vec<Site>,
     site_by_key: HashMap<Rc<str>, SiteId>,
