@@ -102,6 +102,10 @@ impl ShardCore {
         }
         self.next_turn = self.next_turn.wrapping_add(1);
         let Some(target) = site.choose(self.next_turn, now.mono) else {
+            // Some were refused while others still went on; now there is none, and mail to send.
+            if site.conns == 0 {
+                self.back_off(site_id, now);
+            }
             return;
         };
         site.conns += 1;
@@ -426,18 +430,23 @@ impl ShardCore {
         self.pump(site_id, false, now);
     }
 
-    /// No target would have us: leave the site alone for a while, and say so on one message.
-    fn site_failed(&mut self, site_id: SiteId, phase: Phase, now: Now) {
+    /// No target would have us: leaves the site alone for a while, after which all are tried again.
+    fn back_off(&mut self, site_id: SiteId, now: Now) {
         let (min_s, max_s) = self.settings.site_backoff_s;
         let site = &mut self.sites[site_id as usize];
         let exponent = u32::from(site.failures.min(16));
-        site.failures = site.failures.saturating_add(1);
         let base_s = (u64::from(min_s.max(1)) << exponent).min(u64::from(max_s));
         let jitter_ms = self.random.below(base_s * 200 + 1);
         site.backoff_until = Some(now.mono.plus_ms(base_s * 1000 + jitter_ms));
         site.cooling.clear();
         self.tend(site_id);
-        let site = &self.sites[site_id as usize];
+    }
+
+    /// No target would have us, from the first word: backs off, and says so on one message.
+    fn site_failed(&mut self, site_id: SiteId, phase: Phase, now: Now) {
+        self.back_off(site_id, now);
+        let site = &mut self.sites[site_id as usize];
+        site.failures = site.failures.saturating_add(1);
         let cause = site.last_failure.clone();
         let (target, refusal) = (site.last_failed.clone(), site.last_refusal.clone());
         let connecting = phase <= Phase::Ehlo;

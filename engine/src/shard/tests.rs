@@ -21,6 +21,7 @@ use crate::keys::{KeyRing, MasterKey};
 use crate::phase::Phase;
 use crate::pool::{ConnId, PeerInfo};
 use crate::queue::cipher::Stream;
+use crate::schedule::Binding;
 use crate::schedule::retry::RetrySchedule;
 use crate::smtp::client::{ClientError, RecipientOutcome, RecipientResult};
 use crate::smtp::reply::Reply;
@@ -296,6 +297,32 @@ fn answer(question: &Question) -> Answer {
             "2001:db8::1".parse().unwrap(),
         ]),
     }
+}
+
+#[test]
+fn mail_for_a_site_whose_last_session_ended_while_others_were_refused_waits_for_a_stated_time() {
+    let mut world = World::new(settings());
+    world.send("busy.example");
+    // The session has nothing more to do and ends.
+    world.advance(1);
+    let now = world.now.mono;
+    let site = &mut world.core.sites[0];
+    assert_eq!(site.conns, 0);
+    for target in site.targets.clone() {
+        site.cool(target.address, now);
+    }
+    site.last_failure = "mx.busy.example greeting: 421 busy".into();
+    world.send("busy.example");
+    assert_eq!(world.delivered, 1);
+    let rows = world.core.destinations(10, world.now);
+    let Binding::SiteBackoff { cause, retry_in_s } = &rows[0].binding else {
+        panic!("{:?}", rows[0].binding);
+    };
+    assert!(cause.contains("421 busy"), "{cause}");
+    assert!((30..=36).contains(retry_in_s), "{retry_in_s}");
+    let wait_ms = retry_in_s * 1000;
+    world.advance(wait_ms);
+    assert_eq!(world.delivered, 2);
 }
 
 #[test]
