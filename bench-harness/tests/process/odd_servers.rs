@@ -42,6 +42,13 @@ fn dialog(stream: &mut BufReader<TcpStream>, ehlo: &str) -> std::io::Result<()> 
     }
 }
 
+/// Takes the first 64 KiB of content and says that it is too much.
+fn refuse_halfway(stream: &mut BufReader<TcpStream>) {
+    stream.read_exact(&mut [0; 64 * 1024]).unwrap();
+    let reply = b"552 5.3.4 too long for me\r\n";
+    stream.get_mut().write_all(reply).unwrap();
+}
+
 /// Sends one message of `bytes` to `d@odd.test`, and expects it to have failed soon.
 fn fails_at_once(run: u32, address: SocketAddr, bytes: usize, subject: &str, parameters: &str) {
     let route = ("odd.test".to_owned(), address.to_string());
@@ -70,12 +77,7 @@ fn fails_at_once(run: u32, address: SocketAddr, bytes: usize, subject: &str, par
 #[test]
 fn content_refused_halfway_by_a_server_that_reads_no_further_fails_at_once() {
     let address = server("250-odd.test\r\n250 PIPELINING\r\n", |mut stream| {
-        let mut some = vec![0; 64 * 1024];
-        stream.read_exact(&mut some).unwrap();
-        stream
-            .get_mut()
-            .write_all(b"552 5.3.4 too long for me\r\n")
-            .unwrap();
+        refuse_halfway(&mut stream);
         // Neither reads nor closes: only the reply tells.
         thread::park();
     });
@@ -85,12 +87,7 @@ fn content_refused_halfway_by_a_server_that_reads_no_further_fails_at_once() {
 #[test]
 fn content_refused_halfway_by_a_server_that_closes_fails_at_once() {
     let address = server("250 odd.test\r\n", |mut stream| {
-        let mut some = vec![0; 64 * 1024];
-        stream.read_exact(&mut some).unwrap();
-        stream
-            .get_mut()
-            .write_all(b"552 5.3.4 too long for me\r\n")
-            .unwrap();
+        refuse_halfway(&mut stream);
     });
     fails_at_once(22, address, 20 << 20, "long", "");
 }
