@@ -1,0 +1,164 @@
+//! The other end of a connection: takes, puts off, refuses, resets, loses its reply.
+
+use engine::phase::Phase;
+use engine::pool::ConnId;
+use engine::shard::Event;
+use engine::smtp::client::{OutboundTransaction, RecipientOutcome};
+
+use super::actions::MS;
+use super::ledger::Checked;
+use super::net;
+use super::process::Moment;
+use super::world::World;
+
+impl World {
+    pub(crate) fn start(
+        &mut self,
+        shard: usize,
+        conn: ConnId,
+        transaction: OutboundTransaction,
+    ) -> Checked {
+        let mail =
+            self.ledger
+                .started(shard as u16, &transaction.content, &transaction.recipients)?;
+        self.trace(|_| {
+            format!(
+                "shard {shard}: send mail {mail} to {:?}",
+                transaction.recipients
+            )
+        });
+        let early = self.random.below(2) == 0;
+        let Some(connection) = self.shard(shard).conns.get_mut(&conn) else {
+            return Err(format!("mail {mail} is given to a connection that is gone"));
+        };
+        connection.offered = false;
+        connection.waiting.push_back(transaction);
+        if connection.waiting.len() == 1 {
+            self.soon(100 * MS, Moment::Peer(shard, conn));
+        }
+        if early {
+            self.soon(50 * MS, Moment::Offer(shard, conn));
+        }
+        Ok(())
+    }
+
+    /// The connection would take another transaction.
+    pub(crate) fn offer(&mut self, shard: usize, conn: ConnId) -> Checked {
+        match self.shard(shard).conns.get_mut(&conn) {
+            Some(connection) if !connection.offered => {
+                connection.offered = true;
+                self.event(shard, Event::CanStart { conn })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn next_transaction(&mut self, shard: usize, conn: ConnId) {
+        let Some(connection) = self.shard(shard).conns.get_mut(&conn) else {
+            return;
+        };
+        if !connection.waiting.is_empty() {
+            self.soon(100 * MS, Moment::Peer(shard, conn));
+        } else if self.random.below(20) == 0 {
+            self.soon(4000 * MS, Moment::PeerClose(shard, conn));
+        }
+    }
+
+    /// The peer decides on the first waiting transaction.
+    pub(crate) fn peer(&mut self, shard: usize, conn: ConnId) -> Checked {
+        let Some(connection) = self.shard(shard).conns.get_mut(&conn) else {
+            return Ok(());
+        };
+        let Some(transaction) = connection.waiting.pop_front() else {
+            return Ok(());
+        };
+        let mail =
+            self.ledger
+                .started(shard as u16, &transaction.content, &transaction.recipients)?;
+        let reset = self.strikes(self.faults.reset);
+        let reply_lost = !reset && self.strikes(self.faults.reply_lost);
+        let put_off = self.strikes(self.faults.whole_4xx);
+        let mut results = Vec::with_capacity(transaction.recipients.len());
+        for recipient in &transaction.recipients {
+            if reset {
+                results.push(net::lost());
+                continue;
+            }
+            let tries = self.ledger.tries(mail, recipient);
+            let mut result = net::verdict(recipient, tries);
+            match result.outcome {
+                RecipientOutcome::Delivered if put_off => {
+                    let (outcome, phase) = (RecipientOutcome::Deferred, Phase::EndOfData);
+                    result = net::result(outcome, phase, 451, (4, 3, 0), "cannot take it now");
+                }
+                RecipientOutcome::Delivered => {
+                    self.ledger.taken(mail, recipient);
+                    if reply_lost {
+                        self.ledger.reply_lost(mail, recipient);
+                        result = net::lost();
+                    }
+                }
+                RecipientOutcome::Failed => self.ledger.refused(mail, recipient),
+                RecipientOutcome::Deferred => {}
+            }
+            results.push(result);
+        }
+        self.trace(|_| {
+            let said: Vec<_> = results
+                .iter()
+                .map(|result| result.reply.to_string())
+                .collect();
+            format!("peer on mail {mail}: {said:?}, reset {reset}, reply lost {reply_lost}")
+        });
+        let broken = reset || reply_lost;
+        let token = transaction.token;
+        self.soon(
+            100 * MS,
+            Moment::Reply {
+                shard,
+                conn,
+                token,
+                results,
+                broken,
+            },
+        );
+        Ok(())
+    }
+
+    /// The connection is lost: the transaction under way has its result, those behind come back.
+    pub(crate) fn break_off(&mut self, shard: usize, conn: ConnId, finished: Event) -> Checked {
+        self.event(shard, finished)?;
+        while let Some(connection) = self.shard(shard).conns.get_mut(&conn)
+            && let Some(transaction) = connection.waiting.pop_front()
+        {
+            self.event(
+                shard,
+                Event::Returned {
+                    conn,
+                    token: transaction.token,
+                },
+            )?;
+        }
+        self.closed(shard, conn, Phase::EndOfData, "connection lost")
+    }
+
+    pub(crate) fn closed(
+        &mut self,
+        shard: usize,
+        conn: ConnId,
+        phase: Phase,
+        cause: &str,
+    ) -> Checked {
+        if self.shard(shard).conns.remove(&conn).is_none() {
+            return Ok(());
+        }
+        self.event(
+            shard,
+            Event::Closed {
+                conn,
+                phase,
+                cause: cause.into(),
+            },
+        )
+    }
+}
