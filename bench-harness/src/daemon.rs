@@ -98,6 +98,9 @@ pub struct Settings {
     pub delivery: String,
     /// Lines put at the end of the configuration: tables of their own.
     pub extra: String,
+    /// A POSIX shell's line before the daemon takes the shell's place, such as `ulimit -n 100` or
+    /// `exec 2>/dev/full`.
+    pub prelude: String,
 }
 
 impl Settings {
@@ -116,6 +119,7 @@ impl Settings {
             routes: vec![],
             delivery: String::new(),
             extra: String::new(),
+            prelude: String::new(),
         })
     }
 
@@ -230,7 +234,15 @@ impl Daemon {
                 return Err(Failure::Io(format!("cannot open {}", log.display()), error));
             }
         };
-        let child = Command::new(&programs.hikyakud)
+        let mut command = if settings.prelude.is_empty() {
+            Command::new(&programs.hikyakud)
+        } else {
+            let mut shell = Command::new("sh");
+            let line = format!("{}; exec \"$0\" \"$@\"", settings.prelude);
+            shell.args(["-c", &line]).arg(&programs.hikyakud);
+            shell
+        };
+        let child = command
             .arg("--config")
             .arg(settings.config_path())
             .stdin(Stdio::null())

@@ -411,7 +411,7 @@ impl Daemon for Hikyakud {
     }
 
     fn note(&self, line: &str) {
-        eprintln!("hikyakud: {line}");
+        crate::say!("{line}");
     }
 }
 

@@ -2,10 +2,12 @@
 
 mod control;
 mod daemon;
+mod own_log;
 mod runtime;
 mod settings;
 mod shard_main;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -26,11 +28,12 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let _log = own_log::OwnLog::start();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(lines) => {
             for line in lines {
-                eprintln!("hikyakud: {line}");
+                say!("{line}");
             }
             ExitCode::FAILURE
         }
@@ -44,10 +47,11 @@ fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
     let mut config = Config::parse(&file_name, &text)
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     for warning in config.warnings() {
-        eprintln!("hikyakud: warning: {warning}");
+        say!("warning: {warning}");
     }
     if arguments.check {
-        println!("{file_name}: configuration is valid");
+        // Whoever asked may have closed standard output.
+        let _ = writeln!(std::io::stdout(), "{file_name}: configuration is valid");
         return Ok(());
     }
     // The shards open files by path, from folders they open themselves.

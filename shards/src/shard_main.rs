@@ -225,7 +225,7 @@ fn restore_counters(core: &mut ShardCore, data_dir: &Path, id: ShardId, keys: &K
         if read.is_ok() && !saved.is_empty() {
             match core.restore_counters(file.name.segment, &saved) {
                 Ok(()) => restored = true,
-                Err(why) => eprintln!("hikyakud: {}: counters: {why}", file.path.display()),
+                Err(why) => crate::say!("{}: counters: {why}", file.path.display()),
             }
         }
     }
@@ -320,8 +320,7 @@ async fn serve(running: &Running, commands: &Mailbox<Command>) {
             }
             Command::Stop => {
                 if !running.shard.drained(DRAIN_MAX).await {
-                    let id = running.shard.id.0;
-                    eprintln!("hikyakud: shard {id}: deliveries in flight were cut short");
+                    crate::say!(shard: running.shard.id, "deliveries in flight were cut short");
                 }
                 return;
             }

@@ -16,5 +16,6 @@ mod harness;
 mod hostile_clients;
 mod nothing_readable;
 mod odd_servers;
+mod own_log;
 mod real_peers;
 mod restart;

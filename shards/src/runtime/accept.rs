@@ -199,7 +199,7 @@ pub(crate) async fn accept_task(shard: Rc<Shard>, listener: TcpListener, door: R
             Ok(_) => {}
             Err(error) => {
                 // Out of descriptors or memory: what is open must first be closed.
-                eprintln!("hikyakud: shard {}: accept failed: {error}", shard.id.0);
+                crate::say!(shard: shard.id, "accept failed: {error}");
                 glommio::timer::sleep(std::time::Duration::from_millis(100)).await;
             }
         }

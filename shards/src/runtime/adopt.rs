@@ -63,10 +63,7 @@ pub(crate) async fn adopt_all(
             continue;
         }
         if let Err(why) = adopt(shard, data_dir, gone, shards, Rc::clone(&noted)).await {
-            eprintln!(
-                "hikyakud: shard {}: {}: {why}; its mail stays there until the next start",
-                shard.id.0,
-                folder.display()
+            crate::say!(shard: shard.id, "{}: {why}; its mail stays there until the next start", folder.display()
             );
         }
     }
@@ -107,15 +104,12 @@ async fn adopt(
                             core.adopt(key, handover, submission, now);
                         }
                     }),
-                    Err(why) => eprintln!("hikyakud: shard {}: {why}", shard.id.0),
+                    Err(why) => crate::say!(shard: shard.id, "{why}", ),
                 },
                 Err(error) => {
                     // What was stored so far is held until all is: giving up now would keep it back.
                     adoption.not_read(key);
-                    eprintln!(
-                        "hikyakud: shard {}: {}: {error}; trying again",
-                        shard.id.0,
-                        folder.display()
+                    crate::say!(shard: shard.id, "{}: {error}; trying again", folder.display()
                     );
                     glommio::timer::sleep(DISK_REST).await;
                     break;
@@ -136,10 +130,7 @@ async fn adopt(
         if shard.stopping.get() {
             return Err(why);
         }
-        eprintln!(
-            "hikyakud: shard {}: {}: {why}; the mail taken over waits, trying again",
-            shard.id.0,
-            folder.display()
+        crate::say!(shard: shard.id, "{}: {why}; the mail taken over waits, trying again", folder.display()
         );
         glommio::timer::sleep(DISK_REST).await;
     }
@@ -148,9 +139,7 @@ async fn adopt(
     if adoption.damaged().is_empty() {
         empty_folder(&aside).map_err(|error| format!("{}: {error}", aside.display()))?;
     }
-    eprintln!(
-        "hikyakud: shard {}: took over {messages} messages of shard {}, which is no more",
-        shard.id.0, gone.0
+    crate::say!(shard: shard.id, "took over {messages} messages of shard {}, which is no more", gone.0
     );
     Ok(())
 }

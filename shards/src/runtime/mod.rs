@@ -183,7 +183,7 @@ impl Shard {
                 self.outboxes.borrow_mut()[usize::from(to.0)].push_back(message);
                 self.outbox_bell.ring();
             }
-            Action::Report { line } => eprintln!("hikyakud: shard {}: {line}", self.id.0),
+            Action::Report { line } => crate::say!(shard: self.id, "{line}"),
             Action::Connect {
                 conn,
                 target,
@@ -242,7 +242,7 @@ impl Shard {
             }
             Action::Delete { stream, segment } => {
                 if let Err(error) = self.disk.delete(stream, segment) {
-                    eprintln!("hikyakud: shard {}: {stream}: {error}", self.id.0);
+                    crate::say!(shard: self.id, "{stream}: {error}");
                 }
             }
             Action::DeleteFree => {
