@@ -9,14 +9,15 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
-pub mod config;
 pub mod ids;
 pub mod key_wrap;
 pub mod keys;
 pub mod limits;
+pub mod net;
 pub mod phase;
 pub mod random;
 pub mod status;
+pub mod units;
 
 pub mod address;
 pub mod envelope;
@@ -40,3 +41,6 @@ pub mod delivery_log;
 
 pub mod bounce;
 pub mod compose;
+
+pub mod config;
+pub mod settings;

@@ -1,6 +1,6 @@
 //! Bounds that hold whatever the configuration says, and how they relate.
 //!
-//! What an operator may choose is in [`crate::config`], within these. A bound that only one module
+//! What an operator may choose lies within these. A bound that only one module
 //! knows stays in that module.
 
 use crate::queue::{record, segment};

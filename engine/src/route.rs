@@ -4,8 +4,8 @@
 //! answer is `shard`'s part, the MX lookup `dns`'s.
 
 use crate::address::Domain;
-use crate::config::{DomainPattern, NextHop};
 use crate::ids::ShardId;
+use crate::net::{DomainPattern, NextHop};
 
 /// The shard that queues mail for `domain` when there are `shards` of them (at least one).
 ///

@@ -286,7 +286,7 @@ impl Daemon for Hikyakud {
     }
 
     fn data_dir(&self) -> PathBuf {
-        self.config().server.data_dir.clone()
+        self.installation.data_dir().to_owned()
     }
 
     fn shards(&self) -> u16 {
@@ -389,7 +389,7 @@ impl Daemon for Hikyakud {
             .map(|key| format!("{key} changed: it takes effect at the next start"))
             .collect();
         lines.extend(new.warnings());
-        let new = Arc::new(new);
+        let new = Arc::new(old.reloaded(new));
         if let Some(shards) = &*lock(&self.shards) {
             for shard in &shards.commands {
                 let (done, answer) = bounded(1);

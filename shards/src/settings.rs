@@ -1,105 +1,21 @@
-//! From the configuration's words to what the engine's machines are told.
+//! What the daemon itself is told by the configuration, and what it finds out of this host.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use engine::bounce::Classifier;
 use engine::config::Config;
-use engine::dns::{DnsPolicy, OwnNames};
-use engine::message::header::WatchedHeaders;
-use engine::route::RouteTable;
-use engine::schedule::retry::RetrySchedule;
-use engine::shard::{QUESTIONS_MAX, RECIPIENTS_PER_ENTRY_MAX, Settings};
-use engine::smtp::client::{ClientSettings, ClientTimeouts};
-use engine::smtp::server::ServerSettings;
+use engine::settings;
+use engine::shard::Settings;
 
+use crate::runtime::connect::ClientSetup;
 use crate::runtime::resolver::ResolverSetup;
 
-/// First wait after no target of a site would have us, and the longest, seconds.
-const SITE_BACKOFF_S: (u32, u32) = (30, 1800);
-
 /// What one of `shards` shards is told.
-pub(crate) fn shard_settings(
-    config: &Config,
-    shards: u16,
-    classifier: &Arc<Classifier>,
-) -> Settings {
-    let each = u64::from(shards.max(1));
-    let delivery = &config.delivery;
-    let mut routes = RouteTable::default();
-    for route in &config.routes {
-        routes.push(route.domain.clone(), route.to.clone());
-    }
-    let delays_s = delivery
-        .retry_schedule_ms
-        .iter()
-        .map(|ms| seconds(*ms))
-        .collect();
-    Settings {
-        hostname: config.server.hostname.as_str().into(),
-        own: own_names(config),
-        routes,
-        retry: RetrySchedule {
-            delays_s,
-            jitter_percent: delivery.retry_jitter_percent,
-            expire_after_s: seconds(delivery.expire_after_ms),
-        },
-        dns_policy: DnsPolicy {
-            mx_port: delivery.port,
-            mx_hosts_max: delivery.mx_hosts_max as usize,
-            family: delivery.ip_family,
-        },
-        sessions_per_site_max: delivery.sessions_max.div_ceil(u32::from(shards)).max(1),
-        messages_per_session_max: delivery.messages_per_session,
-        recipients_per_message_max: (delivery.recipients_per_message as usize)
-            .clamp(1, RECIPIENTS_PER_ENTRY_MAX),
-        connection_idle_ms_max: delivery.idle_timeout_ms,
-        site_backoff_s: SITE_BACKOFF_S,
-        source_addresses: delivery.source_addresses.clone(),
-        dsn: delivery.dsn,
-        dsn_return: delivery.dsn_return,
-        memory_bytes_max: (config.limits.content_cache_bytes_max / each) as usize,
-        queued_entries_max: (config.limits.queued_messages_max / each) as usize,
-        disk_reserve_bytes: config.limits.disk_reserve_bytes,
-        outcome_sync_ms_max: config.queue.outcome_commit_ms_max,
-        dns_entries_max: config.dns.cache_entries_max as usize,
-        dns_ttl_s_max: (
-            seconds(config.dns.ttl_ms_max),
-            seconds(config.dns.negative_ttl_ms_max),
-        ),
-        questions_max: (config.dns.queries_max as usize).min(QUESTIONS_MAX),
-        segment_bytes: config.queue.segment_bytes as u32,
-        log_segment_bytes: config.log.rotate_bytes as u32,
-        log_rotate_ms: config.log.rotate_every_ms,
-        counter_domains_max: config.counters.domains_max,
-        counter_groups_max: config.counters.groups_max,
-        counter_save_ms: config.counters.save_every_ms,
-        classifier: Arc::clone(classifier),
-    }
-}
-
-fn seconds(ms: u64) -> u32 {
-    u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX)
-}
-
-/// Our name and the addresses we listen on; a wildcard stands for every address of this host.
-fn own_names(config: &Config) -> OwnNames {
-    let mut listening = Vec::new();
-    for listen in &config.listen {
-        if listen.address.ip().is_unspecified() {
-            let loopback: [IpAddr; 2] = ["127.0.0.1", "::1"].map(|ip| ip.parse().expect("literal"));
-            let addresses = host_addresses().into_iter().chain(loopback);
-            listening.extend(addresses.map(|ip| SocketAddr::new(ip, listen.address.port())));
-        } else {
-            listening.push(listen.address);
-        }
-    }
-    OwnNames {
-        hostname: config.server.hostname.to_ascii_lowercase().into(),
-        listening,
-    }
+pub(crate) fn shard(config: &Config, shards: u16, classifier: &Arc<Classifier>) -> Settings {
+    settings::shard(config, shards, classifier, &host_addresses())
 }
 
 /// This host's addresses, as far as the kernel lists them in /proc.
@@ -130,58 +46,12 @@ fn host_addresses() -> Vec<IpAddr> {
     addresses
 }
 
-/// How SMTP sessions in behave.
-pub(crate) fn server_settings(config: &Config) -> Rc<ServerSettings> {
-    let limits = &config.limits;
-    Rc::new(ServerSettings {
-        hostname: config.server.hostname.as_str().into(),
-        size_max_bytes: limits.message_bytes_max,
-        recipients_max: limits.recipients_max as usize,
-        errors_max: limits.errors_per_session_max,
-        hops_max: limits.hops_max,
-        content_line_bytes_max: limits.content_line_bytes_max as usize,
-        messages_per_session_max: limits.messages_per_session_max,
-        add_date: config.server.add_date,
-        add_message_id: config.server.add_message_id,
-        watched: WatchedHeaders {
-            group: Some(config.server.group_header.as_str().into()),
-            tags: config
-                .server
-                .tag_headers
-                .iter()
-                .map(|name| name.as_str().into())
-                .collect(),
-            strip: config.server.strip_headers,
-        },
-        idle_ms_max: limits.idle_timeout_ms,
-        data_idle_ms_max: limits.data_timeout_ms,
-        command_ms_max: limits.command_timeout_ms,
-        data_ms_max: limits.message_time_ms_max,
-        ..ServerSettings::default()
-    })
-}
-
 /// How connections out behave.
-pub(crate) fn client_settings(config: &Config) -> (Rc<ClientSettings>, Duration) {
-    let timeouts = &config.delivery.timeouts;
-    let settings = ClientSettings {
-        helo_name: config.server.hostname.as_str().into(),
-        pipelining: true,
-        timeouts: ClientTimeouts {
-            greeting_ms: timeouts.greeting_ms,
-            ehlo_ms: timeouts.ehlo_ms,
-            mail_ms: timeouts.mail_ms,
-            rcpt_ms: timeouts.rcpt_ms,
-            data_ms: timeouts.data_ms,
-            data_block_ms: timeouts.data_block_ms,
-            end_of_data_ms: timeouts.end_of_data_ms,
-            quit_ms: timeouts.quit_ms,
-        },
-    };
-    (
-        Rc::new(settings),
-        Duration::from_millis(timeouts.connect_ms),
-    )
+pub(crate) fn client(config: &Config) -> ClientSetup {
+    ClientSetup {
+        settings: Rc::new(settings::client(config)),
+        connect_timeout: Duration::from_millis(config.delivery.timeouts.connect_ms),
+    }
 }
 
 /// How DNS is asked.

@@ -26,7 +26,6 @@ use rustix::net::{
 };
 
 use crate::runtime::accept::{ClientSessions, Door, accept_task, bind};
-use crate::runtime::connect::ClientSetup;
 use crate::runtime::disk::{Disk, Listing, list, stream_folder};
 use crate::runtime::mailbox::{Mailbox, mailbox};
 use crate::runtime::resolver::{Answered, ResolverThread};
@@ -121,7 +120,7 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
     disk.probe_device()
         .await
         .map_err(|error| format!("{}: {error}", data_dir.display()))?;
-    let shard_settings = Rc::new(settings::shard_settings(&config, shards, &classifier));
+    let shard_settings = Rc::new(settings::shard(&config, shards, &classifier));
     let setup = StorageSetup {
         keys: Arc::clone(&keys),
         nonces: Box::new(random_nonce),
@@ -136,11 +135,7 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
     core.noted_handovers(Rc::clone(&noted));
     restore_counters(&mut core, data_dir, id, &keys);
     let (answers_in, answers) = mailbox::<Answered>(engine::shard::QUESTIONS_MAX);
-    let (client_settings, connect_timeout) = settings::client_settings(&config);
-    let client = ClientSetup {
-        settings: client_settings,
-        connect_timeout,
-    };
+    let client = settings::client(&config);
     let limits = &config.limits;
     let receiving_bytes = limits
         .memory_bytes_max
@@ -234,7 +229,7 @@ fn restore_counters(core: &mut ShardCore, data_dir: &Path, id: ShardId, keys: &K
 impl Running {
     /// Opens listeners that are new, changes those that stay, closes those that are gone.
     fn listen(&self, config: &Config) -> Result<(), String> {
-        let settings = settings::server_settings(config);
+        let settings = Rc::new(engine::settings::server(config));
         let mut doors = self.doors.borrow_mut();
         doors.retain(|door| {
             let stays = config
@@ -266,16 +261,8 @@ impl Running {
 
     fn reload(&self, config: &Config) -> Result<(), String> {
         self.listen(config)?;
-        let settings = Rc::new(settings::shard_settings(
-            config,
-            self.shards,
-            &self.classifier,
-        ));
-        let (client, connect_timeout) = settings::client_settings(config);
-        *self.shard.client.borrow_mut() = ClientSetup {
-            settings: client,
-            connect_timeout,
-        };
+        let settings = Rc::new(settings::shard(config, self.shards, &self.classifier));
+        *self.shard.client.borrow_mut() = settings::client(config);
         self.shard.with_core(|core, now| core.reload(settings, now));
         Ok(())
     }

@@ -1,34 +1,59 @@
 //! Configuration: TOML text in, checked values out.
 //!
-//! [`Config::parse`] reads one file and gathers every fault with line and column. [`sections`] has
-//! the tables and all their keys, defaults and bounds; [`reader`] how one table is read; [`units`]
-//! and [`net`] the values. What an operator needs is in `docs/configuration.md`, which a test holds
-//! against [`Config::keys`]. Nothing here touches a file: whether a path can be opened is found out
-//! by who opens it.
+//! [`Config::parse`] reads one file and gathers every fault with line and column. A file here for
+//! each table: its keys, their defaults and bounds, and whether a change needs a restart, each named
+//! where it is read ([`reader`]). A default that a machine has too is taken from the machine. What an
+//! operator needs is in `docs/configuration.md`, which a test holds against [`Config::keys`].
+//! [`crate::settings`] makes of it what each part of the relay is told; nothing else in the engine
+//! knows this module. Nothing here touches a file: whether a path can be opened is found out by who
+//! opens it.
 
+mod control;
+mod counters;
+mod delivery;
+mod dns;
 mod error;
-mod net;
+mod key;
+mod limits;
+mod listen;
+mod log;
+mod queue;
 mod reader;
-mod sections;
-mod units;
+mod route;
+mod server;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+pub use control::Control;
+pub use counters::Counters;
+pub use delivery::{Delivery, Timeouts};
+pub use dns::Dns;
 pub use error::ConfigError;
-pub use net::{Cidr, DomainPattern, NextHop};
+pub use key::{Key, KeySource};
+pub use limits::Limits;
+pub use listen::Listen;
+pub use log::Log;
+pub use queue::Queue;
 pub use reader::KeyDoc;
-pub use sections::{
-    Control, Counters, Delivery, Dns, DsnReturn, IpFamily, Key, KeySource, Limits, Listen, Log,
-    Queue, Route, Server, Timeouts,
-};
-pub use units::{format_duration_ms, format_size_bytes, parse_duration_ms, parse_size_bytes};
+pub use route::Route;
+pub use server::Server;
 
 use reader::{Reader, Sink};
 
 use crate::limits::{LISTENERS_MAX, ROUTES_MAX};
 use crate::queue::record::RECORD_BYTES_MAX;
 use crate::queue::record::message::{ADDRESS_BYTES_MAX, DOMAIN_BYTES_MAX};
+use crate::units::format_size_bytes;
+
+const S: u64 = 1_000;
+const M: u64 = 60 * S;
+const H: u64 = 60 * M;
+const D: u64 = 24 * H;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
 
 /// Everything one configuration file says, with defaults for what it leaves out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +80,8 @@ pub struct Config {
     pub log: Log,
     /// `[counters]`
     pub counters: Counters,
+    /// The values of the keys that are read at the start only.
+    at_start: Vec<reader::AtStart>,
 }
 
 /// The tables in the order of the documentation; `true` for those that may be repeated.
@@ -78,12 +105,7 @@ impl Config {
     /// # Errors
     /// Every fault found, in the order of the file; never an empty list.
     pub fn parse(file_name: &str, text: &str) -> Result<Self, Vec<ConfigError>> {
-        let mut sink = Sink {
-            file: file_name,
-            text,
-            errors: Vec::new(),
-            keys: Vec::new(),
-        };
+        let mut sink = Sink::new(file_name, text);
         let (root, syntax) = DeTable::parse_recoverable(text);
         for fault in syntax {
             let message = fault.message().trim().replace('\n', "; ");
@@ -102,17 +124,12 @@ impl Config {
 
     /// Every key there is, for the documentation.
     pub fn keys() -> Vec<KeyDoc> {
-        let mut sink = Sink {
-            file: "",
-            text: "",
-            errors: Vec::new(),
-            keys: Vec::new(),
-        };
+        let mut sink = Sink::new("", "");
         Self::read(&mut sink, &DeTable::new());
         // The repeatable tables are absent from an empty file, so they are read once for their
         // keys.
-        sections::listen(&mut Reader::new(&mut sink, "[[listen]]", None, 0..0));
-        sections::route(&mut Reader::new(&mut sink, "[[route]]", None, 0..0));
+        listen::read(&mut Reader::new(&mut sink, "[[listen]]", None, 0..0));
+        route::read(&mut Reader::new(&mut sink, "[[route]]", None, 0..0));
         let order = |key: &KeyDoc| {
             let name = key.table.trim_matches(['[', ']']);
             TABLES.iter().position(|(table, _)| *table == name)
@@ -121,47 +138,23 @@ impl Config {
         sink.keys
     }
 
-    /// The route for `domain` (A-labels, lower case), or none if its MX hosts are to be looked up.
-    pub fn route_for(&self, domain: &str) -> Option<&Route> {
-        self.routes
-            .iter()
-            .find(|route| route.domain.matches(domain))
+    /// What `new` changes that takes effect only at the next start, as `table.key`; empty if a reload
+    /// does.
+    pub fn needs_restart(&self, new: &Self) -> Vec<String> {
+        let both = self.at_start.iter().zip(&new.at_start);
+        both.filter(|(old, new)| old != new)
+            .map(|((key, _), _)| key.clone())
+            .collect()
     }
 
-    /// What `new` changes that takes effect only after a restart, as `table.key`; empty if a reload
-    /// does.
-    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
-        let mut keys = Vec::new();
-        let mut differs = |changed: bool, key| {
-            if changed {
-                keys.push(key);
-            }
-        };
-        differs(
-            self.server.data_dir != new.server.data_dir,
-            "server.data_dir",
-        );
-        differs(self.server.shards != new.server.shards, "server.shards");
-        differs(self.key != new.key, "key");
-        differs(self.control.socket != new.control.socket, "control.socket");
-        differs(self.queue != new.queue, "queue");
-        differs(self.counters != new.counters, "counters");
-        let resolver = |dns: &Dns| (dns.servers.clone(), dns.timeout_ms, dns.attempts);
-        differs(
-            resolver(&self.dns) != resolver(&new.dns)
-                || self.dns.cache_entries_max != new.dns.cache_entries_max,
-            "dns",
-        );
-        let sessions = |limits: &Limits| (limits.sessions_max, limits.sessions_per_client_max);
-        differs(
-            sessions(&self.limits) != sessions(&new.limits),
-            "limits.sessions_max",
-        );
-        differs(
-            self.limits.memory_bytes_max != new.limits.memory_bytes_max,
-            "limits.memory_bytes_max",
-        );
-        keys
+    /// What holds after `new` was reloaded: what waits for the next start goes on waiting, so that the
+    /// reload after this one says so again.
+    #[must_use]
+    pub fn reloaded(&self, new: Self) -> Self {
+        Self {
+            at_start: self.at_start.clone(),
+            ..new
+        }
     }
 
     /// What is set but has no effect in this version, as sentences for the operator.
@@ -210,17 +203,17 @@ impl Config {
                 sink.error(key.span(), message, None);
             }
         }
-        let server = one(sink, root, "server", sections::server);
-        let key = one(sink, root, "key", sections::key);
-        let listen = many(sink, root, "listen", LISTENERS_MAX, sections::listen);
-        let control = one(sink, root, "control", sections::control);
-        let dns = one(sink, root, "dns", sections::dns);
-        let routes = many(sink, root, "route", ROUTES_MAX, sections::route);
-        let limits = one(sink, root, "limits", sections::limits);
-        let delivery = one(sink, root, "delivery", sections::delivery);
-        let queue = one(sink, root, "queue", sections::queue);
-        let log = one(sink, root, "log", sections::log);
-        let counters = one(sink, root, "counters", sections::counters);
+        let server = one(sink, root, "server", server::read);
+        let key = one(sink, root, "key", key::read);
+        let listen = many(sink, root, "listen", LISTENERS_MAX, listen::read);
+        let control = one(sink, root, "control", control::read);
+        let dns = one(sink, root, "dns", dns::read);
+        let routes = many(sink, root, "route", ROUTES_MAX, route::read);
+        let limits = one(sink, root, "limits", limits::read);
+        let delivery = one(sink, root, "delivery", delivery::read);
+        let queue = one(sink, root, "queue", queue::read);
+        let log = one(sink, root, "log", log::read);
+        let counters = one(sink, root, "counters", counters::read);
         if !root.contains_key("listen") {
             sink.error(
                 0..0,
@@ -242,6 +235,7 @@ impl Config {
             queue,
             log,
             counters,
+            at_start: std::mem::take(&mut sink.at_start),
         })
     }
 }

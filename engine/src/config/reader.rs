@@ -1,10 +1,11 @@
 //! Reads one table of a configuration file key by key, and gathers every fault.
 //!
-//! Each key is named once, where it is read, together with its default and bounds. What was asked
+//! Each key is named once, where it is read, together with its default and bounds, and marked there
+//! if it is read at the start only ([`Reader::at_start`]). What was asked
 //! for is what is known: a key that nobody asked for is an error, and the same list is what
 //! `docs/configuration.md` is tested against.
 
-use std::fmt::Display;
+use std::fmt::{Debug, Display};
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 
@@ -12,7 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, nearest, position};
-use super::units::{format_duration_ms, format_size_bytes, parse_duration_ms, parse_size_bytes};
+use crate::units::{format_duration_ms, format_size_bytes, parse_duration_ms, parse_size_bytes};
 
 /// Elements of a list at most.
 const LIST_ITEMS_MAX: usize = 4096;
@@ -30,7 +31,12 @@ pub struct KeyDoc {
     pub default: String,
     /// Least and greatest value, `–` if there is none.
     pub bounds: String,
+    /// A change takes effect only at the next start.
+    pub at_start: bool,
 }
+
+/// A key that is read at the start only, as `table.key`, and its value, to be compared.
+pub(super) type AtStart = (String, String);
 
 /// What one file is read into: faults and the keys known so far.
 pub(super) struct Sink<'t> {
@@ -38,9 +44,20 @@ pub(super) struct Sink<'t> {
     pub(super) text: &'t str,
     pub(super) errors: Vec<ConfigError>,
     pub(super) keys: Vec<KeyDoc>,
+    pub(super) at_start: Vec<AtStart>,
 }
 
-impl Sink<'_> {
+impl<'t> Sink<'t> {
+    pub(super) const fn new(file: &'t str, text: &'t str) -> Self {
+        Self {
+            file,
+            text,
+            errors: Vec::new(),
+            keys: Vec::new(),
+            at_start: Vec::new(),
+        }
+    }
+
     pub(super) fn error(
         &mut self,
         span: Range<usize>,
@@ -105,6 +122,22 @@ impl<'a, 't> Reader<'a, 't> {
                 self.sink.error(key.span(), message, Some(hint));
             }
         }
+    }
+
+    /// Reads `key` by `read`, and marks it: whoever changes it must start the daemon anew.
+    pub(super) fn at_start<T: Debug>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&mut Self, &'static str) -> T,
+    ) -> T {
+        let value = read(self, key);
+        if let Some(doc) = self.sink.keys.last_mut().filter(|doc| doc.key == key) {
+            doc.at_start = true;
+        }
+        let table = self.heading.trim_matches(['[', ']']);
+        let named = format!("{table}.{key}");
+        self.sink.at_start.push((named, format!("{value:?}")));
+        value
     }
 
     /// Adds a fault at the value of `key`, or at the table if the key is not there.
@@ -413,6 +446,7 @@ impl<'a, 't> Reader<'a, 't> {
             unit,
             default,
             bounds,
+            at_start: false,
         });
     }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::net::NextHop;
 
 const SMALL: &str =
     "[server]\nhostname = \"relay.example.jp\"\n[[listen]]\naddress = \"127.0.0.1:2525\"\n";
@@ -71,9 +72,9 @@ to     = "127.0.0.1:2600"
     );
     assert!(config.listen[0].may_relay("127.9.9.9".parse().unwrap()));
     assert!(!config.listen[0].may_relay("128.0.0.1".parse().unwrap()));
-    let route = config.route_for("example.com").unwrap();
+    assert!(config.routes[0].domain.matches("example.com"));
     assert_eq!(
-        route.to,
+        config.routes[0].to,
         [NextHop::Address("127.0.0.1:2600".parse().unwrap())]
     );
 }
@@ -189,14 +190,52 @@ fn relative_paths_start_beside_the_file() {
 
 #[test]
 fn a_reload_names_what_needs_a_restart() {
-    let old = Config::parse("h.toml", SMALL).unwrap();
-    let new = Config::parse("h.toml", &SMALL.replace("[[", "shards = 3\n[[")).unwrap();
+    let parse = |text: &str| Config::parse("h.toml", text).unwrap();
+    let old = parse(SMALL);
+    let new = parse(&SMALL.replace("[[", "shards = 3\n[["));
     assert_eq!(old.needs_restart(&new), ["server.shards"]);
     let routed = with("[[route]]\ndomain = \"*\"\nto = \"127.0.0.1\"\n");
+    assert!(old.needs_restart(&parse(&routed)).is_empty());
+    let same = with("[limits]\nmemory_bytes_max = 268435456\n");
     assert!(
-        old.needs_restart(&Config::parse("h.toml", &routed).unwrap())
+        old.needs_restart(&parse(&same)).is_empty(),
+        "the default, written in another way, is no change"
+    );
+}
+
+#[test]
+fn a_change_that_waits_for_a_restart_is_named_by_each_reload() {
+    let started = Config::parse("h.toml", SMALL).unwrap();
+    let changed = with("[limits]\nsessions_max = 5\n[dns]\nattempts = 3\n");
+    let changed = || Config::parse("h.toml", &changed).unwrap();
+    let waiting = ["dns.attempts", "limits.sessions_max"];
+    assert_eq!(started.needs_restart(&changed()), waiting);
+    let running = started.reloaded(changed());
+    assert_eq!(running.needs_restart(&changed()), waiting);
+    assert!(
+        running
+            .needs_restart(&Config::parse("h.toml", SMALL).unwrap())
             .is_empty()
     );
+}
+
+/// What a machine assumes where nothing is configured is what the documentation says.
+#[test]
+fn machines_and_configuration_have_the_same_defaults() {
+    let config = Config::parse("h.toml", SMALL).unwrap();
+    let told = crate::settings::server(&config);
+    let machine = crate::smtp::server::ServerSettings {
+        hostname: told.hostname.clone(),
+        watched: told.watched.clone(),
+        ..Default::default()
+    };
+    assert_eq!(format!("{told:?}"), format!("{machine:?}"));
+    let told = crate::settings::client(&config);
+    let machine = crate::smtp::client::ClientSettings {
+        helo_name: told.helo_name.clone(),
+        ..Default::default()
+    };
+    assert_eq!(format!("{told:?}"), format!("{machine:?}"));
 }
 
 #[test]
@@ -215,9 +254,16 @@ fn every_key_is_documented() {
         );
         if !section
             .take_while(|line| !line.starts_with("## "))
-            .any(|line| line.starts_with(&row))
+            .any(|line| {
+                line.starts_with(&row) && line.contains("Restart to change.") == key.at_start
+            })
         {
-            missing.push(format!("under {heading}: {row}"));
+            let restart = if key.at_start {
+                " … Restart to change."
+            } else {
+                ""
+            };
+            missing.push(format!("under {heading}: {row}{restart}"));
         }
     }
     assert!(

@@ -1,9 +1,9 @@
 //! Which records of the log are wanted.
 
 use crate::clock::UnixMs;
-use crate::config::parse_duration_ms;
 use crate::ids::QueueId;
 use crate::queue::record::OutcomeKind;
+use crate::units::parse_duration_ms;
 
 use super::batch::LogBatchHeader;
 use super::record::LogRecord;

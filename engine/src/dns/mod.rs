@@ -14,7 +14,7 @@ pub use cache::Cache;
 
 use crate::address::Domain;
 use crate::clock::Mono;
-use crate::config::{IpFamily, NextHop};
+use crate::net::{IpFamily, NextHop};
 use crate::random::Random;
 
 /// Addresses of one MX host that are looked at.

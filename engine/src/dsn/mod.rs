@@ -21,6 +21,15 @@ use crate::status::EnhancedStatus;
 /// Most octets of the original header section that are sent back; cut at a line end.
 pub const RETURNED_HEADER_BYTES_MAX: usize = 64 * 1024;
 
+/// What a notification carries of the message it reports on (RFC 3464 §2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DsnReturn {
+    /// The header section.
+    Headers,
+    /// All of it.
+    Full,
+}
+
 /// A notification to be written.
 #[derive(Clone, Debug)]
 pub struct DsnRequest<'a> {

@@ -11,7 +11,6 @@ use super::accept::Origin;
 use super::deliver::Purpose;
 use super::{Delivery, Message, ShardCore, Stored, Submission};
 use crate::clock::{Now, UnixMs};
-use crate::config::DsnReturn;
 use crate::counters::Counter;
 use crate::delivery_log::LogRecord;
 use crate::dns::{DnsFailure, DnsTrouble, Target};
@@ -304,7 +303,7 @@ impl ShardCore {
             .collect();
         let queue_id = self.ids.next(now.unix.0);
         let whole = match self.settings.dsn_return {
-            DsnReturn::Full if message.content.len() <= RETURNED_BYTES_MAX => {
+            dsn::DsnReturn::Full if message.content.len() <= RETURNED_BYTES_MAX => {
                 downgrade(&message.content).ok()
             }
             _ => None,

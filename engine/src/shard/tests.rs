@@ -12,12 +12,13 @@ use super::{
 use crate::address::Address;
 use crate::bounce::Classifier;
 use crate::clock::{Mono, Now, UnixMs};
-use crate::config::{DsnReturn, IpFamily};
 use crate::delivery_log::read_batch;
 use crate::dns::{Answer, DnsPolicy, MxRecord, Question};
+use crate::dsn::DsnReturn;
 use crate::envelope::BodyType;
 use crate::ids::{SegmentId, ShardId};
 use crate::keys::{KeyRing, MasterKey};
+use crate::net::IpFamily;
 use crate::phase::Phase;
 use crate::pool::{ConnId, PeerInfo};
 use crate::queue::cipher::Stream;

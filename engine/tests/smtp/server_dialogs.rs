@@ -232,6 +232,9 @@ fn settings(dialog: &Dialog) -> (ServerSettings, bool) {
         add_date: false,
         add_message_id: false,
         size_max_bytes: 10_000,
+        errors_max: 20,
+        command_ms_max: 60_000,
+        data_idle_ms_max: 300_000,
         ..ServerSettings::default()
     };
     let mut may_relay = true;

@@ -113,13 +113,13 @@ impl Default for ServerSettings {
     fn default() -> Self {
         Self {
             hostname: "localhost".into(),
-            size_max_bytes: 50 * 1024 * 1024,
+            size_max_bytes: 32 * 1024 * 1024,
             content_line_bytes_max: 998,
             recipients_max: 1000,
             line_bytes_max: 2048,
-            errors_max: 20,
-            hops_max: 50,
-            messages_per_session_max: u32::MAX,
+            errors_max: 100,
+            hops_max: 100,
+            messages_per_session_max: 1_000_000,
             add_date: true,
             add_message_id: true,
             watched: WatchedHeaders::default(),
@@ -127,8 +127,8 @@ impl Default for ServerSettings {
             postmaster: None,
             // RFC 5321 §4.5.3.2.7: a server should wait five minutes for the next command.
             idle_ms_max: 300_000,
-            data_idle_ms_max: 300_000,
-            command_ms_max: 60_000,
+            data_idle_ms_max: 180_000,
+            command_ms_max: 300_000,
             data_ms_max: 1_800_000,
         }
     }

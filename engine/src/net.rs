@@ -1,14 +1,13 @@
-//! Addresses, networks and next hops as values.
+//! Networks, next hops and domain patterns as values.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
 
 /// A network in CIDR notation, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    network: IpAddr,
-    prefix_bits: u8,
-}
+pub struct Cidr(IpNet);
 
 impl Cidr {
     /// Parses `10.0.0.0/8`, `2001:db8::/32` or a single address.
@@ -23,56 +22,50 @@ impl Cidr {
         let network: IpAddr = address
             .parse()
             .map_err(|_| format!("`{text}` is not a network; write e.g. `192.0.2.0/24`"))?;
-        let bits_max = if network.is_ipv4() { 32 } else { 128 };
-        let prefix_bits = match prefix {
-            None => bits_max,
-            Some(prefix) => prefix
-                .parse()
-                .ok()
-                .filter(|&bits| bits <= bits_max)
-                .ok_or_else(|| format!("`/{prefix}` must be a number from 0 to {bits_max}"))?,
+        let Some(prefix) = prefix else {
+            return Ok(Self(network.into()));
         };
-        let masked = mask(network, prefix_bits);
-        if masked != network {
+        let bits_max = if network.is_ipv4() { 32 } else { 128 };
+        let net = prefix
+            .parse()
+            .ok()
+            .and_then(|bits| IpNet::new(network, bits).ok())
+            .ok_or_else(|| format!("`/{prefix}` must be a number from 0 to {bits_max}"))?;
+        if net.trunc() != net {
             return Err(format!(
-                "`{text}` has bits set behind its prefix; write `{masked}/{prefix_bits}`"
+                "`{text}` has bits set behind its prefix; write `{}`",
+                net.trunc()
             ));
         }
-        Ok(Self {
-            network,
-            prefix_bits,
-        })
+        Ok(Self(net))
     }
 
     /// Whether `address` lies in the network. An IPv4-mapped IPv6 address counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        address.is_ipv4() == self.network.is_ipv4()
-            && mask(address, self.prefix_bits) == self.network
+        self.0.contains(&address.to_canonical())
+    }
+
+    /// Whether this is every address of its family.
+    pub fn is_everyone(&self) -> bool {
+        self.0.prefix_len() == 0
     }
 }
 
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.network, self.prefix_bits)
+        self.0.fmt(f)
     }
 }
 
-fn mask(address: IpAddr, prefix_bits: u8) -> IpAddr {
-    match address {
-        IpAddr::V4(v4) => {
-            let keep = u32::MAX
-                .checked_shl(32 - u32::from(prefix_bits))
-                .unwrap_or(0);
-            IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & keep))
-        }
-        IpAddr::V6(v6) => {
-            let keep = u128::MAX
-                .checked_shl(128 - u32::from(prefix_bits))
-                .unwrap_or(0);
-            IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & keep))
-        }
-    }
+/// Which addresses of an MX host are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpFamily {
+    /// Both, in the order of preference.
+    Any,
+    /// IPv4 only.
+    Ipv4,
+    /// IPv6 only.
+    Ipv6,
 }
 
 /// Where a route leads: a host to be looked up, or an address.
@@ -186,7 +179,7 @@ impl fmt::Display for DomainPattern {
 ///
 /// # Errors
 /// A sentence that says what is wrong.
-pub(super) fn check_host_name(name: &str) -> Result<(), String> {
+pub fn check_host_name(name: &str) -> Result<(), String> {
     if !name.is_ascii() {
         return Err(format!(
             "`{name}` has characters outside ASCII; write its A-label form (xn--…)"
