@@ -3,6 +3,7 @@
 mod control;
 mod daemon;
 mod own_log;
+mod rings;
 mod runtime;
 mod settings;
 mod shard_main;
