@@ -10,7 +10,7 @@ use engine::ids::{QueueId, SegmentId, ShardId};
 use engine::keys::{KeyRing, MasterKey};
 use engine::queue::cipher::{SegmentName, Stream};
 use engine::queue::record::{
-    About, Message, Outcome, OutcomeKind, OutcomeState, Recipients, RecipientsBuf, Record,
+    About, Message, Options, Outcome, OutcomeKind, OutcomeState, Recipients, RecipientsBuf, Record,
 };
 use engine::queue::replay::{Contents, SegmentReader};
 use engine::queue::segment::{
@@ -53,6 +53,7 @@ fn message<'a>(id: u64, recipients: Recipients<'a>, content: &'a [u8]) -> Record
         tags: "X-Hikyaku-Tag=campaign-2026;",
         message_id: Some("<20261124.0001@lists.example.jp>"),
         peer: Some([127, 0, 0, 1].into()),
+        options: Options::NONE,
         content,
         content_bytes: 0,
     })

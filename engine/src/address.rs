@@ -184,6 +184,15 @@ impl Address {
         }
     }
 
+    /// A reverse-path that was checked when it was accepted, read back from the queue.
+    pub fn reverse_path_from_stored(text: &str) -> Self {
+        // What an earlier version took and this one would not is kept as it was written.
+        Self::parse(text).unwrap_or_else(|_| {
+            let domain = text.rsplit_once('@').map_or("", |(_, domain)| domain);
+            Self::from_stored(text, domain)
+        })
+    }
+
     /// The address as the client wrote it, without angle brackets.
     pub fn as_str(&self) -> &str {
         &self.text

@@ -13,7 +13,8 @@ use engine::ids::{QueueId, SegmentId, ShardId};
 use engine::keys::{KeyRing, MasterKey};
 use engine::queue::cipher::{SegmentName, Stream};
 use engine::queue::record::{
-    About, Message, Moved, Outcome, OutcomeKind, OutcomeState, OutcomeStates, RecipientsBuf, Record,
+    About, Message, Moved, Options, Outcome, OutcomeKind, OutcomeState, OutcomeStates,
+    RecipientsBuf, Record,
 };
 use engine::queue::replay::{Contents, SegmentReader};
 use engine::queue::segment::{
@@ -368,6 +369,7 @@ impl Queue {
             tags: "",
             message_id: None,
             peer: None,
+            options: Options::NONE,
             content: &content,
             content_bytes: 0,
         };

@@ -6,7 +6,7 @@ use engine::ids::{Offset, QueueId, SegmentId, ShardId};
 use engine::keys::{KeyRing, MasterKey};
 use engine::queue::cipher::{SegmentCipher, SegmentName, Stream};
 use engine::queue::record::{
-    About, Message, Outcome, OutcomeKind, OutcomeState, RecipientsBuf, Record,
+    About, Message, Options, Outcome, OutcomeKind, OutcomeState, RecipientsBuf, Record,
 };
 use engine::queue::replay::{Contents, SegmentEnd, SegmentReader, Summary, read_one};
 use engine::queue::segment::{
@@ -75,6 +75,7 @@ impl Written {
                 tags: "",
                 message_id: None,
                 peer: None,
+                options: Options::NONE,
                 content,
                 content_bytes: content.len() as u32,
             }))
@@ -240,6 +241,7 @@ fn content_in_parts_reads_back_joined() {
         tags: "campaign=5;",
         message_id: Some("<5@example.com>"),
         peer: Some([192, 0, 2, 1].into()),
+        options: Options::NONE,
         content: b"Subject: x\r\n\r\nbody\r\n",
         content_bytes: 0,
     };
@@ -524,10 +526,10 @@ fn header_is_read_from_either_copy_and_refused_when_both_are_bad() {
         Err(HeaderError::UnknownKey { key_id })
     );
     let mut newer = good.clone();
-    (newer[8], newer[2048 + 8]) = (2, 2);
+    (newer[8], newer[2048 + 8]) = (3, 3);
     assert_eq!(
         open(&newer, &keys(), name(1)),
-        Err(HeaderError::NewerFormat { version: 2 })
+        Err(HeaderError::OtherFormat { version: 3 })
     );
 }
 
@@ -552,6 +554,7 @@ fn full_segment_refuses_and_still_has_room_for_its_seal() {
         tags: "",
         message_id: None,
         peer: None,
+        options: Options::NONE,
         content,
         content_bytes: 0,
     };

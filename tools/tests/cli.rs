@@ -16,7 +16,7 @@ use engine::ids::{QueueId, SegmentId, ShardId};
 use engine::keys::KeyRing;
 use engine::queue::cipher::{SegmentName, Stream};
 use engine::queue::record::{
-    About, Message, Outcome, OutcomeKind, OutcomeState, RecipientsBuf, Record,
+    About, Message, Options, Outcome, OutcomeKind, OutcomeState, RecipientsBuf, Record,
 };
 use engine::queue::segment::{BLOCK_BYTES, SegmentHeader, SegmentWriter, file_name};
 
@@ -165,6 +165,7 @@ fn with_message<T>(then: impl FnOnce(Record<'_>) -> T) -> T {
         tags: "",
         message_id: Some("<1@example.jp>"),
         peer: None,
+        options: Options::NONE,
         content: b"Subject: hello\r\n\r\nworld\r\n",
         content_bytes: 0,
     }))

@@ -97,15 +97,15 @@ impl DsnRequest<'_> {
     /// The envelope to queue the notification with.
     pub fn envelope(&self) -> Envelope {
         let utf8 = self.needs_utf8();
+        let recipients = vec![self.to.clone().into()];
         Envelope {
-            reverse_path: None,
-            recipients: vec![self.to.clone()],
             body: if utf8 {
                 BodyType::EightBitMime
             } else {
                 BodyType::SevenBit
             },
             smtputf8: utf8,
+            ..Envelope::new(None, recipients)
         }
     }
 
@@ -519,7 +519,7 @@ X: y
         assert_eq!(content, expected.replace('\n', "\r\n"));
         let envelope = request.envelope();
         assert_eq!(envelope.reverse_path, None);
-        assert!(!envelope.smtputf8 && envelope.recipients == [to]);
+        assert!(!envelope.smtputf8 && envelope.recipients == [to.into()]);
     }
 
     #[test]

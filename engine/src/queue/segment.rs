@@ -27,7 +27,7 @@ pub const SEGMENT_BYTES_MIN: u32 = 4 * BLOCK_BYTES as u32;
 /// Largest segment, bytes.
 pub const SEGMENT_BYTES_MAX: u32 = 1024 * 1024 * 1024;
 /// Version of the format written.
-pub const FORMAT_VERSION: u16 = 1;
+pub const FORMAT_VERSION: u16 = 2;
 
 const MAGIC: [u8; 8] = *b"Hikyaku\0";
 /// Bytes of the header that mean something, MAC included.
@@ -106,8 +106,8 @@ pub enum HeaderError {
     NotASegment,
     /// Fewer than [`SEGMENT_HEADER_BYTES`].
     TooShort,
-    /// Written by a later version.
-    NewerFormat {
+    /// Written by another version of the program.
+    OtherFormat {
         /// Version found.
         version: u16,
     },
@@ -130,9 +130,9 @@ impl fmt::Display for HeaderError {
         match self {
             Self::NotASegment => f.write_str("not a Hikyaku segment"),
             Self::TooShort => f.write_str("shorter than a segment header"),
-            Self::NewerFormat { version } => write!(
+            Self::OtherFormat { version } => write!(
                 f,
-                "segment format {version} is newer than this program's {FORMAT_VERSION}: use the \
+                "segment format {version} is not this program's {FORMAT_VERSION}: use the \
                  program that wrote it"
             ),
             Self::UnknownKey { key_id } => {
@@ -182,7 +182,7 @@ impl SegmentHeader {
     /// Reads a header without a key: what it says may be forged.
     ///
     /// # Errors
-    /// [`HeaderError::TooShort`], [`HeaderError::NotASegment`], [`HeaderError::NewerFormat`].
+    /// [`HeaderError::TooShort`], [`HeaderError::NotASegment`], [`HeaderError::OtherFormat`].
     pub fn peek(block: &[u8]) -> Result<Self, HeaderError> {
         let [first, second] = copies(block)?;
         Self::parse_copy(first).or_else(|error| Self::parse_copy(second).map_err(|_| error))
@@ -236,8 +236,8 @@ impl SegmentHeader {
             return Err(HeaderError::NotASegment);
         }
         let version = u16::from_le_bytes(field(copy, 8));
-        if version > FORMAT_VERSION {
-            return Err(HeaderError::NewerFormat { version });
+        if version != FORMAT_VERSION && version != 0 {
+            return Err(HeaderError::OtherFormat { version });
         }
         let segment_bytes = u32::from_le_bytes(field(copy, 20));
         let stream = Stream::from_number(copy[10]).ok_or(HeaderError::Damaged)?;

@@ -1,11 +1,12 @@
 //! A transaction's recipients to the shards that own them, and one answer for all.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::storage::{Hold, Waiter};
 use super::{Action, ShardCore, ShardMessage, Stored, Submission, Ticket};
-use crate::address::Address;
 use crate::clock::Now;
+use crate::envelope::Recipient;
 use crate::ids::{HandoverId, QueueId, ShardId};
 use crate::route::owner;
 use crate::schedule::index::EntryId;
@@ -52,9 +53,9 @@ pub(super) struct Transaction {
 impl ShardCore {
     /// Stores a submission at the owners of its recipients; `origin` is answered once all have it.
     pub(super) fn route(&mut self, origin: Origin, mut submission: Submission, now: Now) {
-        let first = owner(submission.recipients[0].domain(), self.shards);
+        let first = owner(submission.recipients()[0].domain(), self.shards);
         let one_owner = submission
-            .recipients
+            .recipients()
             .iter()
             .all(|r| owner(r.domain(), self.shards) == first);
         if one_owner && first == self.me {
@@ -62,8 +63,9 @@ impl ShardCore {
             self.store(submission, Waiter::Origin(origin), hold, now);
             return;
         }
-        let mut parts: BTreeMap<ShardId, Vec<Address>> = BTreeMap::new();
-        for recipient in std::mem::take(&mut submission.recipients) {
+        let mut parts: BTreeMap<ShardId, Vec<Recipient>> = BTreeMap::new();
+        let envelope = Arc::make_mut(&mut submission.envelope);
+        for recipient in std::mem::take(&mut envelope.recipients) {
             let to = owner(recipient.domain(), self.shards);
             parts.entry(to).or_default().push(recipient);
         }
@@ -83,9 +85,9 @@ impl ShardCore {
         while let Some((to, recipients)) = parts.pop_first() {
             // The content is copied for every owner but the last.
             let part = match (parts.is_empty(), &mut whole) {
-                (true, taken) => taken.take().map(|whole| Submission {
-                    recipients,
-                    ..whole
+                (true, taken) => taken.take().map(|mut whole| {
+                    Arc::make_mut(&mut whole.envelope).recipients = recipients;
+                    whole
                 }),
                 (false, Some(whole)) => Some(whole.for_recipients(recipients)),
                 (false, None) => None,
@@ -165,7 +167,7 @@ impl ShardCore {
     /// once it is durable or could not be stored. Only after [`Self::replay_done`].
     pub fn adopt(&mut self, key: u64, handover: HandoverId, mut submission: Submission, now: Now) {
         debug_assert!(!self.replaying, "adoption while replaying");
-        if owner(submission.recipients[0].domain(), self.shards) == self.me {
+        if owner(submission.recipients()[0].domain(), self.shards) == self.me {
             self.rename_if_known(&mut submission, now);
         }
         self.route(Origin::Adopted { key, handover }, submission, now);

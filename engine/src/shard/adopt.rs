@@ -25,7 +25,7 @@ use super::handover::is_void;
 use super::message::{Message, Submission};
 use super::storage::message_from;
 use super::{NotedHandovers, Stored};
-use crate::address::Address;
+use crate::envelope::Recipient;
 use crate::ids::{HandoverId, QueueId, SegmentId, ShardId};
 use crate::keys::KeyRing;
 use crate::queue::cipher::SegmentCipher;
@@ -225,7 +225,7 @@ impl Adoption {
     /// nothing of the folder is adopted: notes would be lost that its mail needs.
     pub fn unreadable(&mut self, segment: SegmentId, error: &HeaderError) {
         match error {
-            HeaderError::UnknownKey { .. } | HeaderError::NewerFormat { .. } => {
+            HeaderError::UnknownKey { .. } | HeaderError::OtherFormat { .. } => {
                 self.blocked
                     .get_or_insert(format!("queue segment {:08}: {error}", segment.0));
             }
@@ -332,8 +332,8 @@ impl Adoption {
         let Some(foreign) = self.mail.get(&name) else {
             return Vec::new();
         };
-        let mut by_owner: BTreeMap<ShardId, (Vec<u16>, Vec<Address>)> = BTreeMap::new();
-        for (n, recipient) in message.recipients.iter().enumerate() {
+        let mut by_owner: BTreeMap<ShardId, (Vec<u16>, Vec<Recipient>)> = BTreeMap::new();
+        for (n, recipient) in message.recipients().iter().enumerate() {
             if !foreign.done.contains(&(n as u16)) {
                 let part = by_owner
                     .entry(owner(recipient.domain(), self.shards))
@@ -381,11 +381,12 @@ impl Adoption {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::Address;
     use crate::envelope::BodyType;
     use crate::keys::MasterKey;
     use crate::queue::cipher::{SegmentName, Stream};
     use crate::queue::record::{
-        Message as MessageRecord, Outcome, OutcomeKind, OutcomeStates, RecipientsBuf,
+        Message as MessageRecord, Options, Outcome, OutcomeKind, OutcomeStates, RecipientsBuf,
     };
     use crate::queue::replay::{Contents, SegmentReader};
     use crate::queue::segment::SegmentWriter;
@@ -479,6 +480,7 @@ mod tests {
             tags: "",
             message_id: None,
             peer: None,
+            options: Options::NONE,
             content: b"Subject: x\r\n\r\ntext\r\n",
             content_bytes: 0,
         }
@@ -506,11 +508,11 @@ mod tests {
         let mut all = Vec::new();
         while let Some((key, placement)) = adoption.next_to_read() {
             for (key, submission) in adoption.message(key, folder.read(placement)).unwrap() {
-                assert_eq!(
-                    submission.reverse_path.as_ref().unwrap().as_str(),
-                    "s@sender.example"
-                );
-                let names = submission.recipients.iter().map(|r| r.as_str().to_owned());
+                assert_eq!(submission.envelope.reverse_path_text(), "s@sender.example");
+                let names = submission
+                    .recipients()
+                    .iter()
+                    .map(|r| r.as_str().to_owned());
                 all.push((key, names.collect()));
             }
         }

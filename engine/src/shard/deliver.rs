@@ -326,14 +326,18 @@ impl ShardCore {
         let token = self.next_token;
         let transaction = OutboundTransaction {
             token,
-            reverse_path: message.reverse_path.clone(),
+            reverse_path: (message.envelope.reverse_path.as_ref()).map(|path| path.as_str().into()),
             recipients: recipients
                 .iter()
-                .map(|n| message.recipients[first + usize::from(*n)].as_str().into())
+                .map(|n| {
+                    message.recipients()[first + usize::from(*n)]
+                        .as_str()
+                        .into()
+                })
                 .collect(),
             content: Rc::clone(&message.content),
-            body: message.body,
-            smtputf8: message.smtputf8,
+            body: message.envelope.body,
+            smtputf8: message.envelope.smtputf8,
         };
         let ready_since = message.accepted;
         let started = now;

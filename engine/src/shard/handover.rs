@@ -129,7 +129,7 @@ impl ShardCore {
         let first = usize::from(entry.recipient_first);
         let recipients = (0..usize::from(entry.recipient_count))
             .filter(|n| done >> n & 1 == 0)
-            .map(|n| message.recipients[first + n].clone())
+            .map(|n| message.recipients()[first + n].clone())
             .collect();
         let submission = message.submission(recipients);
         let handover = self.handovers.id;

@@ -39,7 +39,7 @@ pub use event::{
     Action, BatchId, Begin, Cause, DiskError, Event, ReadId, ShardMessage, Stored, Ticket,
 };
 pub use handover::NotedHandovers;
-pub use message::{Message, Submission};
+pub use message::{Message, MessageWith, Submission};
 pub use view::{DestinationView, ShardStatus, Why};
 
 use crate::address::Domain;

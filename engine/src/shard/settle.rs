@@ -6,6 +6,7 @@
 
 use std::fmt::Write;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::accept::Origin;
 use super::deliver::Purpose;
@@ -285,12 +286,12 @@ impl ShardCore {
         remote_mta: Option<&str>,
         now: Now,
     ) -> Option<Submission> {
-        let to = crate::address::Address::parse(message.reverse_path.as_deref()?).ok()?;
+        let to = message.envelope.reverse_path.as_ref()?;
         let first = usize::from(self.index.get(id).recipient_first);
         let recipients: Vec<DsnRecipient<'_>> = failed
             .iter()
             .map(|one| DsnRecipient {
-                final_recipient: message.recipients[first + usize::from(one.recipient)].as_str(),
+                final_recipient: message.recipients()[first + usize::from(one.recipient)].as_str(),
                 action: dsn::Action::Failed,
                 status: failure_status(one),
                 diagnostic: match remote_mta {
@@ -313,8 +314,8 @@ impl ShardCore {
             id: queue_id,
             original_id: message.queue_id,
             arrival: message.accepted,
-            to: &to,
-            smtputf8: message.smtputf8,
+            to,
+            smtputf8: message.envelope.smtputf8,
             recipients: &recipients,
             header_section: message.header_section(),
             whole: whole.as_deref(),
@@ -324,15 +325,13 @@ impl ShardCore {
         Some(Submission {
             queue_id,
             accepted: now.unix,
-            reverse_path: envelope.reverse_path,
-            recipients: envelope.recipients,
-            body: envelope.body,
-            smtputf8: envelope.smtputf8,
-            content,
+            envelope: Arc::new(envelope),
             group: message.group.clone(),
             tags: Vec::new(),
             message_id: None,
             peer: None,
+            options: Box::default(),
+            content,
         })
     }
 
@@ -472,7 +471,7 @@ impl ShardCore {
         }
         let peer = context.peer.as_deref();
         for one in settled {
-            let recipient = &message.recipients[first + usize::from(one.recipient)];
+            let recipient = &message.recipients()[first + usize::from(one.recipient)];
             let verdict = match one.kind {
                 OutcomeKind::Delivered => "",
                 _ => self.classify(one, site, destination.domain.as_str()),
@@ -481,7 +480,7 @@ impl ShardCore {
                 message_id: message.message_id.as_deref().unwrap_or("").as_bytes(),
                 group: message.group.as_deref().unwrap_or("").as_bytes(),
                 tags: tags.as_bytes(),
-                reverse_path: message.reverse_path.as_deref().unwrap_or("").as_bytes(),
+                reverse_path: message.envelope.reverse_path_text().as_bytes(),
                 forward_path: recipient.as_str().as_bytes(),
                 domain: destination.domain.as_str().as_bytes(),
                 site: site.as_bytes(),

@@ -15,7 +15,7 @@ use crate::clock::{Mono, Now, UnixMs};
 use crate::delivery_log::read_batch;
 use crate::dns::{Answer, DnsPolicy, MxRecord, Question};
 use crate::dsn::DsnReturn;
-use crate::envelope::BodyType;
+use crate::envelope::Envelope;
 use crate::ids::{SegmentId, ShardId};
 use crate::keys::{KeyRing, MasterKey};
 use crate::net::IpFamily;
@@ -131,15 +131,16 @@ impl World {
         let submission = Submission {
             queue_id: self.core.next_queue_id(self.now),
             accepted: self.now.unix,
-            reverse_path: Some(Address::parse("sender@from.example").unwrap()),
-            recipients: vec![Address::parse(&format!("to@{domain}")).unwrap()],
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            content: b"Subject: test\r\n\r\nbody of the message\r\n".to_vec(),
+            envelope: Arc::new(Envelope::new(
+                Some(Address::parse("sender@from.example").unwrap()),
+                vec![Address::parse(&format!("to@{domain}")).unwrap().into()],
+            )),
             group: None,
             tags: Vec::new(),
             message_id: None,
             peer: None,
+            options: Box::default(),
+            content: b"Subject: test\r\n\r\nbody of the message\r\n".to_vec(),
         };
         let ticket = self.next_message;
         let submission = Box::new(submission);

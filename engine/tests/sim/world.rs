@@ -14,7 +14,7 @@ use engine::bounce::Classifier;
 use engine::clock::{Mono, Now, UnixMs};
 use engine::dns::DnsPolicy;
 use engine::dsn::DsnReturn;
-use engine::envelope::BodyType;
+use engine::envelope::Envelope;
 use engine::ids::{SegmentId, ShardId};
 use engine::keys::{KeyRing, MasterKey};
 use engine::net::IpFamily;
@@ -649,11 +649,12 @@ impl World {
             .next_queue_id(now);
         let submission = self.message(n, tries, queue_id);
         let names: Vec<String> = submission
-            .recipients
+            .recipients()
             .iter()
-            .map(|address| address.as_str().to_owned())
+            .map(|recipient| recipient.as_str().to_owned())
             .collect();
-        let from = submission.reverse_path.as_ref().map(Address::as_str);
+        let reverse_path = &submission.envelope.reverse_path;
+        let from = reverse_path.as_ref().map(Address::as_str);
         let now_s = self.now_s();
         let mail = self
             .ledger
@@ -686,7 +687,11 @@ impl World {
         for r in 0..1 + random.below(3) * random.below(3) {
             let domain = net::DOMAINS[random.below(net::RECIPIENT_DOMAINS) as usize].0;
             let plan = net::random_plan(random);
-            recipients.push(Address::parse(&format!("m{n}r{r}-{plan}@{domain}")).unwrap());
+            recipients.push(
+                Address::parse(&format!("m{n}r{r}-{plan}@{domain}"))
+                    .unwrap()
+                    .into(),
+            );
         }
         let reverse_path = match random.below(10) {
             0 | 1 => None,
@@ -703,15 +708,16 @@ impl World {
         Submission {
             queue_id,
             accepted: self.now().unix,
-            reverse_path: reverse_path.map(|path| Address::parse(&path).unwrap()),
-            recipients,
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            content,
+            envelope: Arc::new(Envelope::new(
+                reverse_path.map(|path| Address::parse(&path).unwrap()),
+                recipients,
+            )),
             group: None,
             tags: Vec::new(),
             message_id: None,
             peer: None,
+            options: Box::default(),
+            content,
         }
     }
 

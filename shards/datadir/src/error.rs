@@ -31,8 +31,8 @@ pub enum KeysError {
     AlreadyThere(PathBuf),
     /// No installation in this directory.
     NotInitialised(PathBuf),
-    /// The data directory was written by a later version.
-    NewerFormat {
+    /// The data directory was written by another version.
+    OtherFormat {
         /// Whose.
         data_dir: PathBuf,
         /// What its `format` file says.
@@ -94,10 +94,10 @@ impl fmt::Display for KeysError {
                     data_dir.display()
                 )
             }
-            Self::NewerFormat { data_dir, found } => write!(
+            Self::OtherFormat { data_dir, found } => write!(
                 f,
-                "{} is of format `{found}`, newer than this program's; install the version that \
-                 wrote it",
+                "{} is of format `{found}`, which this program does not read; start the version \
+                 that wrote it, let it deliver what is queued, then run `hikyaku init` elsewhere",
                 data_dir.display()
             ),
             Self::InUse { data_dir, pid } => {

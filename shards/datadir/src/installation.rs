@@ -1,7 +1,7 @@
 //! The data directory as far as keys go.
 //!
 //! ```text
-//! DATA_DIR/format                     one line: `hikyaku data 1`
+//! DATA_DIR/format                     one line: `hikyaku data 2`
 //! DATA_DIR/lock                       held by the daemon; its process id
 //! DATA_DIR/keys/current               verifier of the key for new segments (engine::keys)
 //! DATA_DIR/keys/OLD-under-NEW         an older key under the current one (engine::key_wrap)
@@ -28,7 +28,7 @@ use crate::error::KeysError;
 use crate::locked::{LockedBytes, lock_pages_of};
 use crate::private::{check_directory, make_directory, read_secret, replace, write_new};
 
-const FORMAT: &str = "hikyaku data 1";
+const FORMAT: &str = "hikyaku data 2";
 const FORMAT_TITLE: &str = "hikyaku data ";
 
 /// Bytes of a new installation secret.
@@ -107,7 +107,7 @@ impl Installation {
     /// Checks that this is a data directory of our format, with right permissions. Changes nothing.
     ///
     /// # Errors
-    /// [`KeysError::NotInitialised`], [`KeysError::NewerFormat`], [`KeysError::Exposed`],
+    /// [`KeysError::NotInitialised`], [`KeysError::OtherFormat`], [`KeysError::Exposed`],
     /// [`KeysError::Io`].
     pub fn check(&self) -> Result<(), KeysError> {
         let path = self.format_file();
@@ -126,7 +126,7 @@ impl Installation {
             } else {
                 line.chars().take(40).collect()
             };
-            return Err(KeysError::NewerFormat {
+            return Err(KeysError::OtherFormat {
                 data_dir: self.data_dir.clone(),
                 found,
             });
@@ -460,9 +460,9 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_refused() {
+    fn another_format_is_refused() {
         let (_directory, installation) = installed();
-        fs::write(installation.data_dir().join("format"), "hikyaku data 2\n").unwrap();
+        fs::write(installation.data_dir().join("format"), "hikyaku data 3\n").unwrap();
         let error = installation.unlock(b"open sesame").unwrap_err().to_string();
         assert!(
             error.contains("`hikyaku data 2`, newer than this program's"),

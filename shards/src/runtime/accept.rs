@@ -296,15 +296,13 @@ impl Session {
                     let submission = Box::new(Submission {
                         queue_id: message.queue_id,
                         accepted: now().unix,
-                        reverse_path: message.envelope.reverse_path,
-                        recipients: message.envelope.recipients,
-                        body: message.envelope.body,
-                        smtputf8: message.envelope.smtputf8,
-                        content: message.content,
+                        envelope: Arc::new(message.envelope),
                         group: message.group,
                         tags: message.tags,
                         message_id: message.message_id,
                         peer: Some(message.peer.ip),
+                        options: Box::default(),
+                        content: message.content,
                     });
                     self.shard.handle(Event::Accepted {
                         ticket: self.ticket,

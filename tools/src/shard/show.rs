@@ -105,6 +105,14 @@ fn put_message(message: &Message<'_>, put: &mut impl FnMut(&str, String)) {
             format!("<{}> at {}", recipient.address, recipient.domain),
         );
     }
+    for (field, value) in [
+        ("envid", message.options.envid().map(str::to_owned)),
+        ("ret", message.options.ret().map(|ret| format!("{ret:?}"))),
+    ] {
+        if let Some(value) = value {
+            put(field, value);
+        }
+    }
     if let Some(peer) = message.peer {
         put("client", peer.to_string());
     }

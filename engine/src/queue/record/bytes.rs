@@ -9,6 +9,8 @@ pub(super) trait Put {
     fn put_u64(&mut self, value: u64);
     /// A `u16` length and the text; the caller has checked that it fits.
     fn put_text(&mut self, text: &str);
+    /// A `u16` length and the bytes; the caller has checked that it fits.
+    fn put_bytes(&mut self, bytes: &[u8]);
 }
 
 impl Put for Vec<u8> {
@@ -25,8 +27,12 @@ impl Put for Vec<u8> {
     }
 
     fn put_text(&mut self, text: &str) {
-        self.put_u16(text.len() as u16);
-        self.extend_from_slice(text.as_bytes());
+        self.put_bytes(text.as_bytes());
+    }
+
+    fn put_bytes(&mut self, bytes: &[u8]) {
+        self.put_u16(bytes.len() as u16);
+        self.extend_from_slice(bytes);
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::bytes::{Put, Take};
+use super::options::{MESSAGE_OPTIONS_BYTES_MAX, Options, RECIPIENT_OPTIONS_BYTES_MAX};
 use super::{DecodeError, EncodeError, HEAD_LENGTH_BYTES, message_field};
 use crate::envelope::BodyType;
 use crate::ids::{HandoverId, QueueId};
@@ -25,6 +26,10 @@ pub const MESSAGE_ID_BYTES_MAX: usize = 998;
 /// Bytes of all recipients with their domains.
 const RECIPIENTS_BYTES_MAX: usize = 3 * 1024 * 1024;
 
+/// Bit of an address's length: its options follow.
+const WITH_OPTIONS: u16 = 1 << 15;
+const _: () = assert!(ADDRESS_BYTES_MAX < WITH_OPTIONS as usize);
+
 const FIXED_BYTES: usize = 8 + 8 + 2;
 const SMTPUTF8: u16 = 1;
 const EIGHT_BIT: u16 = 1 << 1;
@@ -43,6 +48,7 @@ const _: () = assert!(
         + ADDRESS_BYTES_MAX
         + GROUP_BYTES_MAX
         + TAGS_BYTES_MAX
+        + MESSAGE_OPTIONS_BYTES_MAX
         + MESSAGE_ID_BYTES_MAX
         + super::note::STATES_MAX * 12
         + 256
@@ -77,6 +83,8 @@ pub struct Message<'a> {
     pub message_id: Option<&'a str>,
     /// The client it came from.
     pub peer: Option<IpAddr>,
+    /// What else is to be known of it; at most [`MESSAGE_OPTIONS_BYTES_MAX`].
+    pub options: Options<'a>,
     /// The content, at most [`CONTENT_BYTES_MAX`]; empty if it was left out in reading.
     pub content: &'a [u8],
     /// Bytes of the content, whether it is here or not. Ignored in writing.
@@ -90,6 +98,8 @@ impl<'a> Message<'a> {
         message_field(text(self.group), GROUP_BYTES_MAX, "group")?;
         message_field(text(self.message_id), MESSAGE_ID_BYTES_MAX, "Message-ID")?;
         message_field(self.tags.len(), TAGS_BYTES_MAX, "tags")?;
+        let options = self.options.as_bytes().len();
+        message_field(options, MESSAGE_OPTIONS_BYTES_MAX, "options")?;
         let content = self.content.len() + extra;
         message_field(content, CONTENT_BYTES_MAX, "content")?;
         Ok(self.head_bytes(before) + content)
@@ -113,6 +123,8 @@ impl<'a> Message<'a> {
             + text(self.message_id)
             + 2
             + self.tags.len()
+            + 2
+            + self.options.as_bytes().len()
             + 4
             + self.recipients.bytes.len()
     }
@@ -149,6 +161,7 @@ impl<'a> Message<'a> {
             out.put_text(text);
         }
         out.put_text(self.tags);
+        out.put_bytes(self.options.as_bytes());
         out.put_u16(self.recipients.domains);
         out.put_u16(self.recipients.count);
         out.extend_from_slice(self.recipients.bytes);
@@ -196,6 +209,8 @@ impl<'a> Message<'a> {
         let group = text(is(GROUP), "group")?;
         let message_id = text(is(MESSAGE_ID), "Message-ID")?;
         let tags = take.text("tags")?;
+        let options = usize::from(take.u16()?);
+        let options = Options::decode(take.bytes(options)?)?;
         let recipients = Recipients::decode(take)?;
         Ok(Self {
             queue_id,
@@ -214,6 +229,7 @@ impl<'a> Message<'a> {
             tags,
             message_id,
             peer,
+            options,
             content,
             content_bytes: content_bytes as u32,
         })
@@ -235,7 +251,8 @@ impl fmt::Debug for Message<'_> {
 
 /// Forward-paths grouped by domain, as they stand in the record.
 ///
-/// For each domain: `u8` length and name, `u16` count, then each address as `u16` length and text.
+/// For each domain: `u8` length and name, `u16` count, then each address as `u16` length and text; bit 15
+/// of the length says that `u16` length and [`Options`] follow.
 /// Built with [`RecipientsBuf`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Recipients<'a> {
@@ -253,6 +270,8 @@ pub struct Recipient<'a> {
     pub address: &'a str,
     /// The domain to route by: A-labels, lower case.
     pub domain: &'a str,
+    /// What else is to be known of it.
+    pub options: Options<'a>,
 }
 
 impl<'a> Recipients<'a> {
@@ -336,10 +355,12 @@ impl<'a> DomainRecipients<'a> {
             if take.is_empty() {
                 return None;
             }
+            let (address, options) = take_address(&mut take).ok()?;
             let recipient = Recipient {
                 index,
-                address: take.text("address").ok()?,
+                address,
                 domain,
+                options,
             };
             index += 1;
             Some(recipient)
@@ -356,7 +377,7 @@ impl<'a> DomainRecipients<'a> {
         }
         let mut after = *take;
         for _ in 0..count {
-            after.text("address")?;
+            take_address(&mut after)?;
         }
         let addresses = take.bytes(take.rest().len() - after.rest().len())?;
         Ok(Self {
@@ -366,6 +387,20 @@ impl<'a> DomainRecipients<'a> {
             addresses,
         })
     }
+}
+
+fn take_address<'a>(take: &mut Take<'a>) -> Result<(&'a str, Options<'a>), DecodeError> {
+    let length = take.u16()?;
+    let bytes = take.bytes(usize::from(length & !WITH_OPTIONS))?;
+    let field = "address";
+    let address = std::str::from_utf8(bytes).map_err(|_| DecodeError { field })?;
+    let options = if length & WITH_OPTIONS == 0 {
+        Options::NONE
+    } else {
+        let length = usize::from(take.u16()?);
+        Options::decode(take.bytes(length)?)?
+    };
+    Ok((address, options))
 }
 
 impl fmt::Debug for Recipients<'_> {
@@ -430,16 +465,29 @@ impl RecipientsBuf {
     /// # Errors
     /// [`RecipientsError`]; nothing is added then.
     pub fn domain(&mut self, domain: &str, address: &str) -> Result<(), RecipientsError> {
+        self.domain_with(domain, address, Options::NONE)
+    }
+
+    /// As [`Self::domain`], with the first recipient's options.
+    ///
+    /// # Errors
+    /// [`RecipientsError`]; nothing is added then.
+    pub fn domain_with(
+        &mut self,
+        domain: &str,
+        address: &str,
+        options: Options<'_>,
+    ) -> Result<(), RecipientsError> {
         if domain.is_empty() || domain.len() > DOMAIN_BYTES_MAX {
             return Err(RecipientsError::BadLength);
         }
-        self.check(address, 3 + domain.len())?;
+        self.check(address, options, 3 + domain.len())?;
         self.bytes.push(domain.len() as u8);
         self.bytes.extend_from_slice(domain.as_bytes());
         self.open_count_at = self.bytes.len();
         self.bytes.put_u16(0);
         self.domains += 1;
-        self.recipient(address)
+        self.recipient_with(address, options)
     }
 
     /// Adds a further recipient of the domain begun last.
@@ -447,14 +495,32 @@ impl RecipientsBuf {
     /// # Errors
     /// [`RecipientsError`]; nothing is added then.
     pub fn recipient(&mut self, address: &str) -> Result<(), RecipientsError> {
-        self.check(address, 0)?;
+        self.recipient_with(address, Options::NONE)
+    }
+
+    /// As [`Self::recipient`], with its options.
+    ///
+    /// # Errors
+    /// [`RecipientsError`]; nothing is added then.
+    pub fn recipient_with(
+        &mut self,
+        address: &str,
+        options: Options<'_>,
+    ) -> Result<(), RecipientsError> {
+        self.check(address, options, 0)?;
         let count = self
             .bytes
             .get_mut(self.open_count_at..)
             .and_then(|bytes| bytes.first_chunk_mut::<2>())
             .ok_or(RecipientsError::NoDomain)?;
         *count = (u16::from_le_bytes(*count) + 1).to_le_bytes();
-        self.bytes.put_text(address);
+        if options == Options::NONE {
+            self.bytes.put_text(address);
+        } else {
+            self.bytes.put_u16(address.len() as u16 | WITH_OPTIONS);
+            self.bytes.extend_from_slice(address.as_bytes());
+            self.bytes.put_bytes(options.as_bytes());
+        }
         self.count += 1;
         Ok(())
     }
@@ -468,11 +534,20 @@ impl RecipientsBuf {
         }
     }
 
-    fn check(&self, address: &str, more: usize) -> Result<(), RecipientsError> {
-        if address.is_empty() || address.len() > ADDRESS_BYTES_MAX {
+    fn check(
+        &self,
+        address: &str,
+        options: Options<'_>,
+        more: usize,
+    ) -> Result<(), RecipientsError> {
+        let options_bytes = options.as_bytes().len();
+        if address.is_empty()
+            || address.len() > ADDRESS_BYTES_MAX
+            || options_bytes > RECIPIENT_OPTIONS_BYTES_MAX
+        {
             return Err(RecipientsError::BadLength);
         }
-        let bytes = self.bytes.len() + more + 2 + address.len();
+        let bytes = self.bytes.len() + more + 4 + address.len() + options_bytes;
         if usize::from(self.count) == RECIPIENTS_MAX || bytes > RECIPIENTS_BYTES_MAX {
             return Err(RecipientsError::TooMany);
         }

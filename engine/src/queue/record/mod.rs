@@ -18,9 +18,11 @@ use crate::ids::SegmentId;
 mod bytes;
 pub mod message;
 pub mod note;
+pub mod options;
 
 pub use message::{Message, Recipient, Recipients, RecipientsBuf, RecipientsError};
 pub use note::{Outcome, OutcomeKind, OutcomeState, OutcomeStates};
+pub use options::Options;
 
 use bytes::{Put, Take};
 

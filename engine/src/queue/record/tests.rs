@@ -91,6 +91,7 @@ proptest! {
             tags: &texts.0,
             message_id: texts.2.as_deref(),
             peer,
+            options: Options::NONE,
             content: &content,
             content_bytes: content.len() as u32,
         };
@@ -182,6 +183,7 @@ fn fields_over_their_bounds_are_refused() {
         tags: "",
         message_id: None,
         peer: None,
+        options: Options::NONE,
         content: b"",
         content_bytes: 0,
     };

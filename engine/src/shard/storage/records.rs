@@ -5,14 +5,19 @@
 //! batch they are in: `commit`.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::{Hold, Note, Waiter};
 use crate::address::Address;
 use crate::clock::{Now, UnixMs};
 use crate::counters::Counter;
+use crate::envelope::{Envelope, Recipient};
 use crate::ids::{QueueId, SegmentId};
 use crate::queue::cipher::SegmentCipher;
-use crate::queue::record::{About, Message as MessageRecord, Outcome, OutcomeState, Record};
+use crate::queue::record::options::{put_message, put_recipient};
+use crate::queue::record::{
+    About, Message as MessageRecord, Options, Outcome, OutcomeState, Record,
+};
 use crate::queue::replay::read_one;
 use crate::queue::segment::Placement;
 use crate::schedule::index::Entry;
@@ -35,21 +40,37 @@ pub(in crate::shard) fn message_from(
 }
 
 fn message_of(record: &MessageRecord<'_>) -> Message {
+    let mut options = Vec::new();
+    record.options.other_of_message(&mut options);
     Message {
         queue_id: record.queue_id,
         accepted: UnixMs(record.accepted_ms),
-        reverse_path: record.reverse_path.map(Into::into),
-        recipients: record
-            .recipients
-            .iter()
-            .map(|recipient| Address::from_stored(recipient.address, recipient.domain))
-            .collect(),
-        body: record.body,
-        smtputf8: record.smtputf8,
-        content: Rc::new(record.content.to_vec()),
+        envelope: Arc::new(envelope_of(record)),
         group: record.group.map(Into::into),
         tags: tags_of(record.tags),
         message_id: record.message_id.map(Into::into),
+        peer: record.peer,
+        options: options.into(),
+        content: Rc::new(record.content.to_vec()),
+    }
+}
+
+fn envelope_of(record: &MessageRecord<'_>) -> Envelope {
+    Envelope {
+        reverse_path: record.reverse_path.map(Address::reverse_path_from_stored),
+        ret: record.options.ret(),
+        envid: record.options.envid().map(Into::into),
+        body: record.body,
+        smtputf8: record.smtputf8,
+        recipients: record
+            .recipients
+            .iter()
+            .map(|recipient| Recipient {
+                address: Address::from_stored(recipient.address, recipient.domain),
+                notify: recipient.options.notify(),
+                orcpt: recipient.options.orcpt().map(Into::into),
+            })
+            .collect(),
     }
 }
 
@@ -105,7 +126,7 @@ impl ShardCore {
         });
         self.storage.set.live(placement);
         self.storage.close_full_batch();
-        let message = Rc::new(Message::from_submission(submission));
+        let message = Rc::new(submission.into_message());
         // What is held for long is read back when its time comes.
         let keep = !matches!(hold, Hold::Handover(_))
             && self.memory_bytes + message.memory_bytes() <= self.settings.memory_bytes_max;
@@ -114,7 +135,10 @@ impl ShardCore {
             .group(message.group.as_deref().unwrap_or(""))
             .number();
         let mut first = 0;
-        for run in message.recipients.chunk_by(|a, b| a.domain() == b.domain()) {
+        for run in message
+            .recipients()
+            .chunk_by(|a, b| a.domain() == b.domain())
+        {
             let destination = self.destination_of(run[0].domain());
             for part in run.chunks(self.settings.recipients_per_message_max) {
                 let entry = Entry {
@@ -146,33 +170,45 @@ impl ShardCore {
         let mut recipients = std::mem::take(&mut self.storage.recipients);
         recipients.clear();
         let mut fault = Ok(());
-        for run in submission
-            .recipients
-            .chunk_by(|a, b| a.domain() == b.domain())
-        {
-            let (first, rest) = (&run[0], &run[1..]);
-            fault = fault.and_then(|()| recipients.domain(first.domain().as_str(), first.as_str()));
-            for address in rest {
-                fault = fault.and_then(|()| recipients.recipient(address.as_str()));
+        let envelope = &submission.envelope;
+        let mut options = Vec::new();
+        for run in (envelope.recipients).chunk_by(|a, b| a.domain() == b.domain()) {
+            let domain = run[0].domain().as_str();
+            for (n, recipient) in run.iter().enumerate() {
+                options.clear();
+                put_recipient(recipient, &mut options);
+                let address = recipient.as_str();
+                fault = fault.and_then(|()| {
+                    let options = Options::decode(&options).unwrap_or_default();
+                    if n == 0 {
+                        recipients.domain_with(domain, address, options)
+                    } else {
+                        recipients.recipient_with(address, options)
+                    }
+                });
             }
         }
+        options.clear();
+        let envid = envelope.envid.as_deref();
+        put_message(envelope.ret, envid, &submission.options, &mut options);
         let tags = tags_text(&submission.tags);
         let record = Record::Message(MessageRecord {
             queue_id: submission.queue_id,
             accepted_ms: submission.accepted.0,
-            body: submission.body,
-            smtputf8: submission.smtputf8,
+            body: envelope.body,
+            smtputf8: envelope.smtputf8,
             pending: matches!(hold, Hold::Pending),
             handover: match hold {
                 Hold::Handover(handover) => Some(handover),
                 Hold::No | Hold::Pending => None,
             },
-            reverse_path: submission.reverse_path.as_ref().map(Address::as_str),
+            reverse_path: envelope.reverse_path.as_ref().map(Address::as_str),
             recipients: recipients.recipients(),
             group: submission.group.as_deref(),
             tags: &tags,
             message_id: submission.message_id.as_deref(),
             peer: submission.peer,
+            options: Options::decode(&options).unwrap_or_default(),
             content: &submission.content,
             content_bytes: submission.content.len() as u32,
         });

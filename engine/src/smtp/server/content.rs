@@ -252,10 +252,9 @@ fn accepted(transaction: Transaction, receiving: Receiving, peer: super::Peer) -
     AcceptedMessage {
         queue_id: receiving.id,
         envelope: Envelope {
-            reverse_path: transaction.reverse_path,
-            recipients: transaction.recipients,
             body: transaction.body,
             smtputf8: transaction.smtputf8,
+            ..Envelope::new(transaction.reverse_path, transaction.recipients)
         },
         content: receiving.content,
         group: scan.group,

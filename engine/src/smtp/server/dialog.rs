@@ -170,7 +170,7 @@ impl ServerSession {
             return self.reject("550 5.7.1 Relaying denied");
         }
         if let Some(transaction) = &mut self.transaction {
-            transaction.recipients.push(address);
+            transaction.recipients.push(address.into());
             self.reply("250 2.1.5 Ok");
         }
     }

@@ -27,7 +27,7 @@ use super::dot::BareNewline;
 use super::received::ReceivedField;
 use crate::address::Address;
 use crate::clock::{Mono, Now};
-use crate::envelope::{BodyType, Envelope};
+use crate::envelope::{BodyType, Envelope, Recipient};
 use crate::ids::QueueId;
 use crate::message::header::WatchedHeaders;
 
@@ -229,7 +229,7 @@ struct Hello {
 #[derive(Debug)]
 struct Transaction {
     reverse_path: Option<Address>,
-    recipients: Vec<Address>,
+    recipients: Vec<Recipient>,
     declared_bytes: Option<u64>,
     body: BodyType,
     smtputf8: bool,
