@@ -116,10 +116,16 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
     let counters = folder(data_dir, id, Stream::Counters)?;
     let (senders, receivers) = mesh.join().await.map_err(|error| error.to_string())?;
     let free = queue.free.iter().map(|(segment, _)| *segment).collect();
-    let disk = Rc::new(Disk::new(data_dir.clone(), id, free));
-    disk.probe_device()
+    let disk = Rc::new(Disk::new(
+        data_dir.clone(),
+        id,
+        free,
+        config.queue.segment_bytes as u32,
+    ));
+    disk.probe_device(&queue)
         .await
         .map_err(|error| format!("{}: {error}", data_dir.display()))?;
+    disk.keep_reserve();
     let shard_settings = Rc::new(settings::shard(&config, shards, &classifier));
     let setup = StorageSetup {
         keys: Arc::clone(&keys),

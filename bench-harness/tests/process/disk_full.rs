@@ -192,3 +192,48 @@ fn disk_filled_by_others_is_survived() {
     );
     fleet.stop();
 }
+
+/// What is queued on a full disk is delivered by a daemon that was started on it: nothing else would
+/// ever make room.
+#[test]
+fn daemon_starts_on_a_full_disk_and_drains_it() {
+    let Some(programs) = common::programs() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let disk_path = dir.path().join("disk");
+    let Some(_disk) = SmallDisk::mount(&disk_path, 96) else {
+        return;
+    };
+    let far_end = free_address().unwrap();
+    let settings = settings(dir.path(), &disk_path, &far_end.to_string());
+    let mut daemon = Daemon::start(settings, &programs).unwrap();
+    let injected = fill(&daemon, 3, 0);
+    daemon.terminate().unwrap();
+    let ballast = disk_path.join("ballast");
+    let _ = Command::new("dd")
+        .args([
+            "if=/dev/zero",
+            &format!("of={}", ballast.display()),
+            "bs=4k",
+            "count=200000",
+        ])
+        .output();
+    daemon.relaunch().unwrap();
+    daemon.wait_until_it_greets().unwrap();
+    refuses_with_452(&daemon);
+    let tally = Arc::new(Tally::new(3));
+    let world = World::single(Ipv4Addr::LOCALHOST, far_end.port());
+    let fleet = Fleet::start(&world, Arc::clone(&tally)).unwrap();
+    let accepted: Vec<u64> = injected.accepted().collect();
+    let drained = within(Duration::from_secs(60), || {
+        let times = tally.times();
+        accepted
+            .iter()
+            .all(|id| times.get(*id as usize).is_some_and(|times| *times > 0))
+    });
+    assert!(drained, "{:?}\n{}", tally.totals(), daemon.log_tail());
+    let again = within(Duration::from_secs(20), || refusal(&daemon).is_none());
+    assert!(again, "still refused: {:?}", refusal(&daemon));
+    fleet.stop();
+}

@@ -26,7 +26,9 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::error::KeysError;
 use crate::locked::{LockedBytes, lock_pages_of};
-use crate::private::{check_directory, make_directory, read_secret, replace, write_new};
+use crate::private::{
+    check_directory, make_directory, make_parents_durably, read_secret, replace, write_new,
+};
 
 const FORMAT: &str = "hikyaku data 2";
 const FORMAT_TITLE: &str = "hikyaku data ";
@@ -86,7 +88,7 @@ impl Installation {
         make_directory(&self.data_dir)?;
         make_directory(&self.keys_dir())?;
         if let Some(parent) = self.secret.parent().filter(|p| !p.as_os_str().is_empty()) {
-            fs::create_dir_all(parent).map_err(KeysError::io("make directory", parent))?;
+            make_parents_durably(parent)?;
         }
         let mut secret = LockedBytes::zeroed(SECRET_BYTES)
             .map_err(KeysError::io("lock memory for", &self.secret))?;
@@ -465,7 +467,7 @@ mod tests {
         fs::write(installation.data_dir().join("format"), "hikyaku data 3\n").unwrap();
         let error = installation.unlock(b"open sesame").unwrap_err().to_string();
         assert!(
-            error.contains("`hikyaku data 2`, newer than this program's"),
+            error.contains("`hikyaku data 3`, which this program does not read"),
             "{error}"
         );
     }

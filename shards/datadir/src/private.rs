@@ -78,24 +78,27 @@ pub fn check_directory(path: &Path) -> Result<(), KeysError> {
     check_mode(path, metadata.mode(), 0o700)
 }
 
-/// Makes a directory that only we may enter, with its parents; one that is there is checked.
+/// Makes a directory that only we may enter, with its parents, durably; one that is there is checked.
 ///
 /// # Errors
 /// [`KeysError::Exposed`], [`KeysError::Io`].
 pub fn make_directory(path: &Path) -> Result<(), KeysError> {
-    if path.is_dir() {
-        return check_directory(path);
+    if !path.is_dir() {
+        if let Some(parent) = parent(path) {
+            make_parents(parent, &mut sync_directory)?;
+        }
+        DirBuilder::new()
+            .mode(0o700)
+            .create(path)
+            .map_err(KeysError::io("make directory", path))?;
+    } else {
+        check_directory(path)?;
     }
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(KeysError::io("make directory", parent))?;
-    }
-    DirBuilder::new()
-        .mode(0o700)
-        .create(path)
-        .map_err(KeysError::io("make directory", path))
+    // Also of one that is there: who made it may have ended before this.
+    sync_parent(path)
 }
 
-/// Makes a directory of ours that only we may enter; one that is there is closed to others.
+/// Makes a directory of ours that only we may enter, durably; one that is there is closed to others.
 ///
 /// # Errors
 /// [`KeysError::Io`].
@@ -107,11 +110,46 @@ pub fn make_closed_directory(path: &Path) -> Result<(), KeysError> {
         _ => {}
     }
     let metadata = fs::metadata(path).map_err(KeysError::io("open", path))?;
-    if metadata.mode() & 0o077 == 0 {
+    if metadata.mode() & 0o077 != 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+            .map_err(KeysError::io("set the mode of", path))?;
+    }
+    sync_parent(path)
+}
+
+/// Makes the directories of `path` that are not there, and each of their names durable.
+///
+/// # Errors
+/// [`KeysError::Io`].
+pub fn make_parents_durably(path: &Path) -> Result<(), KeysError> {
+    make_parents(path, &mut sync_directory)
+}
+
+/// `sync` makes the names in a directory durable; it comes once for each directory made, with the one
+/// that the new name stands in.
+fn make_parents(
+    path: &Path,
+    sync: &mut impl FnMut(&Path) -> Result<(), KeysError>,
+) -> Result<(), KeysError> {
+    if path.is_dir() {
         return Ok(());
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-        .map_err(KeysError::io("set the mode of", path))
+    let above = parent(path);
+    if let Some(above) = above {
+        make_parents(above, sync)?;
+    }
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(KeysError::io("make directory", path)(error));
+        }
+        _ => {}
+    }
+    sync(above.unwrap_or(Path::new(".")))
+}
+
+fn parent(path: &Path) -> Option<&Path> {
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
 }
 
 /// Writes a new file durably; one that is there is not touched.
@@ -155,10 +193,39 @@ pub fn replace(path: &Path, mode: u32, content: &[u8]) -> Result<(), KeysError> 
 }
 
 fn sync_parent(path: &Path) -> Result<(), KeysError> {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let parent = parent.unwrap_or(Path::new("."));
-    let directory = File::open(parent).map_err(KeysError::io("open", parent))?;
-    directory.sync_all().map_err(KeysError::io("sync", parent))
+    sync_directory(parent(path).unwrap_or(Path::new(".")))
+}
+
+/// Makes the names in a directory durable.
+fn sync_directory(path: &Path) -> Result<(), KeysError> {
+    let directory = File::open(path).map_err(KeysError::io("open", path))?;
+    directory.sync_all().map_err(KeysError::io("sync", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file system may forget every name whose directory was not synced after it was made: of a data
+    /// directory whose parents were new, everything was gone after a power cut.
+    #[test]
+    fn every_new_directory_is_named_durably_in_the_one_above() {
+        let root = tempfile::tempdir().unwrap();
+        let mut synced = Vec::new();
+        let mut note = |path: &Path| {
+            let names: Vec<_> = fs::read_dir(path)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            synced.push((path.to_owned(), names));
+            Ok(())
+        };
+        make_parents(&root.path().join("a/b/c"), &mut note).unwrap();
+        let expected = [
+            (root.path().to_owned(), vec!["a".to_owned()]),
+            (root.path().join("a"), vec!["b".to_owned()]),
+            (root.path().join("a/b"), vec!["c".to_owned()]),
+        ];
+        assert_eq!(synced, expected);
+    }
 }

@@ -78,7 +78,8 @@ async fn adopt(
 ) -> Result<(), String> {
     let folder = stream_folder(data_dir, gone, Stream::Queue);
     let listing = list(&folder)?;
-    let disk = Disk::new(data_dir.to_owned(), gone, Vec::new());
+    // Nothing is written there.
+    let disk = Disk::new(data_dir.to_owned(), gone, Vec::new(), 0);
     let handover = shard.with_core(|core, _| core.new_handover());
     let mut adoption = Adoption::new(gone, shards, handover, noted);
     for (segment, _) in listing.segments {

@@ -1,8 +1,9 @@
 //! Segment files of one shard: made, written, synced, read back, disposed of.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -16,6 +17,12 @@ use engine::queue::set::Disposal;
 use engine::shard::{Begin, DiskError};
 use glommio::io::{Directory, DmaFile, OpenOptions};
 
+/// What is read of a file to find out how its device completes reads, bytes.
+const PROBE_BYTES: usize = 4096;
+/// The reserve is made when it is less than this part of what is free.
+const RESERVE_SHARE: u64 = 4;
+/// Beside the streams' folders: room for one queue segment on a disk that is full.
+const RESERVE_NAME: &str = "reserve";
 /// Files kept open for reading and writing, per shard.
 const OPEN_FILES_MAX: usize = 64;
 
@@ -77,16 +84,26 @@ pub(crate) struct Disk {
     shard: ShardId,
     files: RefCell<Files>,
     free: RefCell<Vec<SegmentId>>,
+    segment_bytes: u32,
+    /// A file of the size of a queue segment, its room taken, stands by.
+    has_reserve: Cell<bool>,
 }
 
 impl Disk {
     /// The shard's part of `data_dir`; `free` files are for new queue segments.
-    pub(crate) fn new(data_dir: PathBuf, shard: ShardId, free: Vec<SegmentId>) -> Self {
+    pub(crate) fn new(
+        data_dir: PathBuf,
+        shard: ShardId,
+        free: Vec<SegmentId>,
+        segment_bytes: u32,
+    ) -> Self {
         Self {
             data_dir,
             shard,
             files: RefCell::default(),
             free: RefCell::new(free),
+            segment_bytes,
+            has_reserve: Cell::new(false),
         }
     }
 
@@ -98,21 +115,62 @@ impl Disk {
     ///
     /// # Errors
     /// [`DiskError`].
-    pub(crate) async fn probe_device(&self) -> Result<(), DiskError> {
-        let path = self
-            .data_dir
-            .join(format!("shard-{:02}", self.shard.0))
-            .join("probe");
-        let written = std::fs::File::create(&path).and_then(|mut file| {
-            std::io::Write::write_all(&mut file, &[0x5a; 4096])?;
+    pub(crate) async fn probe_device(&self, queue: &Listing) -> Result<(), DiskError> {
+        // Any file with data will do, and one that is there needs no room: on a full disk the queue
+        // must still start, or it could never drain.
+        let of_queue = (queue.segments.iter())
+            .filter(|(_, bytes)| *bytes >= PROBE_BYTES as u64)
+            .map(|(segment, _)| self.folder(Stream::Queue).join(file_name(*segment)));
+        for path in std::iter::once(self.reserve_path()).chain(of_queue) {
+            if file_bytes(&path) >= PROBE_BYTES as u64 {
+                return open_dma(&path, false).await.map(drop);
+            }
+        }
+        self.begin_reserve().map_err(|error| {
+            let _ = std::fs::remove_file(self.reserve_path());
+            io_error(error)
+        })?;
+        open_dma(&self.reserve_path(), false).await.map(drop)
+    }
+
+    fn reserve_path(&self) -> PathBuf {
+        let folder = self.folder(Stream::Queue);
+        folder.with_file_name(RESERVE_NAME)
+    }
+
+    fn begin_reserve(&self) -> io::Result<()> {
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(self.reserve_path())?;
+        io::Write::write_all(&mut file, &[0x5a; PROBE_BYTES])?;
+        file.sync_all()
+    }
+
+    /// Keeps room for one queue segment, if the disk has some to spare: on a full disk
+    /// nothing could be noted as delivered, so nothing would be, and no room would ever come free.
+    pub(crate) fn keep_reserve(&self) {
+        if self.has_reserve.get() {
+            return;
+        }
+        let bytes = u64::from(self.segment_bytes);
+        if file_bytes(&self.reserve_path()) == bytes {
+            return self.has_reserve.set(true);
+        }
+        if self.free_bytes().unwrap_or(0) / RESERVE_SHARE < bytes {
+            return;
+        }
+        let kept = self.begin_reserve().and_then(|()| {
+            let file = std::fs::OpenOptions::new()
+                .write(true)
+                .open(self.reserve_path())?;
+            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
             file.sync_all()
         });
-        let opened = match written {
-            Ok(()) => open_dma(&path, false).await.map(drop),
-            Err(error) => Err(io_error(error)),
-        };
-        std::fs::remove_file(&path).map_err(io_error)?;
-        opened
+        // Where it cannot be had the disk is no worse off than without it; the next call tries again.
+        self.has_reserve.set(kept.is_ok());
     }
 
     fn folder(&self, stream: Stream) -> PathBuf {
@@ -155,9 +213,19 @@ impl Disk {
             None
         };
         let free = reused.unwrap_or(segment);
-        let made = self
+        let mut made = self
             .make_from(&folder, free, reused.is_some(), segment, begin, bytes)
             .await;
+        if matches!(made, Err(DiskError::Full))
+            && stream == Stream::Queue
+            && self.has_reserve.take()
+        {
+            let path = folder.join(free_file_name(free));
+            std::fs::rename(self.reserve_path(), path).map_err(io_error)?;
+            made = self
+                .make_from(&folder, free, true, segment, begin, bytes)
+                .await;
+        }
         if made.is_err() {
             // Half made. The core counts the free file as used, so it does not go back to those at
             // hand; if it cannot be removed, the next start finds it.
@@ -386,6 +454,10 @@ async fn sync_folder(folder: &Path) -> Result<(), DiskError> {
     let result = directory.sync().await.map_err(disk_error);
     directory.close().await.map_err(disk_error)?;
     result
+}
+
+fn file_bytes(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
 fn disk_error(error: glommio::GlommioError<()>) -> DiskError {

@@ -299,6 +299,7 @@ impl Shard {
             self.handle(Event::Tick);
             ticks += 1;
             if ticks % 10 == 1 {
+                self.disk.keep_reserve();
                 if let Some(free_bytes) = self.disk.free_bytes() {
                     self.handle(Event::DiskSpace { free_bytes });
                 }
