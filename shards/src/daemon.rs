@@ -13,13 +13,13 @@ use engine::config::Config;
 use engine::ids::ShardId;
 use engine::keys::{KeyId, KeyRing};
 use engine::operator::{Answer, Query};
-use glommio::channels::channel_mesh::{FullMesh, MeshBuilder};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::control::{self, AskError, Daemon, Refusal, State};
 use crate::runtime::accept::ClientSessions;
 use crate::runtime::mailbox::{MailboxSender, mailbox};
+use crate::runtime::mesh::mesh;
 use crate::runtime::now;
 use crate::runtime::resolver::ResolverThread;
 use crate::settings;
@@ -198,10 +198,10 @@ impl Hikyakud {
             config.limits.sessions_per_client_max,
         );
         let classifier = Arc::new(Classifier::builtin());
-        let mesh: FullMesh<_> = MeshBuilder::full(usize::from(shards), MESH_MESSAGES_MAX);
+        let ends = mesh(shards, MESH_MESSAGES_MAX);
         let (ready, readiness) = bounded(usize::from(shards));
         let (mut handles, mut commands) = (Vec::new(), Vec::new());
-        for id in 0..shards {
+        for (id, mesh) in (0..shards).zip(ends) {
             let (sender, receiver) = mailbox(COMMANDS_MAX);
             commands.push(sender);
             let start = Start {
@@ -212,7 +212,7 @@ impl Hikyakud {
                 classifier: Arc::clone(&classifier),
                 resolver: resolver.clone(),
                 sessions: Arc::clone(&sessions),
-                mesh: mesh.clone(),
+                mesh,
                 commands: receiver,
                 ready: ready.clone(),
             };

@@ -18,8 +18,7 @@ use engine::queue::cipher::{NONCE_BYTES, Stream};
 use engine::queue::record::Record;
 use engine::queue::replay::Contents;
 use engine::shard::storage::{BLOB_COUNTERS, StorageSetup};
-use engine::shard::{Event, ShardCore, ShardMessage};
-use glommio::channels::channel_mesh::FullMesh;
+use engine::shard::{Event, ShardCore};
 use rustix::net::sockopt::set_socket_reuseport;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind as bind_socket, ipproto, socket_with,
@@ -28,6 +27,7 @@ use rustix::net::{
 use crate::runtime::accept::{ClientSessions, Door, accept_task, bind};
 use crate::runtime::disk::{Disk, Listing, list, stream_folder};
 use crate::runtime::mailbox::{Mailbox, mailbox};
+use crate::runtime::mesh::MeshEnd;
 use crate::runtime::resolver::{Answered, ResolverThread};
 use crate::runtime::{Shard, adopt_all, noted_handovers, now, replay_all, spawn};
 use crate::settings;
@@ -68,7 +68,7 @@ pub(crate) struct Start {
     pub(crate) classifier: Arc<Classifier>,
     pub(crate) resolver: ResolverThread,
     pub(crate) sessions: Arc<ClientSessions>,
-    pub(crate) mesh: FullMesh<ShardMessage>,
+    pub(crate) mesh: MeshEnd,
     pub(crate) commands: Mailbox<Command>,
     /// Told once when the shard accepts mail, or why it cannot.
     pub(crate) ready: Sender<Result<(), String>>,
@@ -114,7 +114,6 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
     let queue = folder(data_dir, id, Stream::Queue)?;
     let log = folder(data_dir, id, Stream::DeliveryLog)?;
     let counters = folder(data_dir, id, Stream::Counters)?;
-    let (senders, receivers) = mesh.join().await.map_err(|error| error.to_string())?;
     let free = queue.free.iter().map(|(segment, _)| *segment).collect();
     let disk = Rc::new(Disk::new(
         data_dir.clone(),
@@ -150,14 +149,14 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
     let resolver = resolver.handle(answers_in);
     let shard = Shard::new(
         id,
-        shards,
         core,
         disk,
         resolver,
+        mesh.boxes,
         client,
         receiving_bytes as usize,
     );
-    shard.start_tasks(senders, receivers);
+    shard.start_tasks(mesh.inbox);
     {
         let shard = Rc::clone(&shard);
         spawn(async move {

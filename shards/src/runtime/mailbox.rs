@@ -1,4 +1,4 @@
-//! Messages into a shard from threads that are no executors: the resolver, the control plane.
+//! Messages into a shard from other threads: the resolver, the control plane, and other shards.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
@@ -50,24 +50,44 @@ impl<T> MailboxSender<T> {
     /// # Errors
     /// The message.
     pub(crate) fn try_send(&self, message: T) -> Result<(), T> {
-        match self.sender.try_send(message) {
-            Ok(()) => {
-                let waker = self
-                    .waker
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take();
-                if let Some(waker) = waker {
-                    waker.wake();
+        self.try_send_all([message])
+    }
+
+    /// Puts messages in until one does not fit, and wakes the shard once.
+    ///
+    /// # Errors
+    /// The message that did not fit; those behind it were not asked for.
+    pub(crate) fn try_send_all(&self, messages: impl IntoIterator<Item = T>) -> Result<(), T> {
+        let (mut any_sent, mut refused) = (false, None);
+        for message in messages {
+            match self.sender.try_send(message) {
+                Ok(()) => any_sent = true,
+                Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => {
+                    refused = Some(message);
+                    break;
                 }
-                Ok(())
             }
-            Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => Err(message),
         }
+        if any_sent {
+            let waker = self
+                .waker
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+        refused.map_or(Ok(()), Err)
     }
 }
 
 impl<T> Mailbox<T> {
+    /// The next message if there is one.
+    pub(crate) fn try_recv(&self) -> Option<T> {
+        self.receiver.try_recv().ok()
+    }
+
     /// The next message; `None` when every sender is gone.
     pub(crate) async fn recv(&self) -> Option<T> {
         poll_fn(|cx| {

@@ -9,6 +9,7 @@ mod adopt;
 pub(crate) mod connect;
 pub(crate) mod disk;
 pub(crate) mod mailbox;
+pub(crate) mod mesh;
 mod replay;
 pub(crate) mod resolver;
 mod socket;
@@ -25,16 +26,22 @@ use engine::pool::ConnId;
 use engine::shard::{Action, Event, ShardCore, ShardMessage, TICK_MS, Ticket};
 use engine::smtp::server::Overload;
 use futures_lite::future::poll_fn;
-use glommio::channels::channel_mesh::Senders;
 use glommio::timer::sleep;
 
 use self::accept::SessionSlot;
 use self::connect::ConnSlot;
 use self::disk::Disk;
+use self::mailbox::Mailbox;
+use self::mesh::MeshBoxes;
 use self::resolver::ResolverHandle;
 
 /// Octets read from a socket at a time, into one buffer a shard has for all.
 pub(crate) const READ_BYTES_MAX: usize = 64 * 1024;
+
+/// Messages of other shards taken in one turn.
+const INBOX_TURN_MAX: usize = 256;
+/// When a full box of another shard is tried again.
+const POST_AGAIN: Duration = Duration::from_millis(1);
 
 /// Reads the clocks; the only place that does.
 pub(crate) fn now() -> Now {
@@ -93,7 +100,9 @@ pub(crate) struct Shard {
     disk: Rc<Disk>,
     resolver: ResolverHandle,
     outboxes: RefCell<Vec<std::collections::VecDeque<ShardMessage>>>,
-    outbox_bell: Bell,
+    boxes: MeshBoxes,
+    /// A box of another shard was full.
+    posting_again: Cell<bool>,
     pub(crate) stopping: Cell<bool>,
 }
 
@@ -101,10 +110,10 @@ impl Shard {
     /// Joins a core to what carries out its actions.
     pub(crate) fn new(
         id: ShardId,
-        shards: u16,
         core: ShardCore,
         disk: Rc<Disk>,
         resolver: ResolverHandle,
+        boxes: MeshBoxes,
         client: connect::ClientSetup,
         receiving_bytes_max: usize,
     ) -> Rc<Self> {
@@ -125,11 +134,12 @@ impl Shard {
             disk,
             resolver,
             outboxes: RefCell::new(
-                (0..shards)
+                (0..boxes.shards())
                     .map(|_| std::collections::VecDeque::new())
                     .collect(),
             ),
-            outbox_bell: Bell::default(),
+            boxes,
+            posting_again: Cell::new(false),
             stopping: Cell::new(false),
         })
     }
@@ -181,7 +191,6 @@ impl Shard {
             }
             Action::Tell { to, message } => {
                 self.outboxes.borrow_mut()[usize::from(to.0)].push_back(message);
-                self.outbox_bell.ring();
             }
             Action::Report { line } => crate::say!(shard: self.id, "{line}"),
             Action::Connect {
@@ -266,7 +275,8 @@ impl Shard {
         }
     }
 
-    /// Closes batches whenever there was an event and every ready task has had its turn.
+    /// Closes batches and posts to other shards whenever there was an event and every ready task has
+    /// had its turn.
     async fn flush_task(self: Rc<Self>) {
         loop {
             poll_fn(|cx| {
@@ -289,6 +299,7 @@ impl Shard {
                 self.perform(action);
             }
             *self.actions.borrow_mut() = actions;
+            self.post();
         }
     }
 
@@ -314,22 +325,30 @@ impl Shard {
         }
     }
 
-    /// Sends what stands in the outboxes; the only task that does, as the channels ask.
-    async fn outbox_task(self: Rc<Self>, senders: Senders<ShardMessage>) {
-        loop {
-            let (to, message) = poll_fn(|cx| {
-                for (to, outbox) in self.outboxes.borrow_mut().iter_mut().enumerate() {
-                    if let Some(message) = outbox.pop_front() {
-                        return std::task::Poll::Ready((to, message));
-                    }
-                }
-                self.outbox_bell.listen(cx.waker());
-                std::task::Poll::Pending
-            })
-            .await;
-            if senders.send_to(to, message).await.is_err() {
-                return;
+    /// Sends what gathered in the outboxes. What another shard has no room for is tried again soon.
+    fn post(self: &Rc<Self>) {
+        let mut all_sent = true;
+        for (to, outbox) in self.outboxes.borrow_mut().iter_mut().enumerate() {
+            all_sent &= self.boxes.send_all(self.id, to, outbox);
+        }
+        if !all_sent && !self.posting_again.replace(true) {
+            let shard = Rc::clone(self);
+            spawn(async move {
+                sleep(POST_AGAIN).await;
+                shard.posting_again.set(false);
+                shard.post();
+            });
+        }
+    }
+
+    /// Takes what other shards send, as much as there is before anything else has its turn.
+    async fn inbox_task(self: Rc<Self>, inbox: Mailbox<(ShardId, ShardMessage)>) {
+        while let Some(first) = inbox.recv().await {
+            let more = std::iter::from_fn(|| inbox.try_recv());
+            for (from, message) in std::iter::once(first).chain(more.take(INBOX_TURN_MAX)) {
+                self.handle(Event::FromShard { from, message });
             }
+            glommio::yield_if_needed().await;
         }
     }
 }
@@ -344,23 +363,10 @@ pub(crate) use self::replay::replay_all;
 
 impl Shard {
     /// Starts the tasks that every shard has.
-    pub(crate) fn start_tasks(
-        self: &Rc<Self>,
-        senders: Senders<ShardMessage>,
-        mut receivers: glommio::channels::channel_mesh::Receivers<ShardMessage>,
-    ) {
+    pub(crate) fn start_tasks(self: &Rc<Self>, inbox: Mailbox<(ShardId, ShardMessage)>) {
         spawn(Rc::clone(self).flush_task());
         spawn(Rc::clone(self).tick_task());
-        spawn(Rc::clone(self).outbox_task(senders));
-        for (from, receiver) in receivers.streams() {
-            let shard = Rc::clone(self);
-            spawn(async move {
-                while let Some(message) = receiver.recv().await {
-                    let from = ShardId(from as u16);
-                    shard.handle(Event::FromShard { from, message });
-                }
-            });
-        }
+        spawn(Rc::clone(self).inbox_task(inbox));
     }
 
     /// Waits until the core, told to drain, has everything on disk and no transaction in flight, at
