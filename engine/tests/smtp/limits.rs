@@ -200,3 +200,71 @@ fn a_flood_of_cheap_commands_stops_input_until_replies_are_taken() {
     client.session.poll_transmit(&mut out);
     assert!(client.session.wants_input());
 }
+
+/// `BDAT 9000000000000000000` with nobody's leave, and then octets for ever: the shard did nothing else.
+#[test]
+fn refused_chunk_of_any_length_ends_the_connection() {
+    let mut client = Client::new(ServerSettings::default());
+    client.say(b"BDAT 9000000000000000000 LAST\r\n");
+    assert!(client.closed, "{}", client.replies);
+    assert_eq!(client.count("503"), 1, "{}", client.replies);
+    // A small one is taken off, so that the client reads its answer in step.
+    let mut client = Client::new(ServerSettings::default());
+    client.say(b"BDAT 20\r\n0123456789abcdefghijNOOP\r\n");
+    assert!(!client.closed);
+    assert_eq!(
+        (client.count("503"), client.count("250 2.0.0 Ok")),
+        (1, 1),
+        "{}",
+        client.replies
+    );
+}
+
+#[test]
+fn chunk_beyond_the_size_limit_is_refused_before_it_comes() {
+    let settings = ServerSettings {
+        size_max_bytes: 10_000,
+        ..ServerSettings::default()
+    };
+    let mut client = Client::new(settings);
+    client.say(b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@example.com>\r\nBDAT 90000000\r\n");
+    assert!(client.closed);
+    assert_eq!(client.count("552 5.3.4"), 1, "{}", client.replies);
+}
+
+#[test]
+fn refused_content_is_read_for_so_long_and_no_longer() {
+    let settings = ServerSettings {
+        size_max_bytes: 10_000,
+        ..ServerSettings::default()
+    };
+    let mut client = Client::new(settings);
+    client.say(b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@example.com>\r\nDATA\r\n");
+    let lines = b"0123456789abcdef0123456789abcdef\r\n".repeat(1000);
+    let mut sent = 0;
+    while !client.closed && sent < 100 << 20 {
+        client.say(&lines);
+        sent += lines.len();
+    }
+    assert!(client.closed && sent < 2 << 20, "{sent} octets were read");
+    assert_eq!(client.count("552 5.3.4"), 1, "{}", client.replies);
+}
+
+/// The CR that ends a read is taken back when it turns out to be bare: the header was looked at beyond
+/// the end of what was left.
+#[test]
+fn chunk_that_ends_in_cr_within_the_header_is_taken() {
+    let settings = ServerSettings {
+        bare_newline: engine::smtp::dot::BareNewline::Normalise,
+        ..ServerSettings::default()
+    };
+    let content = b"Subject: x\r\nX-Field: y\r\n\r\nbody\r\n";
+    for cut in 0..content.len() {
+        let mut client = Client::new(settings.clone());
+        client.say(b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@example.com>\r\n");
+        client.say(format!("BDAT {cut}\r\n").as_bytes());
+        client.say(&content[..cut]);
+        client.say(b"BDAT 0 LAST\r\n");
+        assert_eq!(client.messages, 1, "cut at {cut}: {}", client.replies);
+    }
+}

@@ -240,6 +240,7 @@ fn greet(shard: &Rc<Shard>, stream: TcpStream, door: &Rc<Door>) {
             machine,
             out: Vec::new(),
             held: 0,
+            read_bytes: 0,
         };
         session.run().await;
         session.shard.sessions.borrow_mut().remove(&ticket);
@@ -254,6 +255,10 @@ async fn refuse(shard: &Rc<Shard>, mut stream: TcpStream) {
     let _ = shard;
 }
 
+/// Octets that a session may take before the shard's other tasks have their turn: a client that sends
+/// as fast as we read would have the shard to itself.
+const TURN_BYTES: usize = 256 * 1024;
+
 struct Session {
     shard: Rc<Shard>,
     ticket: Ticket,
@@ -263,6 +268,8 @@ struct Session {
     out: Vec<u8>,
     /// Part of the shard's `receiving_bytes` that is this session's.
     held: usize,
+    /// Octets read since others had their turn.
+    read_bytes: usize,
 }
 
 enum Step {
@@ -280,6 +287,10 @@ impl Session {
             match poll_fn(|cx| self.poll_input(cx)).await {
                 Step::Transmit => {}
                 Step::End => break,
+            }
+            if self.read_bytes >= TURN_BYTES {
+                self.read_bytes = 0;
+                glommio::executor().yield_task_queue_now().await;
             }
         }
         let _ = self.transmit().await;
@@ -343,6 +354,7 @@ impl Session {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Step::End),
             Poll::Ready(Ok(octets)) => {
+                self.read_bytes += octets;
                 self.machine
                     .handle_input(&scratch[..octets], &mut host, now());
                 let held = self.machine.buffered_bytes();

@@ -18,6 +18,11 @@ const CONTENT_BYTES_DEFAULT: u64 = 2 * 1024;
 /// Most room made on the word of a SIZE parameter, octets.
 const CONTENT_BYTES_RESERVED_MAX: u64 = 256 * 1024;
 
+const TOO_LARGE: &str = "552 5.3.4 Message size exceeds the maximum announced";
+/// Octets of refused content that are read and thrown away, so that the client comes to hear why; beyond,
+/// it is told and the connection ends.
+pub(super) const DISCARDED_BYTES_MAX: u64 = 1024 * 1024;
+
 /// Content on its way in.
 #[derive(Debug)]
 pub(super) struct Receiving {
@@ -32,6 +37,8 @@ pub(super) struct Receiving {
     /// Set once the message cannot be taken; the rest is read and thrown away.
     refusal: Option<&'static str>,
     chunk: Option<Chunk>,
+    /// Octets thrown away since it was refused.
+    discarded: u64,
 }
 
 #[derive(Debug)]
@@ -61,6 +68,7 @@ impl Receiving {
             header: HeaderState::Done(HeaderScan::default()),
             refusal: refusal.or(Some("503 5.5.1 Bad sequence of commands")),
             chunk: None,
+            discarded: 0,
         }
     }
 
@@ -70,6 +78,14 @@ impl Receiving {
             bytes_left: bytes,
             last,
         });
+    }
+
+    /// BDAT says how much will come, so what is too much is refused before it does.
+    pub(super) fn refuse_beyond(&mut self, size_max_bytes: u64) {
+        let chunk_bytes = self.chunk.map_or(0, |chunk| chunk.bytes);
+        if self.bytes.saturating_add(chunk_bytes) > size_max_bytes {
+            self.refuse(TOO_LARGE);
+        }
     }
 
     pub(super) const fn buffered_bytes(&self) -> usize {
@@ -125,6 +141,7 @@ impl ServerSession {
             },
             refusal: None,
             chunk: None,
+            discarded: 0,
         })
     }
 
@@ -134,6 +151,7 @@ impl ServerSession {
             return input;
         };
         let before = receiving.content.len();
+        let is_refused = receiving.refusal.is_some();
         let (rest, ended) = match &mut receiving.chunk {
             None => {
                 let decoded = receiving.decoder.decode(input, &mut receiving.content);
@@ -143,7 +161,9 @@ impl ServerSession {
                 let length = chunk.bytes_left.min(input.len() as u64) as usize;
                 let (octets, rest) = input.split_at(length);
                 chunk.bytes_left -= length as u64;
-                receiving.decoder.decode(octets, &mut receiving.content);
+                if !is_refused {
+                    receiving.decoder.decode(octets, &mut receiving.content);
+                }
                 if chunk.bytes_left == 0 && chunk.last {
                     receiving.decoder.finish_chunks(&mut receiving.content);
                 }
@@ -157,8 +177,27 @@ impl ServerSession {
         self.check_content(complete, now);
         if ended {
             self.content_ended(complete);
+        } else {
+            self.discard_within_bounds((input.len() - rest.len()) as u64);
         }
         rest
+    }
+
+    /// Ends the connection rather than read on and on what nobody wants.
+    fn discard_within_bounds(&mut self, octets: u64) {
+        let State::Content(receiving) = &mut self.state else {
+            return;
+        };
+        let Some(refusal) = receiving.refusal else {
+            return;
+        };
+        receiving.discarded += octets;
+        let to_come = receiving.chunk.map_or(0, |chunk| chunk.bytes_left);
+        if receiving.discarded.saturating_add(to_come) > DISCARDED_BYTES_MAX {
+            self.reply(refusal);
+            self.reply_with_hostname("421 4.7.0 ", " Closing connection: refused content goes on");
+            self.close();
+        }
     }
 
     /// Looks at what came in: alone standing newlines, size, header section.
@@ -176,7 +215,7 @@ impl ServerSession {
             return receiving.refuse("550 5.6.0 A line of the content is too long");
         }
         if receiving.bytes > self.settings.size_max_bytes {
-            return receiving.refuse("552 5.3.4 Message size exceeds the maximum announced");
+            return receiving.refuse(TOO_LARGE);
         }
         let HeaderState::Scanning(scanner) = &mut receiving.header else {
             return;

@@ -228,10 +228,9 @@ impl ServerSession {
         // The octets follow whatever the answer will be, so they have to be taken off (RFC 3030 §2).
         let mut receiving = receiving.unwrap_or_else(|| Box::new(Receiving::refused(refusal, now)));
         receiving.start_chunk(bytes, last);
+        receiving.refuse_beyond(self.settings.size_max_bytes);
         self.state = State::Content(receiving);
-        if bytes == 0 {
-            self.content_octets(&[], now);
-        }
+        self.content_octets(&[], now);
     }
 
     /// Answers for an overload, if there is one.
