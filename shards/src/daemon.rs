@@ -17,6 +17,7 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::control::{self, AskError, Daemon, Refusal, State};
+use crate::descriptors::{self, Descriptors};
 use crate::runtime::accept::ClientSessions;
 use crate::runtime::mailbox::{MailboxSender, mailbox};
 use crate::runtime::mesh::mesh;
@@ -192,9 +193,20 @@ impl Hikyakud {
         let config = self.config();
         let cpus = available_cpus();
         let shards = config.server.shards.unwrap_or(cpus.len() as u16).max(1);
-        let resolver = ResolverThread::start(&settings::resolver_setup(&config))?;
+        let wanted = config.limits.sessions_max;
+        let open_files_max = descriptors::raise_limit();
+        let descriptors = Descriptors::share(open_files_max, shards, wanted)?;
+        if descriptors.sessions_max < wanted {
+            self.note(&format!(
+                "limits.sessions_max is {wanted}, but {open_files_max} open files allow {} sessions: more are \
+                 refused with 421 until the hard limit is raised (LimitNOFILE=, ulimit -Hn)",
+                descriptors.sessions_max
+            ));
+        }
+        let resolver = settings::resolver_setup(&config, descriptors.dns_in_flight_max);
+        let resolver = ResolverThread::start(&resolver)?;
         let sessions = ClientSessions::new(
-            config.limits.sessions_max,
+            descriptors.sessions_max,
             config.limits.sessions_per_client_max,
         );
         let classifier = Arc::new(Classifier::builtin());
@@ -212,6 +224,7 @@ impl Hikyakud {
                 classifier: Arc::clone(&classifier),
                 resolver: resolver.clone(),
                 sessions: Arc::clone(&sessions),
+                connections_max: descriptors.connections_max,
                 mesh,
                 commands: receiver,
                 ready: ready.clone(),

@@ -2,6 +2,7 @@
 
 mod control;
 mod daemon;
+mod descriptors;
 mod own_log;
 mod rings;
 mod runtime;

@@ -47,18 +47,20 @@ fn host_addresses() -> Vec<IpAddr> {
 }
 
 /// How connections out behave.
-pub(crate) fn client(config: &Config) -> ClientSetup {
+pub(crate) fn client(config: &Config, connections_max: usize) -> ClientSetup {
     ClientSetup {
         settings: Rc::new(settings::client(config)),
         connect_timeout: Duration::from_millis(config.delivery.timeouts.connect_ms),
+        connections_max,
     }
 }
 
 /// How DNS is asked.
-pub(crate) fn resolver_setup(config: &Config) -> ResolverSetup {
+pub(crate) fn resolver_setup(config: &Config, in_flight_max: usize) -> ResolverSetup {
     ResolverSetup {
         servers: config.dns.servers.clone(),
         timeout: Duration::from_millis(config.dns.timeout_ms),
         attempts: usize::from(config.dns.attempts),
+        in_flight_max,
     }
 }

@@ -68,6 +68,8 @@ pub(crate) struct Start {
     pub(crate) classifier: Arc<Classifier>,
     pub(crate) resolver: ResolverThread,
     pub(crate) sessions: Arc<ClientSessions>,
+    /// Connections out of this shard at most.
+    pub(crate) connections_max: usize,
     pub(crate) mesh: MeshEnd,
     pub(crate) commands: Mailbox<Command>,
     /// Told once when the shard accepts mail, or why it cannot.
@@ -106,6 +108,7 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
         classifier,
         resolver,
         sessions,
+        connections_max,
         mesh,
         commands,
         ..
@@ -140,7 +143,7 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
     core.noted_handovers(Rc::clone(&noted));
     restore_counters(&mut core, data_dir, id, &keys);
     let (answers_in, answers) = mailbox::<Answered>(engine::shard::QUESTIONS_MAX);
-    let client = settings::client(&config);
+    let client = settings::client(&config, connections_max);
     let limits = &config.limits;
     let receiving_bytes = limits
         .memory_bytes_max
@@ -267,7 +270,8 @@ impl Running {
     fn reload(&self, config: &Config) -> Result<(), String> {
         self.listen(config)?;
         let settings = Rc::new(settings::shard(config, self.shards, &self.classifier));
-        *self.shard.client.borrow_mut() = settings::client(config);
+        let connections_max = self.shard.client.borrow().connections_max;
+        *self.shard.client.borrow_mut() = settings::client(config, connections_max);
         self.shard.with_core(|core, now| core.reload(settings, now));
         Ok(())
     }

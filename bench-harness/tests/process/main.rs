@@ -12,6 +12,7 @@ mod common;
 mod bad_starts;
 mod delivery;
 mod disk_full;
+mod few_descriptors;
 mod harness;
 mod hostile_clients;
 mod nothing_readable;

@@ -143,7 +143,7 @@ pub(super) fn response(result: Result<Body, Refusal>, format: Format) -> Respons
     response
 }
 
-fn error(refusal: &Refusal, format: Format) -> Body {
+pub(super) fn error(refusal: &Refusal, format: Format) -> Body {
     match format {
         Format::Tsv => {
             let mut text = String::from("error\t");

@@ -1,7 +1,8 @@
 //! The control plane: HTTP on a Unix socket, for `hikyaku`, monitoring and the page.
 //!
 //! [`serve`] owns a few threads that are not pinned to a core. They ask the shards through
-//! [`Daemon`] and share no state with them. [`request`] is a request taken apart, [`routes`] what
+//! [`Daemon`] and share no state with them. Clients are met by [`front`], which bounds them and hands
+//! whole requests ([`head`]) to tiny_http. [`request`] is a request taken apart, [`routes`] what
 //! each path does, [`answer`] rows as TSV or JSON, [`log`] the delivery log, [`page`] the page for
 //! a browser.
 //!
@@ -10,6 +11,8 @@
 //! API is described in docs/operations.md.
 
 mod answer;
+mod front;
+mod head;
 mod log;
 mod page;
 mod request;
@@ -22,21 +25,28 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use datadir::LockedBytes;
 use engine::clock::UnixMs;
 use engine::ids::ShardId;
 use engine::keys::{KeyId, KeyRing};
 use engine::operator::{Answer, Query};
-use tiny_http::Server;
+use tiny_http::{Request, Server};
 
 /// Threads that answer requests; a question waits for the slowest shard.
 const THREADS: usize = 4;
 
 /// Requests that read the delivery log at the same time; each has a thread of its own.
 const LOG_READERS_MAX: usize = 8;
+
+/// Descriptors of the control plane at most: its clients, and what reads the log for them.
+pub(crate) const CONTROL_DESCRIPTORS_MAX: usize = front::DESCRIPTORS_MAX + 2 * LOG_READERS_MAX;
+
+/// Rest before the library is started anew.
+const LIBRARY_REST: Duration = Duration::from_millis(100);
 
 /// The daemon as the control plane sees it.
 pub(crate) trait Daemon: Send + Sync + 'static {
@@ -171,10 +181,15 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     // Bound under a name of our own first: nobody can connect before the mode is set.
     let new = path.with_extension(format!("new-{}", std::process::id()));
     let _ = std::fs::remove_file(&new);
-    let listener = UnixListener::bind(&new).map_err(|error| say(error, "cannot open it"))?;
-    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))
-        .and_then(|()| std::fs::rename(&new, path))
-        .map_err(|error| say(error, "cannot set its mode"))?;
+    let listener = make_socket(&new).map_err(|error| say(error, "cannot open it"))?;
+    std::fs::rename(&new, path).map_err(|error| say(error, "cannot name it"))?;
+    Ok(listener)
+}
+
+/// A listening socket of mode 0600.
+fn make_socket(path: &Path) -> io::Result<UnixListener> {
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
@@ -183,26 +198,71 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
 /// # Errors
 /// [`io::Error`] if a thread cannot be started.
 pub(crate) fn serve(listener: UnixListener, daemon: Arc<dyn Daemon>) -> io::Result<()> {
-    let server = Server::from_listener(listener, None).map_err(io::Error::other)?;
-    let server = Arc::new(server);
+    let bound = listener.local_addr()?;
+    let beside = bound
+        .as_pathname()
+        .ok_or_else(|| io::Error::other("the control socket has no path"))?;
+    let (inner_listener, inner) = front::inner(beside)?;
+    let library = Arc::new(Library::start(inner_listener)?);
     let readers = Arc::new(log::Readers::new(LOG_READERS_MAX));
     for number in 0..THREADS {
-        let (server, daemon, readers) = (server.clone(), daemon.clone(), readers.clone());
+        let (library, daemon, readers) = (library.clone(), daemon.clone(), readers.clone());
         thread::Builder::new()
             .name(format!("control-{number}"))
             .spawn(move || {
+                let mut server = library.current();
                 loop {
-                    match server.recv() {
-                        Ok(request) => routes::answer(request, &daemon, &readers),
-                        Err(error) => {
-                            // Out of descriptors or the like; the accepting thread has ended with
-                            // it.
-                            daemon.note(&format!("control plane: {error}"));
-                            return;
-                        }
-                    }
+                    let request = library.next(&mut server, &*daemon);
+                    routes::answer(request, &daemon, &readers);
                 }
             })?;
     }
-    Ok(())
+    front::start(listener, &inner, daemon)
+}
+
+/// The HTTP library. Its accepting thread ends at its first error, so it can be started again.
+struct Library {
+    listener: UnixListener,
+    server: Mutex<Arc<Server>>,
+}
+
+impl Library {
+    fn start(listener: UnixListener) -> io::Result<Self> {
+        let server = Self::server(&listener)?;
+        Ok(Self {
+            listener,
+            server: Mutex::new(Arc::new(server)),
+        })
+    }
+
+    fn server(listener: &UnixListener) -> io::Result<Server> {
+        Server::from_listener(listener.try_clone()?, None).map_err(io::Error::other)
+    }
+
+    fn current(&self) -> Arc<Server> {
+        Arc::clone(&self.server.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The next request; `server` is exchanged if it has to be started anew.
+    fn next(&self, server: &mut Arc<Server>, daemon: &dyn Daemon) -> Request {
+        loop {
+            let error = match server.recv() {
+                Ok(request) => return request,
+                Err(error) => error,
+            };
+            let mut current = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+            if Arc::ptr_eq(&current, server) {
+                daemon.note(&format!("control plane: {error}; started anew"));
+                thread::sleep(LIBRARY_REST);
+                if let Ok(new) = Self::server(&self.listener) {
+                    *current = Arc::new(new);
+                    // The other threads wait for requests that never come to the old one.
+                    for _ in 1..THREADS {
+                        server.unblock();
+                    }
+                }
+            }
+            *server = Arc::clone(&current);
+        }
+    }
 }

@@ -27,6 +27,8 @@ use super::{Bell, Shard, now, socket, spawn};
 pub(crate) struct ClientSetup {
     pub(crate) settings: Rc<ClientSettings>,
     pub(crate) connect_timeout: Duration,
+    /// Connections at a time: as many as the shard may have descriptors for.
+    pub(crate) connections_max: usize,
 }
 
 /// Where the core leaves word for a connection's task.
@@ -65,12 +67,20 @@ impl ConnSlot {
 /// Opens a connection; the core hears of it by events.
 pub(crate) fn open(shard: &Rc<Shard>, id: ConnId, target: Target, source: Option<IpAddr>) {
     let slot = Rc::new(ConnSlot::default());
+    let full = shard.conns.borrow().len() >= shard.client.borrow().connections_max;
     shard.conns.borrow_mut().insert(id, Rc::clone(&slot));
     let shard = Rc::clone(shard);
     spawn(async move {
         let begun = now();
         let setup = shard.client.borrow().clone();
-        let (phase, cause) = match connect(&target, source, setup.connect_timeout).await {
+        let connected = if full {
+            // The site is tried again after its back-off; what is open is used and closed meanwhile.
+            let why = "all connections that the limit of open files allows are in use";
+            Err(io::Error::other(why))
+        } else {
+            connect(&target, source, setup.connect_timeout).await
+        };
+        let (phase, cause) = match connected {
             Ok(stream) => {
                 let _ = stream.set_nodelay(true);
                 let machine = ClientConnection::new(setup.settings, now());

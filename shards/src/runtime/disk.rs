@@ -24,7 +24,7 @@ const RESERVE_SHARE: u64 = 4;
 /// Beside the streams' folders: room for one queue segment on a disk that is full.
 const RESERVE_NAME: &str = "reserve";
 /// Files kept open for reading and writing, per shard.
-const OPEN_FILES_MAX: usize = 64;
+pub(crate) const OPEN_FILES_MAX: usize = 64;
 
 /// What stands in a stream's folder.
 #[derive(Debug, Default)]

@@ -22,8 +22,6 @@ use super::mailbox::MailboxSender;
 
 /// Questions waiting for the thread, from all shards.
 const WAITING_MAX: usize = 8192;
-/// Questions with the servers at a time.
-const IN_FLIGHT_MAX: usize = 1024;
 /// How long the absence of an answer is kept where no SOA says it, seconds.
 const NEGATIVE_TTL_S: u32 = 60;
 
@@ -74,6 +72,8 @@ pub(crate) struct ResolverSetup {
     pub(crate) servers: Vec<SocketAddr>,
     pub(crate) timeout: Duration,
     pub(crate) attempts: usize,
+    /// Questions with the servers at a time.
+    pub(crate) in_flight_max: usize,
 }
 
 impl ResolverThread {
@@ -83,6 +83,7 @@ impl ResolverThread {
     /// One line for the operator: the system's configuration cannot be read, or no thread be made.
     pub(crate) fn start(setup: &ResolverSetup) -> Result<Self, String> {
         let resolver = Arc::new(build(setup)?);
+        let in_flight_max = setup.in_flight_max;
         let (asked, mut questions) = mpsc::channel::<Asked>(WAITING_MAX);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -92,7 +93,7 @@ impl ResolverThread {
             .name("resolver".to_owned())
             .spawn(move || {
                 runtime.block_on(async move {
-                    let slots = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+                    let slots = Arc::new(Semaphore::new(in_flight_max));
                     while let Some(Asked { question, reply_to }) = questions.recv().await {
                         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
                             return;
