@@ -92,6 +92,9 @@ pub struct Settings {
     pub dns: Option<SocketAddr>,
     /// Port of MX hosts; default: the daemon's 25.
     pub mx_port: Option<u16>,
+    /// Networks that MX hosts may be in although they are this machine's; default: 127.0.0.0/8,
+    /// where the fleet is.
+    pub allow_addresses: Vec<String>,
     /// `(domain pattern, destination)` pairs that override MX lookups.
     pub routes: Vec<(String, String)>,
     /// Lines put into `[delivery]`.
@@ -116,6 +119,7 @@ impl Settings {
             listen: free_address()?,
             dns: None,
             mx_port: None,
+            allow_addresses: vec!["127.0.0.0/8".into()],
             routes: vec![],
             delivery: String::new(),
             extra: String::new(),
@@ -164,6 +168,7 @@ impl Settings {
         if let Some(port) = self.mx_port {
             let _ = writeln!(out, "port = {port}");
         }
+        let _ = writeln!(out, "allow_addresses = {:?}", self.allow_addresses);
         let _ = writeln!(out, "{}", self.delivery);
         for (domain, to) in &self.routes {
             let _ = writeln!(out, "\n[[route]]\ndomain = \"{domain}\"\nto = \"{to}\"");

@@ -51,6 +51,7 @@ pub fn shard(
             mx_port: delivery.port,
             mx_hosts_max: delivery.mx_hosts_max as usize,
             family: delivery.ip_family,
+            allowed: delivery.allow_addresses.clone(),
         },
         sessions_per_site_max: delivery.sessions_max.div_ceil(u32::from(shards)).max(1),
         messages_per_session_max: delivery.messages_per_session,

@@ -6,7 +6,7 @@ use super::reader::Reader;
 use super::{D, H, M, S};
 use crate::dsn::DsnReturn;
 use crate::limits::RETRY_STEPS_MAX;
-use crate::net::IpFamily;
+use crate::net::{Cidr, IpFamily};
 use crate::smtp::client::ClientTimeouts;
 use crate::units::{format_duration_ms, parse_duration_ms};
 
@@ -58,6 +58,8 @@ pub struct Delivery {
     pub source_addresses: Vec<IpAddr>,
     /// Which addresses of a host are used.
     pub ip_family: IpFamily,
+    /// Looked-up addresses that are used although no host elsewhere can have them.
+    pub allow_addresses: Vec<Cidr>,
     /// MX hosts of one domain that are tried.
     pub mx_hosts_max: u32,
     /// Report failed and expired recipients to the reverse-path.
@@ -132,6 +134,7 @@ pub(super) fn read(r: &mut Reader<'_, '_>) -> Delivery {
                 ("ipv6", IpFamily::Ipv6),
             ],
         ),
+        allow_addresses: r.list("allow_addresses", "list of networks", &[], 256, Cidr::parse),
         mx_hosts_max: r.number("mx_hosts_max", 20, 1..=100),
         dsn: r.boolean("dsn", true),
         dsn_return: r.word(

@@ -5,16 +5,18 @@
 //! `shards`' part; when an answer has come, put it into the cache and plan again.
 
 mod cache;
+mod policy;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 pub use cache::Cache;
+pub use policy::{DnsPolicy, OwnNames, is_never_public};
 
 use crate::address::Domain;
 use crate::clock::Mono;
-use crate::net::{IpFamily, NextHop};
+use crate::net::NextHop;
 use crate::random::Random;
 
 /// Addresses of one MX host that are looked at.
@@ -115,6 +117,8 @@ pub enum DnsFailure {
     NullMx,
     /// Neither the MX hosts nor the domain have an address.
     NoAddress,
+    /// The addresses are such as no host elsewhere has: loopback, link-local, multicast.
+    NeverPublic,
     /// We are the most preferred MX host ourselves (RFC 5321 §5.1).
     LoopsToSelf,
 }
@@ -126,7 +130,7 @@ impl DnsFailure {
         match self {
             Self::NoSuchDomain => EnhancedStatus::new(5, 1, 2),
             Self::NullMx => EnhancedStatus::new(5, 1, 10),
-            Self::NoAddress => EnhancedStatus::new(5, 4, 4),
+            Self::NoAddress | Self::NeverPublic => EnhancedStatus::new(5, 4, 4),
             Self::LoopsToSelf => EnhancedStatus::new(5, 4, 6),
         }
     }
@@ -137,6 +141,10 @@ impl DnsFailure {
             Self::NoSuchDomain => "domain does not exist (NXDOMAIN)",
             Self::NullMx => "domain accepts no mail (null MX)",
             Self::NoAddress => "no MX host of the domain has an address",
+            Self::NeverPublic => {
+                "the domain's MX hosts have only addresses that mail is not sent to (loopback, \
+                 link-local, multicast)"
+            }
             Self::LoopsToSelf => "mail for the domain loops back to this host",
         }
     }
@@ -155,48 +163,12 @@ pub enum Plan {
     Failure(DnsFailure),
 }
 
-/// Ourselves, as an MX record would name us.
-#[derive(Clone, Debug, Default)]
-pub struct OwnNames {
-    /// `[server] hostname`, lower case.
-    pub hostname: Box<str>,
-    /// Addresses and ports we listen on, wildcards expanded.
-    pub listening: Vec<SocketAddr>,
-}
-
-impl OwnNames {
-    fn is_host(&self, host: &str) -> bool {
-        !self.hostname.is_empty() && *host == *self.hostname
-    }
-}
-
-/// What the operator says of which hosts and addresses are used.
-#[derive(Clone, Copy, Debug)]
-pub struct DnsPolicy {
-    /// Port of MX hosts.
-    pub mx_port: u16,
-    /// MX hosts of one domain that are tried; the least preferred beyond are left out.
-    pub mx_hosts_max: usize,
-    /// Addresses that are found by lookup; those that are given are used as they are.
-    pub family: IpFamily,
-}
-
-impl DnsPolicy {
-    const fn allows(&self, address: IpAddr) -> bool {
-        match self.family {
-            IpFamily::Any => true,
-            IpFamily::Ipv4 => address.is_ipv4(),
-            IpFamily::Ipv6 => address.is_ipv6(),
-        }
-    }
-}
-
 /// Where to deliver mail for `domain` (or to `route`, which overrides its MX lookup).
 ///
 /// MX hosts in order of preference, equal ones shuffled, each with its addresses shuffled; without MX
 /// records the domain's own addresses (implicit MX). Hosts at our own preference or beyond are left
 /// out, so mail never comes back to us. A host without an answer is passed over as long as another
-/// has one.
+/// has one. Addresses that strangers chose are used only if [`DnsPolicy`] lets mail go there.
 pub fn plan(
     cache: &mut Cache,
     domain: &Domain,
@@ -236,8 +208,13 @@ pub fn plan(
     records.retain(|record| !record.host.is_empty());
     records.sort_by(|a, b| (a.preference, &a.host).cmp(&(b.preference, &b.host)));
     records.truncate(policy.mx_hosts_max);
-    match Lookup::of_hosts(cache, records, implicit, policy.mx_port, expires, now) {
-        Ok(lookup) => to_hosts(lookup, policy, own, random),
+    match Lookup::of_hosts(cache, records, From::Mx, policy.mx_port, expires, now) {
+        Ok(mut lookup) => {
+            if implicit {
+                lookup.label = "implicit mx";
+            }
+            to_hosts(lookup, policy, own, random)
+        }
         Err(questions) => Plan::Ask(questions),
     }
 }
@@ -278,7 +255,7 @@ fn to_route(
                     record,
                     found,
                     port: address.port(),
-                    is_given: true,
+                    from: From::RouteAddress,
                 });
             }
             NextHop::Host(host, port) => {
@@ -286,7 +263,7 @@ fn to_route(
                     preference,
                     host: host.clone(),
                 }];
-                match Lookup::of_hosts(cache, records, false, *port, whole.expires, now) {
+                match Lookup::of_hosts(cache, records, From::RouteName, *port, whole.expires, now) {
                     Ok(lookup) => {
                         whole.expires = lookup.expires;
                         whole.hosts.extend(lookup.hosts);
@@ -312,6 +289,30 @@ fn to_route(
     )
 }
 
+/// Who says that mail goes there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum From {
+    /// The operator, by a route to an address.
+    RouteAddress,
+    /// The operator, by a route to a name.
+    RouteName,
+    /// Who wrote the recipient's address.
+    Literal,
+    /// Who keeps the domain's DNS.
+    Mx,
+}
+
+impl From {
+    fn uses(self, address: IpAddr, policy: &DnsPolicy) -> bool {
+        match self {
+            Self::RouteAddress => true,
+            Self::RouteName => policy.has_family(address),
+            Self::Literal => policy.may_reach(address),
+            Self::Mx => policy.has_family(address) && policy.may_reach(address),
+        }
+    }
+}
+
 enum Found {
     Addresses(Vec<IpAddr>),
     Nothing,
@@ -322,8 +323,7 @@ struct Host {
     record: MxRecord,
     found: Found,
     port: u16,
-    /// The address was not looked up: a literal, or that of a route.
-    is_given: bool,
+    from: From,
 }
 
 /// All that is known of a domain's hosts once every question is answered.
@@ -345,7 +345,7 @@ impl Lookup {
             record,
             found,
             port,
-            is_given: true,
+            from: From::Literal,
         }];
         Self {
             hosts,
@@ -357,7 +357,7 @@ impl Lookup {
     fn of_hosts(
         cache: &mut Cache,
         records: Vec<MxRecord>,
-        implicit: bool,
+        from: From,
         port: u16,
         mut expires: Mono,
         now: Mono,
@@ -382,14 +382,13 @@ impl Lookup {
                 record,
                 found,
                 port,
-                is_given: false,
+                from,
             });
         }
         if missing.is_empty() {
-            let label = if implicit { "implicit mx" } else { "mx" };
             Ok(Self {
                 hosts,
-                label,
+                label: "mx",
                 expires,
             })
         } else {
@@ -456,7 +455,7 @@ fn to_hosts(lookup: Lookup, policy: &DnsPolicy, own: &OwnNames, random: &mut Ran
                 continue;
             };
             let (name, mut addresses) = (Rc::<str>::from(&*host.record.host), addresses.clone());
-            addresses.retain(|ip| host.is_given || policy.allows(*ip));
+            addresses.retain(|ip| host.from.uses(*ip, policy));
             random.shuffle(&mut addresses);
             list.extend(addresses.into_iter().map(|ip| Target {
                 host: Rc::clone(&name),
@@ -470,7 +469,16 @@ fn to_hosts(lookup: Lookup, policy: &DnsPolicy, own: &OwnNames, random: &mut Ran
             Found::Trouble(trouble) => Some(trouble),
             _ => None,
         });
-        return trouble.map_or(Plan::Failure(DnsFailure::NoAddress), Plan::Trouble);
+        let refused = |host: &&Host| match &host.found {
+            Found::Addresses(list) => !list.iter().any(|ip| policy.may_reach(*ip)),
+            _ => false,
+        };
+        let failure = if usable.iter().any(refused) {
+            DnsFailure::NeverPublic
+        } else {
+            DnsFailure::NoAddress
+        };
+        return trouble.map_or(Plan::Failure(failure), Plan::Trouble);
     }
     let names: Vec<String> = lookup
         .hosts

@@ -1,4 +1,5 @@
 use super::*;
+use crate::net::{Cidr, IpFamily};
 
 struct World {
     cache: Cache,
@@ -21,6 +22,7 @@ impl World {
                 mx_port: 25,
                 mx_hosts_max: 16,
                 family: IpFamily::Any,
+                allowed: Vec::new(),
             },
             random: Random::new(5),
             now: Mono(0),
@@ -245,6 +247,83 @@ fn only_addresses_of_the_family_wanted_are_used() {
     );
     // What the sender or the operator wrote is no choice of ours.
     assert_eq!(world.targets("[192.0.2.8]"), ["192.0.2.8:25"]);
+}
+
+/// Such a domain reached this host, or other services of it that trust loopback.
+#[test]
+fn strangers_cannot_lead_mail_to_this_host_or_its_link() {
+    let mut world = World::new();
+    for address in [
+        "127.0.0.9",
+        "0.0.0.0",
+        "0.1.2.3",
+        "169.254.169.254",
+        "224.0.0.1",
+        "255.255.255.255",
+        "::1",
+        "::",
+        "fe80::1",
+        "ff02::1",
+        "::ffff:127.0.0.9",
+        "::ffff:0.0.0.0",
+        "::127.0.0.9",
+    ] {
+        let domain = format!("d{}.example", address.replace([':', '.'], "-"));
+        let host = format!("mx.{domain}");
+        world.mx(&domain, &[(10, &host)]);
+        world.addresses(&host, &[address]);
+        let refused = Plan::Failure(DnsFailure::NeverPublic);
+        assert_eq!(world.plan(&domain), refused, "MX at {address}");
+        let implicit = format!("i{domain}");
+        world.mx(&implicit, &[]);
+        world.addresses(&implicit, &[address]);
+        assert_eq!(world.plan(&implicit), refused, "address {address}");
+        let tag = if address.contains(':') { "IPv6:" } else { "" };
+        let literal = format!("[{tag}{address}]");
+        assert_eq!(world.plan(&literal), refused, "{literal}");
+    }
+    assert_eq!(DnsFailure::NeverPublic.status().to_string(), "5.4.4");
+}
+
+#[test]
+fn the_next_mx_host_is_used_instead_of_one_on_loopback() {
+    let mut world = World::new();
+    world.mx("a.example", &[(10, "m1"), (20, "m2")]);
+    world.addresses("m1", &["127.0.0.9"]);
+    world.addresses("m2", &["::1", "192.0.2.2"]);
+    assert_eq!(world.targets("a.example"), ["192.0.2.2:25"]);
+    world.policy.allowed = vec![Cidr::parse("127.0.0.8/30").unwrap()];
+    assert_eq!(
+        world.targets("a.example"),
+        ["127.0.0.9:25", "192.0.2.2:25"],
+        "allowed by the operator"
+    );
+}
+
+#[test]
+fn a_route_leads_anywhere() {
+    let mut world = World::new();
+    world.addresses("localhost", &["127.0.0.1"]);
+    let route = [
+        NextHop::Address("127.0.0.1:2600".parse().unwrap()),
+        NextHop::Host("localhost".into(), 2601),
+    ];
+    let domain = Domain::from_stored("a.example");
+    let (own, policy) = (world.own.clone(), world.policy.clone());
+    let plan = plan(
+        &mut world.cache,
+        &domain,
+        Some(&route),
+        &policy,
+        &own,
+        &mut world.random,
+        world.now,
+    );
+    let Plan::Targets(targets) = plan else {
+        panic!("{plan:?}")
+    };
+    let targets: Vec<_> = targets.list.iter().map(|t| t.address.to_string()).collect();
+    assert_eq!(targets, ["127.0.0.1:2600", "127.0.0.1:2601"]);
 }
 
 #[test]

@@ -44,6 +44,7 @@ fn settings() -> Settings {
             mx_port: 25,
             mx_hosts_max: 10,
             family: IpFamily::Any,
+            allowed: Vec::new(),
         },
         sessions_per_site_max: 2,
         messages_per_session_max: 100,

@@ -154,6 +154,7 @@ fn settings(random: &mut Random) -> Settings {
             mx_port: 25,
             mx_hosts_max: 20,
             family: IpFamily::Any,
+            allowed: Vec::new(),
         },
         sessions_per_site_max: 1 + random.below(4) as u32,
         messages_per_session_max: 1 + random.below(20) as u32,
