@@ -72,6 +72,7 @@ fn append(c: &mut Criterion) {
     let keys = keys();
     let recipients = recipients();
     let content = vec![b'x'; 1024];
+    let large = vec![b'x'; 100 << 10];
     let mut group = c.benchmark_group("append");
     let outcome = Record::Outcome(Outcome {
         about: About {
@@ -90,6 +91,10 @@ fn append(c: &mut Criterion) {
         (
             "message 1 KB",
             message(1, recipients.recipients(), &content),
+        ),
+        (
+            "message 100 KB",
+            message(1, recipients.recipients(), &large),
         ),
         ("outcome", outcome),
     ] {
