@@ -272,7 +272,7 @@ impl Running {
         let settings = Rc::new(settings::shard(config, self.shards, &self.classifier));
         let connections_max = self.shard.client.borrow().connections_max;
         *self.shard.client.borrow_mut() = settings::client(config, connections_max);
-        self.shard.with_core(|core, now| core.reload(settings, now));
+        self.shard.with_core(|core, _| core.reload(settings));
         Ok(())
     }
 

@@ -16,8 +16,12 @@ pub type DestinationId = u32;
 pub enum Lookup {
     /// Nobody has asked yet, or the answer has expired.
     Unknown,
-    /// Questions are with the resolver.
+    /// All its questions are with the resolver.
     Asking,
+    /// To be planned, with what the cache has by now.
+    Due,
+    /// One of its questions found no room with the resolver.
+    Queued,
     /// Resolved: mail is handed to this site.
     Site {
         /// Index into the shard's sites.

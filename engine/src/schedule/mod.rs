@@ -1,11 +1,12 @@
 //! What may be sent now, and why the rest may not.
 //!
 //! `index` holds an entry for every queued message, `wheel` those that wait for a time, `retry` says
-//! how long they wait, `destination` what a recipient domain's mail waits for. The connections that
+//! how long they wait, `destination` what a recipient domain's mail waits for, `lookups` for which DNS answer. The connections that
 //! take the mail are `pool`'s; `shard` joins the two.
 
 pub mod destination;
 pub mod index;
+pub mod lookups;
 pub mod retry;
 pub mod wheel;
 
@@ -20,6 +21,11 @@ pub enum Binding {
     Replaying,
     /// The resolver has been asked.
     AwaitingDns,
+    /// The resolver has as many questions as it may; this one waits for its turn.
+    QuestionsMax {
+        /// How many are open.
+        open: u64,
+    },
     /// DNS gave no answer.
     DnsTrouble {
         /// What went wrong.
@@ -62,6 +68,9 @@ impl fmt::Display for Binding {
             Self::Storing => f.write_str("being stored"),
             Self::Replaying => f.write_str("queue replay in progress"),
             Self::AwaitingDns => f.write_str("awaiting DNS answer"),
+            Self::QuestionsMax { open } => {
+                write!(f, "all {open} DNS questions allowed are open; waits to ask")
+            }
             Self::DnsTrouble {
                 trouble,
                 retry_in_s,

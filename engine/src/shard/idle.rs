@@ -76,12 +76,16 @@ impl ShardCore {
 
     /// What is known of where a destination's mail goes; a site counts those that lead to it.
     pub(super) fn set_lookup(&mut self, id: DestinationId, lookup: Lookup) {
-        if let Lookup::Site { site, .. } = &lookup {
-            self.sites[*site as usize].bound += 1;
+        match &lookup {
+            Lookup::Site { site, .. } => self.sites[*site as usize].bound += 1,
+            Lookup::Trouble { until, .. } => self.lookups.trouble(id, *until),
+            _ => {}
         }
         let before = std::mem::replace(&mut self.destinations[id as usize].lookup, lookup);
-        if let Lookup::Site { site, .. } = before {
-            self.sites[site as usize].bound -= 1;
+        match before {
+            Lookup::Site { site, .. } => self.sites[site as usize].bound -= 1,
+            Lookup::Trouble { until, .. } => self.lookups.no_trouble(id, until),
+            _ => {}
         }
     }
 

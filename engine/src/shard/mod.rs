@@ -7,7 +7,8 @@
 //! A message's way through the files here:
 //! - `accept`: recipients to their owner shards, and one answer when all have stored theirs;
 //! - `storage`: records into batches, batches onto the disk, acknowledged when durable;
-//! - `ready`: mail that may be sent, and its destination to a site;
+//! - `ready`: mail that may be sent, and its destination's turns at a site;
+//! - `lookup`: a destination to its site, by DNS;
 //! - `deliver`: sites to connections, connections to transactions;
 //! - `settle`: each recipient's outcome into the queue log, the delivery log and the counters, and the
 //!   notification to the sender;
@@ -23,6 +24,7 @@ mod deliver;
 mod event;
 mod handover;
 mod idle;
+mod lookup;
 mod message;
 mod ready;
 mod replay;
@@ -46,7 +48,7 @@ use crate::address::Domain;
 use crate::bounce::Classifier;
 use crate::clock::{Now, UnixMs};
 use crate::counters::{Counter, Counters};
-use crate::dns::{Cache, DnsPolicy, OwnNames, Question};
+use crate::dns::{Cache, DnsPolicy, OwnNames};
 use crate::dsn::DsnReturn;
 use crate::ids::{QueueId, QueueIds, ShardId};
 use crate::pool::{Conns, Site, SiteId};
@@ -54,6 +56,7 @@ use crate::random::Random;
 use crate::route::RouteTable;
 use crate::schedule::destination::{Destination, DestinationId};
 use crate::schedule::index::{EntryId, Index};
+use crate::schedule::lookups::Lookups;
 use crate::schedule::retry::RetrySchedule;
 use crate::schedule::wheel::Wheel;
 use crate::smtp::server::Overload;
@@ -179,10 +182,8 @@ pub struct ShardCore {
     free_destinations: idle::Free,
     /// Destinations whose ready mail is being failed for want of a host.
     failing: VecDeque<DestinationId>,
-    /// Destinations with `Lookup::Trouble`, to be asked again.
-    dns_waiting: Vec<DestinationId>,
     dns: Cache,
-    asked: HashMap<Question, ready::Asked>,
+    lookups: Lookups,
 
     sites: Vec<Site>,
     site_by_key: HashMap<Rc<str>, SiteId>,
@@ -254,9 +255,8 @@ impl ShardCore {
             by_domain: HashMap::new(),
             free_destinations: idle::Free::default(),
             failing: VecDeque::new(),
-            dns_waiting: Vec::new(),
             dns,
-            asked: HashMap::new(),
+            lookups: Lookups::default(),
             sites: Vec::new(),
             site_by_key: HashMap::new(),
             free_sites: idle::Free::default(),
@@ -327,6 +327,7 @@ impl ShardCore {
             }
             Event::Tick => self.tick(now),
         }
+        self.plan_some(lookup::PLANS_PER_TURN_MAX, now);
     }
 
     /// What is to be done, in order; ask after each event.
@@ -359,12 +360,12 @@ impl ShardCore {
     }
 
     /// New settings from the configuration; lookups are made anew where routes changed.
-    pub fn reload(&mut self, settings: Rc<Settings>, now: Now) {
+    pub fn reload(&mut self, settings: Rc<Settings>) {
         self.settings = settings;
         self.log.reload(&self.settings);
         let (ttl_s_max, negative_ttl_s_max) = self.settings.dns_ttl_s_max;
         self.dns.set_ttl_max(ttl_s_max, negative_ttl_s_max);
-        self.forget_lookups(now);
+        self.forget_lookups();
     }
 
     /// Start no more deliveries; outcomes are synced at once from now on.

@@ -1,34 +1,17 @@
-//! Mail that may be sent, on its way to a site: ready lists, turns, and the lookups between.
+//! Mail that may be sent, on its way to a site: ready lists and turns.
 //!
 //! An entry that is ready stands in its destination's list ([`ShardCore::make_ready`]); the
-//! destination is looked up ([`ShardCore::activate`]) and takes its turn in the round of the site it
+//! destination is looked up ([`ShardCore::activate`], `lookup`) and takes its turn in the round of the site it
 //! resolves to. [`ShardCore::next_entry`] takes mail out again, for `deliver`'s connections. What
 //! cannot be resolved, or has expired, is settled without one.
 
-use std::collections::BTreeSet;
-use std::rc::Rc;
-
 use super::settle::Synthetic;
-use super::{Action, ENTRIES_PER_TICK_MAX, QUESTION_MS_MAX, QUESTIONS_MAX, READS_MAX, ShardCore};
-use crate::clock::{Mono, Now};
+use super::{ENTRIES_PER_TICK_MAX, READS_MAX, ShardCore};
+use crate::clock::Now;
 use crate::counters::Counter;
-use crate::dns::{self, Answer, DnsTrouble, Plan, Question, Targets};
-use crate::pool::{Site, SiteId};
+use crate::pool::SiteId;
 use crate::schedule::destination::{DestinationId, Lookup};
 use crate::schedule::index::{EntryId, State};
-
-/// First wait after a DNS failure; doubles up to [`DNS_RETRY_S_MAX`].
-const DNS_RETRY_S_MIN: u32 = 15;
-/// Longest wait between questions.
-const DNS_RETRY_S_MAX: u32 = 600;
-
-/// A question that is with the resolver.
-#[derive(Debug)]
-pub(super) struct Asked {
-    since: Mono,
-    /// Thousands of domains may wait for the addresses of one MX host.
-    waiting: BTreeSet<DestinationId>,
-}
 
 impl ShardCore {
     /// The entry, in no list, may be sent from now on.
@@ -78,7 +61,7 @@ impl ShardCore {
     }
 
     /// Every destination is looked up anew: routes may have changed.
-    pub(super) fn forget_lookups(&mut self, now: Now) {
+    pub(super) fn forget_lookups(&mut self) {
         for site in &mut self.sites {
             site.round.clear();
             site.ready_len = 0;
@@ -91,8 +74,12 @@ impl ShardCore {
                 self.set_lookup(id, Lookup::Unknown);
             }
         }
+        // Planned over the next ticks: there may be a million.
         for id in ids {
-            self.activate(id, now);
+            let destination = &self.destinations[id as usize];
+            if matches!(destination.lookup, Lookup::Unknown) && destination.ready_len > 0 {
+                self.look_up_soon(id);
+            }
         }
     }
 
@@ -106,14 +93,14 @@ impl ShardCore {
             Lookup::Site { site, targets } if targets.expires > now.mono => {
                 self.enrol(id, *site, now);
             }
-            Lookup::Asking | Lookup::Failed(_) => {}
+            Lookup::Asking | Lookup::Due | Lookup::Queued | Lookup::Failed(_) => {}
             Lookup::Trouble { until, .. } if *until > now.mono => {}
             Lookup::Site { .. } if destination.in_round => {}
             _ => self.look_up(id, now),
         }
     }
 
-    fn enrol(&mut self, id: DestinationId, site_id: SiteId, now: Now) {
+    pub(super) fn enrol(&mut self, id: DestinationId, site_id: SiteId, now: Now) {
         let destination = &mut self.destinations[id as usize];
         if !destination.in_round {
             destination.in_round = true;
@@ -123,141 +110,6 @@ impl ShardCore {
             self.tend(site_id);
         }
         self.pump(site_id, false, now);
-    }
-
-    fn look_up(&mut self, id: DestinationId, now: Now) {
-        let destination = &self.destinations[id as usize];
-        let settings = Rc::clone(&self.settings);
-        let plan = dns::plan(
-            &mut self.dns,
-            &destination.domain,
-            settings.routes.find(&destination.domain),
-            &settings.dns_policy,
-            &settings.own,
-            &mut self.random,
-            now.mono,
-        );
-        match plan {
-            Plan::Targets(targets) => self.resolved(id, targets, now),
-            Plan::Ask(questions) => {
-                self.set_lookup(id, Lookup::Asking);
-                for question in questions {
-                    self.ask(question, id, now);
-                }
-            }
-            Plan::Trouble(trouble) => self.dns_trouble(id, trouble, now),
-            Plan::Failure(failure) => {
-                self.set_lookup(id, Lookup::Failed(failure));
-                self.failing.push_back(id);
-                self.fail_ready(now);
-            }
-        }
-    }
-
-    fn ask(&mut self, question: Question, id: DestinationId, now: Now) {
-        if let Some(asked) = self.asked.get_mut(&question) {
-            asked.waiting.insert(id);
-            return;
-        }
-        if self.asked.len() >= self.settings.questions_max.min(QUESTIONS_MAX) {
-            // Asked again from `retry_dns`, like a destination whose answer failed.
-            let until = Mono(0);
-            let trouble = DnsTrouble::Busy;
-            self.set_lookup(id, Lookup::Trouble { trouble, until });
-            self.dns_waiting.push(id);
-            return;
-        }
-        self.actions.push(Action::Resolve {
-            question: question.clone(),
-        });
-        let asked = Asked {
-            since: now.mono,
-            waiting: BTreeSet::from([id]),
-        };
-        self.asked.insert(question, asked);
-    }
-
-    /// Takes questions that nobody has answered in [`QUESTION_MS_MAX`] for timed out. Should the answer
-    /// come after all, it goes into the cache, where the next attempt finds it.
-    fn give_up_questions(&mut self, now: Now) {
-        let mut overdue: Vec<Question> = self
-            .asked
-            .iter()
-            .filter(|(_, asked)| asked.since.plus_ms(QUESTION_MS_MAX) <= now.mono)
-            .map(|(question, _)| question.clone())
-            .collect();
-        // The map's order differs from run to run.
-        overdue.sort_by_cached_key(ToString::to_string);
-        for question in overdue {
-            self.answered(question, Answer::Trouble(DnsTrouble::Timeout), 0, now);
-        }
-    }
-
-    pub(super) fn answered(&mut self, question: Question, answer: Answer, ttl_s: u32, now: Now) {
-        let asked = self.asked.remove(&question);
-        let waiting = asked.map(|asked| asked.waiting).unwrap_or_default();
-        self.dns.put(question, answer, ttl_s, now.mono);
-        for id in waiting {
-            if matches!(self.destinations[id as usize].lookup, Lookup::Asking) {
-                // Planned anew from the cache: it finds what is still to be asked, if anything.
-                self.set_lookup(id, Lookup::Unknown);
-                self.activate(id, now);
-            }
-        }
-    }
-
-    fn resolved(&mut self, id: DestinationId, targets: Targets, now: Now) {
-        let targets = Rc::new(targets);
-        let site_id = match self.site_by_key.get(&targets.site) {
-            Some(site_id) => {
-                self.sites[*site_id as usize]
-                    .targets
-                    .clone_from(&targets.list);
-                *site_id
-            }
-            None => {
-                let site_id = self.add_site(Site::new(&targets), now);
-                self.site_by_key.insert(Rc::clone(&targets.site), site_id);
-                site_id
-            }
-        };
-        self.destinations[id as usize].dns_failures = 0;
-        let site = site_id;
-        self.set_lookup(id, Lookup::Site { site, targets });
-        self.enrol(id, site_id, now);
-    }
-
-    fn dns_trouble(&mut self, id: DestinationId, trouble: DnsTrouble, now: Now) {
-        let destination = &mut self.destinations[id as usize];
-        let exponent = u32::from(destination.dns_failures.min(10));
-        destination.dns_failures = destination.dns_failures.saturating_add(1);
-        let wait_s = (DNS_RETRY_S_MIN << exponent).min(DNS_RETRY_S_MAX);
-        let until = now.mono.plus_ms(u64::from(wait_s) * 1000);
-        self.set_lookup(id, Lookup::Trouble { trouble, until });
-        self.dns_waiting.push(id);
-        if let Some(entry) = self.pop_ready(id, now) {
-            self.settle_without_connection(entry, Synthetic::DnsTrouble(trouble), now);
-        }
-    }
-
-    pub(super) fn retry_dns(&mut self, now: Now) {
-        self.give_up_questions(now);
-        let due: Vec<DestinationId> = {
-            let destinations = &self.destinations;
-            self.dns_waiting
-                .extract_if(.., |id| match destinations[*id as usize].lookup {
-                    Lookup::Trouble { until, .. } => until <= now.mono,
-                    _ => true,
-                })
-                .collect()
-        };
-        for id in due {
-            let destination = &self.destinations[id as usize];
-            if destination.ready_len == 0 && matches!(destination.lookup, Lookup::Trouble { .. }) {
-                self.set_lookup(id, Lookup::Unknown);
-            }
-            self.activate(id, now);
-        }
     }
 
     /// Fails ready mail of destinations that have no host, a bounded number at a time.
@@ -295,8 +147,8 @@ impl ShardCore {
             };
             if expired {
                 self.leave_round(site_id, id);
-                self.look_up(id, now);
-                // Looking up may have put it back into a round, of this site or another.
+                // At the end of the turn: looking up may come back here.
+                self.look_up_soon(id);
                 continue;
             }
             let entry = self.pop_ready(id, now);
@@ -330,7 +182,7 @@ impl ShardCore {
 
     /// Takes the next live entry out of a destination's ready list, as in flight. Entries that have
     /// expired are settled on the way.
-    fn pop_ready(&mut self, id: DestinationId, now: Now) -> Option<EntryId> {
+    pub(super) fn pop_ready(&mut self, id: DestinationId, now: Now) -> Option<EntryId> {
         loop {
             let destination = &mut self.destinations[id as usize];
             let entry_id = destination.ready.pop(&mut self.index)?;

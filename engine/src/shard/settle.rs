@@ -462,7 +462,7 @@ impl ShardCore {
             Lookup::Site { targets, .. } => (&*targets.list[0].host, &*targets.text),
             Lookup::Trouble { trouble, .. } => ("", trouble.as_str()),
             Lookup::Failed(failure) => ("", failure.as_str()),
-            Lookup::Unknown | Lookup::Asking => ("", ""),
+            Lookup::Unknown | Lookup::Asking | Lookup::Due | Lookup::Queued => ("", ""),
         };
         let mut tags = String::new();
         for (name, value) in &message.tags {

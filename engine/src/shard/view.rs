@@ -149,7 +149,10 @@ impl ShardCore {
         }
         match &destination.lookup {
             Lookup::Unknown => Binding::None,
-            Lookup::Asking => Binding::AwaitingDns,
+            Lookup::Asking | Lookup::Due => Binding::AwaitingDns,
+            Lookup::Queued => Binding::QuestionsMax {
+                open: self.lookups.open_len() as u64,
+            },
             Lookup::Trouble { trouble, until } => Binding::DnsTrouble {
                 trouble: trouble.as_str(),
                 retry_in_s: in_s(*until),
