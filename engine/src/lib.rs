@@ -13,6 +13,7 @@ pub mod ids;
 pub mod key_wrap;
 pub mod keys;
 pub mod limits;
+pub mod memory;
 pub mod net;
 pub mod phase;
 pub mod random;

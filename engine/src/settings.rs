@@ -62,6 +62,7 @@ pub fn shard(
         source_addresses: delivery.source_addresses.clone(),
         dsn: delivery.dsn,
         dsn_return: delivery.dsn_return,
+        content_bytes_max: (config.limits.memory_bytes_max / each) as usize,
         memory_bytes_max: (config.limits.content_cache_bytes_max / each) as usize,
         queued_entries_max: (config.limits.queued_messages_max / each) as usize,
         disk_reserve_bytes: config.limits.disk_reserve_bytes,

@@ -144,21 +144,8 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
     restore_counters(&mut core, data_dir, id, &keys);
     let (answers_in, answers) = mailbox::<Answered>(engine::shard::QUESTIONS_MAX);
     let client = settings::client(&config, connections_max);
-    let limits = &config.limits;
-    let receiving_bytes = limits
-        .memory_bytes_max
-        .saturating_sub(limits.content_cache_bytes_max)
-        / u64::from(shards);
     let resolver = resolver.handle(answers_in);
-    let shard = Shard::new(
-        id,
-        core,
-        disk,
-        resolver,
-        mesh.boxes,
-        client,
-        receiving_bytes as usize,
-    );
+    let shard = Shard::new(id, core, disk, resolver, mesh.boxes, client);
     shard.start_tasks(mesh.inbox);
     {
         let shard = Rc::clone(&shard);

@@ -203,3 +203,102 @@ fn bare_line_ends_are_refused_and_smuggle_nothing() {
     others_are_well(&relay, 0);
     assert_eq!(relay.fleet.tally.totals().unmarked, 0);
 }
+
+const MEMORY_LIMITS: &str = "[limits]\nmemory_bytes_max = \"64MiB\"\n\
+     content_cache_bytes_max = \"16MiB\"\nmessage_bytes_max = \"30MiB\"\n";
+
+/// Beside the limit: code, buffers of sockets, queue and log batches.
+const OVERHEAD_BYTES_MAX: u64 = 128 << 20;
+
+/// Forty sessions with 8 MiB of content each, none of it ended: nothing bound them but their number.
+#[test]
+fn content_coming_in_stays_within_memory() {
+    let Some(relay) = Relay::start(31, |s| s.extra = MEMORY_LIMITS.to_owned()) else {
+        return;
+    };
+    let block = b"0123456789012345678901234567890123456789\r\n".repeat(25_000);
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        let mut client = Client::hello(relay.address());
+        if client.command("MAIL FROM:<a@sender.example>").0 == 250 {
+            assert_eq!(client.command("RCPT TO:<b@far.example>").0, 250);
+            let (code, text) = client.command("DATA");
+            if code == 354 {
+                clients.push(client);
+            } else {
+                assert!(text.starts_with("421 4.3.2"), "{text}");
+            }
+        }
+    }
+    for _ in 0..8 {
+        for client in &mut clients {
+            // One that was refused and went on was let go.
+            let _ = client.send(&block);
+        }
+    }
+    let resident = relay.daemon.resident_bytes();
+    assert!(
+        resident < (64 << 20) + OVERHEAD_BYTES_MAX,
+        "{} MiB",
+        resident >> 20
+    );
+    drop(clients);
+    assert!(eventually(|| {
+        relay.daemon.status("memory_bytes").as_deref() == Some("0")
+    }));
+    others_are_well(&relay, 0);
+}
+
+/// Servers that take half of a large message and then nothing: what is read back for them is bounded, and
+/// mail for others passes.
+#[test]
+fn content_read_back_stays_within_memory() {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let route = server.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut stream in server.incoming().flatten() {
+            std::thread::spawn(move || {
+                use std::io::{BufRead, BufReader, Write};
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let _ = stream.write_all(b"220 stalls.test\r\n");
+                let mut line = String::new();
+                while reader.read_line(&mut line).is_ok_and(|octets| octets > 0) {
+                    if line.starts_with("DATA") {
+                        let _ = stream.write_all(b"354 go on\r\n");
+                        // Holds the connection and reads no more.
+                        std::thread::park();
+                    }
+                    let _ = stream.write_all(b"250 ok\r\n");
+                    line.clear();
+                }
+            });
+        }
+    });
+    let Some(relay) = Relay::start(32, |s| {
+        s.extra = MEMORY_LIMITS.to_owned();
+        // By address and port they are one site, so its sessions have to be many.
+        s.delivery = "sessions_max = 60\n".to_owned();
+        s.routes.insert(0, ("*.stall.test".to_owned(), route));
+    }) else {
+        return;
+    };
+    let line = "0123456789012345678901234567890123456789\r\n";
+    let content = format!("Subject: x\r\n\r\n{}", line.repeat(200_000));
+    for site in 0..30 {
+        let mut client = Client::hello(relay.address());
+        assert_eq!(client.command("MAIL FROM:<a@sender.example>").0, 250);
+        let rcpt = format!("RCPT TO:<b@s{site}.stall.test>");
+        assert_eq!(client.command(&rcpt).0, 250);
+        let taken = eventually(|| client.command("DATA").0 == 354);
+        assert!(taken);
+        client.send(content.as_bytes()).unwrap();
+        assert_eq!(client.command(".").0, 250);
+    }
+    others_are_well(&relay, 0);
+    let resident = relay.daemon.resident_bytes();
+    assert!(
+        resident < (64 << 20) + OVERHEAD_BYTES_MAX,
+        "{} MiB",
+        resident >> 20
+    );
+}

@@ -54,6 +54,8 @@ pub enum Binding {
         /// Seconds until the next.
         retry_in_s: u64,
     },
+    /// Other content read back for delivery fills the memory it may take.
+    Memory,
     /// With a connection.
     Delivering,
     /// Outcomes cannot be recorded (disk), so nothing is sent that could not be noted as sent.
@@ -90,6 +92,9 @@ impl fmt::Display for Binding {
                     f,
                     "deferred after attempt {attempts}, next in {retry_in_s} s"
                 )
+            }
+            Self::Memory => {
+                f.write_str("waiting for memory to be read back into: limits.memory_bytes_max")
             }
             Self::Delivering => f.write_str("being delivered"),
             Self::DiskTrouble => f.write_str("disk trouble: outcomes cannot be recorded"),

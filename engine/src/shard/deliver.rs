@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::settle::Synthetic;
-use super::{Action, Cause, Delivery, DiskError, Message, ReadId, ShardCore};
+use super::{Action, Cause, Delivery, DiskError, Message, READS_MAX, ReadId, ShardCore};
 use crate::clock::Now;
 use crate::counters::Counter;
 use crate::phase::Phase;
@@ -27,6 +27,9 @@ const READY_PER_SESSION: u64 = 2;
 const IN_FLIGHT_MAX: u8 = 2;
 /// How long a message rests that the disk did not give back, seconds.
 const UNREAD_RETRY_S: u32 = 60;
+
+/// Entries set aside until there is memory for their content; at this many, all others wait with them.
+const WAITING_FOR_MEMORY_MAX: usize = 4096;
 
 /// Why a record could not be read back.
 enum Unread {
@@ -53,6 +56,8 @@ pub(super) struct Reading {
     pub(super) entry: EntryId,
     pub(super) purpose: Purpose,
     pub(super) placement: Placement,
+    /// What the ledger holds for it, bytes.
+    read_back_bytes: usize,
 }
 
 /// Whether the peer said something about the recipient, rather than the connection being lost.
@@ -178,36 +183,75 @@ impl ShardCore {
             return false;
         }
         if !self.is_stalled()
+            && self.waiting_for_memory.len() < WAITING_FOR_MEMORY_MAX
             && let Some(entry) = self.next_entry(site_id, now)
         {
             self.begin(id, entry, now);
             return true;
         }
-        if let Some(conn) = self.conns.get_mut(id)
-            && conn.in_flight == 0
-            && !conn.is_idle
-        {
-            conn.is_idle = true;
-            conn.idle_since = now.mono;
-            self.sites[site_id as usize].idle.push(id);
-            self.tend(site_id);
-        }
+        self.rest(id, now);
         false
     }
 
     fn begin(&mut self, conn_id: ConnId, entry: EntryId, now: Now) {
         if let Some(message) = self.memory.get(&entry) {
             let message = Rc::clone(message);
-            self.start(conn_id, entry, message, now);
+            self.start(conn_id, entry, message, 0, now);
+        } else if !self.ledger.read_back(self.record_bytes(entry)) {
+            self.waiting_for_memory.push_back(entry);
+            self.rest(conn_id, now);
         } else {
             if let Some(conn) = self.conns.get_mut(conn_id) {
                 conn.loading = true;
             }
-            self.read_record(entry, Purpose::Send(conn_id));
+            let bytes = self.record_bytes(entry);
+            self.read_permitted(entry, Purpose::Send(conn_id), bytes);
+        }
+    }
+
+    /// Bytes of an entry's record.
+    fn record_bytes(&self, id: EntryId) -> usize {
+        self.index.get(id).placement.bytes as usize
+    }
+
+    /// Puts a connection that has nothing to do among its site's idle ones.
+    fn rest(&mut self, id: ConnId, now: Now) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && conn.in_flight == 0
+            && !conn.is_idle
+        {
+            conn.is_idle = true;
+            conn.idle_since = now.mono;
+            let site_id = conn.site;
+            self.sites[site_id as usize].idle.push(id);
+            self.tend(site_id);
+        }
+    }
+
+    /// Entries whose content had to wait for memory are ready again once there is some.
+    pub(super) fn wake_for_memory(&mut self, now: Now) {
+        for _ in 0..self.waiting_for_memory.len().min(READS_MAX) {
+            let Some(id) = self.waiting_for_memory.front().copied() else {
+                return;
+            };
+            let bytes = self.record_bytes(id);
+            if !self.ledger.read_back(bytes) {
+                return;
+            }
+            // Only whether there is room was asked; the connection that takes it asks again.
+            self.ledger.dropped(bytes);
+            self.waiting_for_memory.pop_front();
+            self.put_back(id, now);
         }
     }
 
     pub(super) fn read_record(&mut self, id: EntryId, purpose: Purpose) {
+        let bytes = self.record_bytes(id);
+        self.ledger.read_back_unasked(bytes);
+        self.read_permitted(id, purpose, bytes);
+    }
+
+    fn read_permitted(&mut self, id: EntryId, purpose: Purpose, read_back_bytes: usize) {
         self.next_token += 1;
         let read = ReadId(self.next_token);
         let placement = self.readable_placement(id);
@@ -218,6 +262,7 @@ impl ShardCore {
                 entry: id,
                 purpose,
                 placement,
+                read_back_bytes,
             },
         );
     }
@@ -258,6 +303,7 @@ impl ShardCore {
             entry,
             purpose,
             placement,
+            read_back_bytes,
         }) = self.reads.remove(&read)
         else {
             return;
@@ -271,7 +317,14 @@ impl ShardCore {
         };
         if message.is_err() && self.readable_placement(entry) != placement {
             // Compaction has moved it meanwhile, and its old place is gone or written over.
-            return self.read_record(entry, purpose);
+            return self.read_permitted(entry, purpose, read_back_bytes);
+        }
+        let is_started = matches!(
+            (&message, &purpose),
+            (Ok(_), Purpose::Send(conn)) if self.conns.get_mut(*conn).is_some()
+        );
+        if !is_started {
+            self.ledger.dropped(read_back_bytes);
         }
         if let Purpose::Send(conn) = purpose
             && let Some(conn) = self.conns.get_mut(conn)
@@ -283,7 +336,7 @@ impl ShardCore {
                 self.settle_synthetic(entry, &Rc::new(message), synthetic, now);
             }
             (Ok(message), Purpose::Send(conn)) if self.conns.get_mut(conn).is_some() => {
-                self.start(conn, entry, Rc::new(message), now);
+                self.start(conn, entry, Rc::new(message), read_back_bytes, now);
             }
             (Ok(_), Purpose::Send(_)) => self.put_back(entry, now),
             (Ok(message), Purpose::Transfer) => self.transfer_message(entry, &message, now),
@@ -310,13 +363,21 @@ impl ShardCore {
         }
     }
 
-    fn start(&mut self, conn_id: ConnId, entry_id: EntryId, message: Rc<Message>, now: Now) {
+    fn start(
+        &mut self,
+        conn_id: ConnId,
+        entry_id: EntryId,
+        message: Rc<Message>,
+        read_back_bytes: usize,
+        now: Now,
+    ) {
         let entry = self.index.get(entry_id);
         let (first, count) = (usize::from(entry.recipient_first), entry.recipient_count);
         let destination = entry.destination;
         let done = self.done.get(&entry_id).copied().unwrap_or(0);
         let recipients: Vec<u8> = (0..count).filter(|n| done >> n & 1 == 0).collect();
         let Some(conn) = self.conns.get_mut(conn_id) else {
+            self.ledger.dropped(read_back_bytes);
             return self.put_back(entry_id, now);
         };
         conn.in_flight += 1;
@@ -349,6 +410,7 @@ impl ShardCore {
             destination,
             started,
             ready_since,
+            read_back_bytes,
         };
         self.deliveries.insert(token, delivery);
         self.actions.push(Action::Start {
@@ -367,6 +429,7 @@ impl ShardCore {
         let Some(delivery) = self.deliveries.remove(&token) else {
             return;
         };
+        self.ledger.dropped(delivery.read_back_bytes);
         let mut context = super::settle::Context::default();
         if let Some(conn) = self.conns.get_mut(id) {
             conn.in_flight -= 1;
@@ -390,6 +453,7 @@ impl ShardCore {
         let Some(delivery) = self.deliveries.remove(&token) else {
             return;
         };
+        self.ledger.dropped(delivery.read_back_bytes);
         self.lower(
             delivery.entry,
             Counter::Delivering,

@@ -51,6 +51,7 @@ use crate::counters::{Counter, Counters};
 use crate::dns::{Cache, DnsPolicy, OwnNames};
 use crate::dsn::DsnReturn;
 use crate::ids::{QueueId, QueueIds, ShardId};
+use crate::memory::Ledger;
 use crate::pool::{Conns, Site, SiteId};
 use crate::random::Random;
 use crate::route::RouteTable;
@@ -109,7 +110,9 @@ pub struct Settings {
     pub dsn: bool,
     /// What such a report carries of the message.
     pub dsn_return: DsnReturn,
-    /// Messages kept in memory for their first delivery, bytes.
+    /// Content in memory, whoever holds it, bytes.
+    pub content_bytes_max: usize,
+    /// The part of it that may keep messages for their first delivery, bytes.
     pub memory_bytes_max: usize,
     /// Entries in the queue at which no more mail is accepted.
     pub queued_entries_max: usize,
@@ -149,6 +152,8 @@ struct Delivery {
     destination: DestinationId,
     started: Now,
     ready_since: UnixMs,
+    /// What the ledger holds for its content, bytes.
+    read_back_bytes: usize,
 }
 
 /// One shard.
@@ -175,6 +180,9 @@ pub struct ShardCore {
     done: HashMap<EntryId, u128>,
     memory: HashMap<EntryId, Rc<Message>>,
     memory_bytes: usize,
+    ledger: Ledger,
+    /// Entries taken for a connection whose content has to wait for memory.
+    waiting_for_memory: VecDeque<EntryId>,
     sweep_from: usize,
 
     destinations: Vec<Destination>,
@@ -250,6 +258,8 @@ impl ShardCore {
             done: HashMap::new(),
             memory: HashMap::new(),
             memory_bytes: 0,
+            ledger: Ledger::new(settings.content_bytes_max),
+            waiting_for_memory: VecDeque::new(),
             sweep_from: 0,
             destinations: Vec::new(),
             by_domain: HashMap::new(),
@@ -346,11 +356,25 @@ impl ShardCore {
             Some(Overload::Disk)
         } else if self.index.len() >= self.settings.queued_entries_max {
             Some(Overload::Queue)
-        } else if self.storage.waiting_bytes() > storage::WAITING_BYTES_MAX {
+        } else if self.storage.waiting_bytes() > storage::WAITING_BYTES_MAX
+            || self.ledger.is_full(self.held_bytes())
+        {
             Some(Overload::Memory)
         } else {
             None
         }
+    }
+
+    /// Messages kept and records that wait for the disk, bytes.
+    fn held_bytes(&self) -> usize {
+        self.memory_bytes + self.storage.waiting_bytes()
+    }
+
+    /// A session holds `after` bytes of content and no longer `before`; `false` if it has to give its
+    /// content up, as memory is short.
+    pub fn receiving(&mut self, before: usize, after: usize) -> bool {
+        let others = self.held_bytes();
+        self.ledger.receive(before, after, others)
     }
 
     /// Whether new mail would touch the reserve.
@@ -389,6 +413,7 @@ impl ShardCore {
         self.note_handover(now);
         self.wake_deferred(now);
         self.fail_ready(now);
+        self.wake_for_memory(now);
         self.sweep(now);
         self.retry_dns(now);
         self.tend_sites(now);

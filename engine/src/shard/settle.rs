@@ -188,6 +188,7 @@ impl ShardCore {
             destination,
             started: now,
             ready_since: message.accepted,
+            read_back_bytes: 0,
         };
         let target = match synthetic {
             Synthetic::NoConnection { target, .. } => target,

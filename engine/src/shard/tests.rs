@@ -54,6 +54,7 @@ fn settings() -> Settings {
         source_addresses: Vec::new(),
         dsn: false,
         dsn_return: DsnReturn::Headers,
+        content_bytes_max: 256 << 20,
         memory_bytes_max: 64 << 20,
         queued_entries_max: 1_000_000,
         disk_reserve_bytes: 0,

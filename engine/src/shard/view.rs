@@ -33,7 +33,7 @@ pub struct ShardStatus {
     pub destinations: u64,
     /// Connections, opening ones too.
     pub connections: u64,
-    /// Messages held in memory, bytes.
+    /// Content in memory, being received, kept or read back, bytes.
     pub memory_bytes: u64,
     /// Records not yet durable, bytes.
     pub waiting_bytes: u64,
@@ -93,7 +93,9 @@ impl ShardCore {
             expired: self.counters.total(Counter::Expired),
             destinations: self.by_domain.len() as u64,
             connections: self.sites.iter().map(|site| u64::from(site.conns)).sum(),
-            memory_bytes: self.memory_bytes as u64,
+            memory_bytes: (self.memory_bytes
+                + self.ledger.read_back_bytes()
+                + self.ledger.receiving_bytes()) as u64,
             waiting_bytes: self.storage.waiting_bytes() as u64,
             segments: self.storage.set.usage().count() as u64,
             log_dropped_lines: self.log.dropped_lines(),
@@ -196,6 +198,7 @@ impl ShardCore {
         let binding = match entry.state {
             State::Replayed => Binding::Replaying,
             State::Storing | State::Held | State::Handed => Binding::Storing,
+            State::InFlight if self.waiting_for_memory.contains(&id) => Binding::Memory,
             State::InFlight => Binding::Delivering,
             State::Deferred => Binding::Retry {
                 attempts: entry.attempts,

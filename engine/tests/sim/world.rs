@@ -164,6 +164,7 @@ fn settings(random: &mut Random) -> Settings {
         source_addresses: Vec::new(),
         dsn: true,
         dsn_return: DsnReturn::Headers,
+        content_bytes_max: 96 << 10,
         memory_bytes_max: [0, 20_000, 64 << 20][random.below(3) as usize],
         queued_entries_max: 100_000,
         disk_reserve_bytes: 1 << 20,

@@ -121,9 +121,6 @@ impl Host for ShardHost<'_> {
     }
 
     fn overload(&self) -> Option<Overload> {
-        if self.0.receiving_bytes.get() > self.0.receiving_bytes_max {
-            return Some(Overload::Memory);
-        }
         self.0.overload.get()
     }
 }
@@ -266,7 +263,7 @@ struct Session {
     stream: TcpStream,
     machine: ServerSession,
     out: Vec<u8>,
-    /// Part of the shard's `receiving_bytes` that is this session's.
+    /// What the shard's ledger holds for this session, bytes.
     held: usize,
     /// Octets read since others had their turn.
     read_bytes: usize,
@@ -294,8 +291,7 @@ impl Session {
             }
         }
         let _ = self.transmit().await;
-        let bytes = self.shard.receiving_bytes.get();
-        self.shard.receiving_bytes.set(bytes - self.held);
+        self.shard.core.borrow_mut().receiving(self.held, 0);
     }
 
     /// Passes finished messages on; whether the session is over.
@@ -358,9 +354,14 @@ impl Session {
                 self.machine
                     .handle_input(&scratch[..octets], &mut host, now());
                 let held = self.machine.buffered_bytes();
-                let others = self.shard.receiving_bytes.get() - self.held;
-                self.shard.receiving_bytes.set(others + held);
-                self.held = held;
+                if !(self.shard.core.borrow_mut()).receiving(self.held, held) {
+                    self.machine.refuse_for_memory();
+                    let left = self.machine.buffered_bytes();
+                    self.shard.core.borrow_mut().receiving(held, left);
+                    self.held = left;
+                } else {
+                    self.held = held;
+                }
                 Poll::Ready(Step::Transmit)
             }
         }

@@ -90,8 +90,6 @@ pub(crate) struct Shard {
     dirty: Cell<bool>,
     flush_bell: Bell,
     pub(crate) overload: Cell<Option<Overload>>,
-    pub(crate) receiving_bytes: Cell<usize>,
-    pub(crate) receiving_bytes_max: usize,
     pub(crate) scratch: RefCell<Box<[u8]>>,
     pub(crate) sessions: RefCell<HashMap<Ticket, Rc<SessionSlot>>>,
     pub(crate) next_ticket: Cell<Ticket>,
@@ -115,7 +113,6 @@ impl Shard {
         resolver: ResolverHandle,
         boxes: MeshBoxes,
         client: connect::ClientSetup,
-        receiving_bytes_max: usize,
     ) -> Rc<Self> {
         Rc::new(Self {
             id,
@@ -124,8 +121,6 @@ impl Shard {
             dirty: Cell::new(false),
             flush_bell: Bell::default(),
             overload: Cell::new(None),
-            receiving_bytes: Cell::new(0),
-            receiving_bytes_max,
             scratch: RefCell::new(vec![0; READ_BYTES_MAX].into_boxed_slice()),
             sessions: RefCell::new(HashMap::new()),
             next_ticket: Cell::new(0),

@@ -129,7 +129,10 @@ impl ShardCore {
         let message = Rc::new(submission.into_message());
         // What is held for long is read back when its time comes.
         let keep = !matches!(hold, Hold::Handover(_))
-            && self.memory_bytes + message.memory_bytes() <= self.settings.memory_bytes_max;
+            && self.memory_bytes + message.memory_bytes() <= self.settings.memory_bytes_max
+            && !self
+                .ledger
+                .is_full(self.memory_bytes + message.memory_bytes());
         let group = self
             .counters
             .group(message.group.as_deref().unwrap_or(""))

@@ -92,7 +92,15 @@ impl Receiving {
         self.content.capacity()
     }
 
-    fn refuse(&mut self, text: &'static str) {
+    /// Room for `octets` more, grown by a quarter: content of megabytes must not take twice its size.
+    fn make_room(&mut self, octets: usize) {
+        let (length, capacity) = (self.content.len(), self.content.capacity());
+        if self.refusal.is_none() && capacity - length < octets {
+            self.content.reserve_exact(octets.max(capacity / 4));
+        }
+    }
+
+    pub(super) fn refuse(&mut self, text: &'static str) {
         self.refusal.get_or_insert(text);
         self.decoder.discard_rest();
         self.content = Vec::new();
@@ -150,6 +158,7 @@ impl ServerSession {
         let State::Content(receiving) = &mut self.state else {
             return input;
         };
+        receiving.make_room(input.len());
         let before = receiving.content.len();
         let is_refused = receiving.refusal.is_some();
         let (rest, ended) = match &mut receiving.chunk {

@@ -247,4 +247,4 @@ impl ServerSession {
     }
 }
 
-const STORAGE: &str = "452 4.3.1 Insufficient system storage; try again later";
+pub(super) const STORAGE: &str = "452 4.3.1 Insufficient system storage; try again later";

@@ -370,6 +370,17 @@ impl ServerSession {
             && self.replies.len() < REPLIES_BYTES_MAX
     }
 
+    /// Memory is short: content that is coming in is given up, and answered 452 when it has come.
+    pub fn refuse_for_memory(&mut self) {
+        let receiving = match &mut self.state {
+            State::Content(receiving) => Some(receiving),
+            _ => self.transaction.as_mut().and_then(|t| t.chunks.as_mut()),
+        };
+        if let Some(receiving) = receiving {
+            receiving.refuse(dialog::STORAGE);
+        }
+    }
+
     /// Closes the session with 421 4.3.2: at once, or after the answer to a message handed out.
     pub fn shutdown(&mut self) {
         self.shutting_down = true;
