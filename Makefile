@@ -14,7 +14,7 @@ ARGS ?=
 export CYCLES ?= 100
 FUZZ_SECONDS ?= 60
 
-.PHONY: build check test demo crash sim fuzz bench bench-peers bench-queue install help
+.PHONY: build check test demo crash sim mutants fuzz bench bench-peers bench-queue install help
 
 build: ## Build everything for release (target/release)
 	$(CARGO) build --release --locked --workspace
@@ -40,6 +40,10 @@ crash: build ## kill -9 under load, CYCLES times (SEED= repeats a run); every me
 sim: ## Simulated shards, disks, networks, power cuts: SEEDS= many, or one SEED=
 	$(if $(SEED),HIKYAKU_SIM_SEED=$(SEED),HIKYAKU_SIM_SEEDS=$(or $(SEEDS),1000)) \
 		$(CARGO) test --release --locked -p hikyaku-engine --test sim -- --nocapture
+
+mutants: ## Bugs planted in a copy of the engine, one at a time: does `make sim` find them? SEEDS=, ONLY=
+	SEEDS=$(or $(SEEDS),1000) ONLY="$(ONLY)" \
+		$(CARGO) test --release --locked -p hikyaku-engine --test mutants -- --ignored --nocapture
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS each (needs cargo-fuzz and a nightly toolchain)
 	@for target in $$(cd engine && $(CARGO) +nightly fuzz list); do \

@@ -1,0 +1,336 @@
+//! The bugs to plant.
+
+/// One change: `find` stands once in `file` (below `engine/src`), and `put` goes in its place, where
+/// `PLANTED` stands for the switch of the bug.
+pub(crate) struct Change {
+    pub(crate) file: &'static str,
+    pub(crate) find: &'static str,
+    pub(crate) put: &'static str,
+}
+
+/// A bug, in one place or several.
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    pub(crate) changes: &'static [Change],
+}
+
+const fn kind(name: &'static str, changes: &'static [Change]) -> Kind {
+    Kind { name, changes }
+}
+
+const fn at(file: &'static str, find: &'static str, put: &'static str) -> Change {
+    Change { file, find, put }
+}
+
+/// All of them. An anchor is the shortest piece that stands once; a bug that would be met at once
+/// strikes only now and then.
+pub(crate) const KINDS: &[Kind] = &[
+    kind(
+        "acknowledged before the sync",
+        &[at(
+            "shard/storage/commit.rs",
+            "let begin = self.storage.begin.remove(&batch.segment);",
+            "let mut pending = pending;
+             if PLANTED {
+                 for note in std::mem::take(&mut pending.notes) { self.note_durable(&note, now); }
+             }
+             let begin = self.storage.begin.remove(&batch.segment);",
+        )],
+    ),
+    kind(
+        "a failed write taken for done",
+        &[at(
+            "shard/storage/commit.rs",
+            "\"one batch is on its way at a time\");",
+            "\"one batch is on its way at a time\");
+             let result = if PLANTED { Ok(()) } else { result };",
+        )],
+    ),
+    kind(
+        "parts of a failed batch not cancelled",
+        &[at(
+            "shard/storage/commit.rs",
+            "again.cancels.extend(cancels);",
+            "if !PLANTED { again.cancels.extend(cancels); }",
+        )],
+    ),
+    kind(
+        "the other owners not told to cancel",
+        &[at(
+            "shard/accept.rs",
+            "(false, true) => self.tell(*to, ShardMessage::Cancel { queue_id }),",
+            "(false, true) if PLANTED => {}
+             (false, true) => self.tell(*to, ShardMessage::Cancel { queue_id }),",
+        )],
+    ),
+    kind(
+        "a failure recorded before its notification",
+        &[at(
+            "shard/settle.rs",
+            "self.route(Origin::Notice(key), submission, now);",
+            "if PLANTED && let Some(notice) = self.notices.remove(&key) {
+                 self.record(notice.entry, &notice.outcomes, now);
+             }
+             self.route(Origin::Notice(key), submission, now);",
+        )],
+    ),
+    kind(
+        "an outcome dropped now and then",
+        &[at(
+            "shard/storage/records.rs",
+            "match self.storage.append(&Record::Outcome(outcome), now) {",
+            "if PLANTED && self.random.below(50) == 0 { return; }
+             match self.storage.append(&Record::Outcome(outcome), now) {",
+        )],
+    ),
+    kind(
+        "outcomes of a failed batch not written again",
+        &[at(
+            "shard/storage/commit.rs",
+            "again.outcomes.extend(pending.outcomes);",
+            "if !PLANTED { again.outcomes.extend(pending.outcomes); }",
+        )],
+    ),
+    kind(
+        "a segment removed with a live record",
+        &[at(
+            "queue/set.rs",
+            "let is_dead = |usage: &Usage| usage.live_records == 0",
+            "let is_dead = |usage: &Usage| (usage.live_records == 0
+                 || PLANTED && usage.live_records == 1)",
+        )],
+    ),
+    kind(
+        "a note not kept for another segment's message",
+        &[at(
+            "queue/set.rs",
+            "holder != about && self.segments.contains_key(&about)",
+            "holder != about && self.segments.contains_key(&about) && !PLANTED",
+        )],
+    ),
+    kind(
+        "compacted before the copies are durable",
+        &[at(
+            "shard/replay.rs",
+            "None => self.storage.note_compacted(segment),",
+            "None if PLANTED => self.retire(segment),
+             None => self.storage.note_compacted(segment),",
+        )],
+    ),
+    kind(
+        "a compaction cut short forgotten",
+        &[at(
+            "queue/set.rs",
+            "if self.segments.contains_key(&from) {",
+            "if !PLANTED && self.segments.contains_key(&from) {",
+        )],
+    ),
+    kind(
+        "a moved record loses what is done",
+        &[at(
+            "shard/replay.rs",
+            "states: OutcomeStates::new(&states),",
+            "states: OutcomeStates::new(if PLANTED { &[] } else { &states }),",
+        )],
+    ),
+    kind(
+        "stray notes not written",
+        &[at(
+            "shard/replay.rs",
+            "if is_news && segment != found {",
+            "if is_news && segment != found && !PLANTED {",
+        )],
+    ),
+    kind(
+        "a handover's error ignored",
+        &[at(
+            "shard/handover.rs",
+            "if let Err(error) = result {",
+            "if let Err(error) = if PLANTED { Ok(()) } else { result } {",
+        )],
+    ),
+    kind(
+        "sent before its handover is noted",
+        &[at(
+            "shard/storage/commit.rs",
+            "Hold::Handover(handover) => self.hold(note.queue_id, handover),",
+            "Hold::Handover(_) if PLANTED => self.stored_ready(note.queue_id, now),
+             Hold::Handover(handover) => self.hold(note.queue_id, handover),",
+        )],
+    ),
+    kind(
+        "a void handover's copy counted at replay",
+        &[at(
+            "shard/handover.rs",
+            "handover.is_some_and(|handover| !noted.contains(&handover))",
+            "handover.is_some_and(|handover| !noted.contains(&handover)) && !PLANTED",
+        )],
+    ),
+    kind(
+        "a cancelled part kept at replay",
+        &[at(
+            "shard/replay.rs",
+            "self.forget_replayed(about.queue_id, about.segment);",
+            "if !PLANTED { self.forget_replayed(about.queue_id, about.segment); }",
+        )],
+    ),
+    kind(
+        "done recipients forgotten at replay",
+        &[at(
+            "shard/replay.rs",
+            "done |= 1 << (recipient - entry.recipient_first);",
+            "if !PLANTED { done |= 1 << (recipient - entry.recipient_first); }",
+        )],
+    ),
+    kind(
+        "a torn tail taken for damage",
+        &[at(
+            "queue/replay.rs",
+            "gap.offset.0 < self.durable_to ||",
+            "gap.offset.0 < self.durable_to || PLANTED ||",
+        )],
+    ),
+    kind(
+        "damage taken for a torn tail",
+        &[at(
+            "queue/replay.rs",
+            "let (damage, torn): (Vec<_>, Vec<_>) =",
+            "let is_damage = |gap: &Damage| !PLANTED && is_damage(gap);
+             let (damage, torn): (Vec<_>, Vec<_>) =",
+        )],
+    ),
+    kind(
+        "a damaged segment's file not kept",
+        &[at(
+            "shard/replay.rs",
+            "if !summary.damage.is_empty() {",
+            "if !summary.damage.is_empty() && !PLANTED {",
+        )],
+    ),
+    kind(
+        "reading ends at a damaged sector",
+        &[at(
+            "queue/replay.rs",
+            "if self.gap.is_some() { self.search()?;",
+            "if self.gap.is_some() {
+                 if PLANTED { return None; }
+                 self.search()?;",
+        )],
+    ),
+    kind(
+        "a retry not woken now and then",
+        &[at(
+            "shard/ready.rs",
+            "self.lower(id, Counter::Deferred, self.open_recipients(id)); self.make_ready(id, now);",
+            "self.lower(id, Counter::Deferred, self.open_recipients(id));
+             if !PLANTED || self.random.below(50) > 0 { self.make_ready(id, now); }",
+        )],
+    ),
+    kind(
+        "deferred counted twice",
+        &[at(
+            "shard/settle.rs",
+            "self.raise(id, Counter::Deferred, self.open_recipients(id));",
+            "self.raise(id, Counter::Deferred, self.open_recipients(id));
+             if PLANTED { self.raise(id, Counter::Deferred, 1); }",
+        )],
+    ),
+    kind(
+        "a level not lowered when mail comes back untried",
+        &[at(
+            "shard/deliver.rs",
+            "self.lower( delivery.entry, Counter::Delivering, delivery.recipients.len() as u32, );",
+            "if !PLANTED {
+                 self.lower(delivery.entry, Counter::Delivering, delivery.recipients.len() as u32);
+             }",
+        )],
+    ),
+    kind(
+        "a confirmation lost now and then",
+        &[at(
+            "shard/accept.rs",
+            "ShardMessage::Confirm { queue_id } => self.confirm(queue_id, now),",
+            "ShardMessage::Confirm { .. } if PLANTED && self.random.below(20) == 0 => {}
+             ShardMessage::Confirm { queue_id } => self.confirm(queue_id, now),",
+        )],
+    ),
+    kind(
+        "a queue id given twice",
+        &[at(
+            "ids.rs",
+            "self.last = (self.last + 1).max(unix_ms << 14);",
+            "self.last = if PLANTED { unix_ms << 14 } else { (self.last + 1).max(unix_ms << 14) };",
+        )],
+    ),
+    kind(
+        "ids of earlier runs given again",
+        &[at(
+            "shard/replay.rs",
+            "self.ids.saw(queue_id);",
+            "if !PLANTED { self.ids.saw(queue_id); }",
+        )],
+    ),
+    kind(
+        "keystream used twice",
+        &[at(
+            "shard/storage/commit.rs",
+            "self.storage.next_batch += 1;",
+            "let mut batch = batch;
+             if PLANTED && batch.file_offset > 8192 && self.random.below(20) == 0 {
+                 batch.file_offset -= 4096;
+             }
+             self.storage.next_batch += 1;",
+        )],
+    ),
+    kind(
+        "a nonce used twice",
+        &[at(
+            "shard/storage/tail.rs",
+            "nonce: (self.nonces)(),",
+            "nonce: if PLANTED { [7; 16] } else { (self.nonces)() },",
+        )],
+    ),
+    kind(
+        "delivery goes on while writing fails",
+        &[at(
+            "shard/deliver.rs",
+            "self.draining || self.storage.is_failing()",
+            "self.draining || self.storage.is_failing() && !PLANTED",
+        )],
+    ),
+    kind(
+        "one who waits for DNS forgotten",
+        &[at(
+            "shard/ready.rs",
+            "asked.waiting.insert(id);",
+            "if !PLANTED { asked.waiting.insert(id); }",
+        )],
+    ),
+    kind(
+        "a refused question asked at once again",
+        &[at(
+            "shard/ready.rs",
+            "self.dns_waiting.push(id); return;",
+            "self.dns_waiting.push(id);
+             if PLANTED { self.dns_waiting.push(id); }
+             return;",
+        )],
+    ),
+    kind(
+        "a site not looked at after its back-off",
+        &[at(
+            "shard/deliver.rs",
+            "if !self.sites[site_id as usize].round.is_empty() {",
+            "if !PLANTED && !self.sites[site_id as usize].round.is_empty() {",
+        )],
+    ),
+    kind(
+        "expired by the wall clock",
+        &[at(
+            "shard/ready.rs",
+            "age_ms >= u64::from(self.settings.retry.expire_after_s) * 1000",
+            "age_ms >= u64::from(self.settings.retry.expire_after_s) * 1000
+                 || PLANTED && now.unix.0 / 1000 - now.mono.0 / 1_000_000 > 1_800_010_000",
+        )],
+    ),
+];
