@@ -299,21 +299,19 @@ pub(crate) const KINDS: &[Kind] = &[
         )],
     ),
     kind(
-        "one who waits for DNS forgotten",
+        "one who waits for an answer forgotten",
         &[at(
-            "shard/ready.rs",
-            "asked.waiting.insert(id);",
-            "if !PLANTED { asked.waiting.insert(id); }",
+            "schedule/lookups.rs",
+            "open.waiting.insert(id);",
+            "if !PLANTED { open.waiting.insert(id); }",
         )],
     ),
     kind(
-        "a refused question asked at once again",
+        "one who waits for room to ask forgotten",
         &[at(
-            "shard/ready.rs",
-            "self.dns_waiting.push(id); return;",
-            "self.dns_waiting.push(id);
-             if PLANTED { self.dns_waiting.push(id); }
-             return;",
+            "shard/lookup.rs",
+            "self.lookups.queue(id, has_begun);",
+            "if !PLANTED { self.lookups.queue(id, has_begun); }",
         )],
     ),
     kind(

@@ -11,6 +11,7 @@ use engine::queue::cipher::Stream;
 use engine::queue::segment::{file_name, free_file_name};
 use engine::queue::set::Disposal;
 use engine::shard::{Action, DiskError, Event};
+use engine::smtp::client::{RecipientOutcome, RecipientResult};
 
 use super::ledger::Checked;
 use super::net;
@@ -18,6 +19,8 @@ use super::process::{Conn, Moment, Shard, Step, Then, Why};
 use super::world::{Sabotage, World};
 
 pub(crate) const MS: u64 = 1000;
+/// Times that power goes because a segment is compacted.
+const CUTS_MAX: u32 = 15;
 
 pub(crate) fn io(why: &str) -> DiskError {
     DiskError::Io(why.to_owned())
@@ -63,6 +66,10 @@ impl World {
                 results,
                 broken,
             } => {
+                let taken =
+                    |result: &&RecipientResult| result.outcome == RecipientOutcome::Delivered;
+                let delivered = results.iter().filter(taken).count() as u64;
+                self.shard(shard).delivered += delivered;
                 let finished = Event::Finished {
                     conn,
                     token,
@@ -88,7 +95,7 @@ impl World {
                     Ok(())
                 }
             }
-            Moment::Inject(..) | Moment::Cut | Moment::Boot | Moment::Calm | Moment::Stop => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -188,18 +195,23 @@ impl World {
                 self.trace(|_| format!("shard {shard}: segment {} goes: {disposal:?}", segment.0));
                 self.ledger.retired(shard as u16, segment);
                 let from = file_name(segment);
+                let is_spoiled = self.spoiled.contains(&(shard as u16, segment));
+                if is_spoiled != (disposal == Disposal::Quarantine) {
+                    return Err(format!(
+                        "shard {shard}: segment {} goes as {disposal:?}, damaged: {is_spoiled}",
+                        segment.0
+                    ));
+                }
                 let first = match disposal {
                     Disposal::Free => Step::Rename {
                         from,
                         to: free_file_name(segment),
                     },
                     Disposal::Delete => Step::Remove { name: from },
-                    Disposal::Quarantine => {
-                        return Err(format!(
-                            "shard {shard}: segment {} is quarantined",
-                            segment.0
-                        ));
-                    }
+                    Disposal::Quarantine => Step::Rename {
+                        from,
+                        to: format!("{:08}.damaged", segment.0),
+                    },
                 };
                 let steps = VecDeque::from([first, Step::SyncFolder]);
                 self.start_job(
@@ -263,6 +275,9 @@ impl World {
                     format!("shard {shard}: compact segment {}: {usage:?}", segment.0)
                 });
                 self.summary.compactions += 1;
+                if self.summary.cuts < CUTS_MAX && self.strikes(self.faults.compaction) {
+                    self.steps_to_cut = Some(1 + self.random.below(15));
+                }
                 self.read_through(shard, shard as u16, Why::Compact, [segment].into());
             }
             Action::Resolve { question } => {
@@ -317,6 +332,14 @@ impl World {
             }
             Action::Tell { to, message } => {
                 let to = usize::from(to.0);
+                if let engine::shard::ShardMessage::HandedOver { handover } = &message
+                    && self.sabotage == Sabotage::None
+                    && !self.ledger.is_noted(*handover)
+                {
+                    return Err(format!(
+                        "shard {shard} says that {handover} is noted; it is not"
+                    ));
+                }
                 let within_ms = if self.random.below(10) == 0 { 500 } else { 3 };
                 let latest = self.now_us + self.random.below(within_ms * MS);
                 let arrivals = &mut self.process.as_mut().unwrap().arrivals;
@@ -344,7 +367,8 @@ impl World {
                     "cannot be read:",
                     "cannot be stored",
                 ];
-                if is_wrong.iter().any(|word| line.contains(word)) {
+                self.reported(shard, &line);
+                if self.spoiled.is_empty() && is_wrong.iter().any(|word| line.contains(word)) {
                     return Err(format!(
                         "shard {shard} reports what was not done to it: {line}"
                     ));

@@ -11,7 +11,7 @@ use engine::queue::cipher::Stream;
 use engine::queue::segment::{parse_file_name, parse_free_file_name};
 use engine::random::Random;
 
-const SECTOR_BYTES: usize = 512;
+pub(crate) const SECTOR_BYTES: usize = 512;
 
 /// A shard's stream.
 pub(crate) type FolderName = (u16, Stream);
@@ -162,6 +162,17 @@ impl Disk {
         true
     }
 
+    /// A sector goes bad.
+    pub(crate) fn spoil(&mut self, folder: FolderName, name: &str, sector: usize) {
+        if let Some(file) = self.file(folder, name) {
+            let to = ((sector + 1) * SECTOR_BYTES).min(file.live.len());
+            for byte in &mut file.live[sector * SECTOR_BYTES..to] {
+                *byte = !*byte;
+            }
+            file.durable.clone_from(&file.live);
+        }
+    }
+
     pub(crate) fn rename(&mut self, folder: FolderName, from: &str, to: &str) -> bool {
         let folder = self.folder(folder);
         if !folder.names.contains_key(from) {
@@ -258,9 +269,13 @@ impl Disk {
             .collect()
     }
 
-    /// Bytes of all files of a folder.
+    /// Bytes of all files of a folder but those kept for inspection.
     pub(crate) fn bytes(&mut self, folder: FolderName) -> u64 {
-        let files: Vec<usize> = self.folder(folder).names.values().copied().collect();
+        let names = self.folder(folder).names.iter();
+        let files: Vec<usize> = names
+            .filter(|(name, _)| !name.ends_with(".damaged"))
+            .map(|(_, file)| *file)
+            .collect();
         files
             .iter()
             .map(|file| self.files[*file].live.len() as u64)

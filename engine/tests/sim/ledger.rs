@@ -54,6 +54,8 @@ struct Part {
     durable: bool,
     /// It was synced for sure.
     certain: bool,
+    /// Its write failed, so it has to be cancelled.
+    failed: bool,
     /// It was there at a cut: an outcome nobody saw become durable may have become moot, as its
     /// message's segment was removed before.
     saw_cut: bool,
@@ -85,6 +87,8 @@ struct Mail {
     reverse_path: Option<String>,
     heard: Heard,
     is_notice: bool,
+    /// A record about it was lost to a bad sector: nothing is promised of it any more.
+    spoiled: bool,
     injected_s: u64,
     fates: BTreeMap<String, Fate>,
     parts: Vec<Part>,
@@ -183,6 +187,7 @@ impl Ledger {
             reverse_path: reverse_path.map(Into::into),
             heard: Heard::Waits,
             is_notice: false,
+            spoiled: false,
             injected_s: now_s,
             fates: recipients
                 .iter()
@@ -304,6 +309,7 @@ impl Ledger {
             addresses,
             durable: false,
             certain: false,
+            failed: false,
             saw_cut: false,
             handover: message.handover,
             given: BTreeMap::new(),
@@ -375,6 +381,11 @@ impl Ledger {
         let items = self.batches.remove(&(shard, batch)).unwrap_or_default();
         if !ok {
             self.writing.remove(&(shard, segment));
+            for item in &items {
+                if let Item::Message { mail, part } = item {
+                    self.mails[*mail].parts[*part].failed = true;
+                }
+            }
             self.unknown
                 .extend(items.into_iter().map(|item| (shard, item)));
             return Ok(());
@@ -463,6 +474,9 @@ impl Ledger {
                 "shard {shard} settles what it only holds: {outcome:?}"
             ));
         }
+        if mail.spoiled {
+            return Ok(());
+        }
         let is_early = now_s < mail.injected_s + self.expire_after_s;
         for address in addresses {
             let fate = &mail.fates[&address];
@@ -519,7 +533,7 @@ impl Ledger {
         let Some(at) = self.by_text.get(text).copied() else {
             return Err("a message is sent that nobody stored".into());
         };
-        for recipient in recipients {
+        for recipient in recipients.iter().filter(|_| !self.mails[at].spoiled) {
             let Some(fate) = self.mails[at].fates.get(&**recipient) else {
                 return Err(format!("sent to {recipient}, who is no recipient of it"));
             };
@@ -567,6 +581,18 @@ impl Ledger {
 
     pub(crate) fn refused(&mut self, mail: usize, address: &str) {
         self.mails[mail].fates.get_mut(address).unwrap().refused = true;
+    }
+
+    /// A record about a message is lost.
+    pub(crate) fn spoiled(&mut self, shard: u16, about: About) {
+        if let Some((mail, _)) = self.find(shard, about) {
+            self.mails[mail].spoiled = true;
+        }
+    }
+
+    /// Whether a handover was noted, for sure.
+    pub(crate) fn is_noted(&self, handover: HandoverId) -> bool {
+        self.noted.contains(&handover)
     }
 
     /// A shard needs nothing of a segment any more.
@@ -624,7 +650,19 @@ impl Ledger {
 
     /// All is written down: no part on disk is open.
     pub(crate) fn nothing_open(&self) -> Checked {
-        for (n, mail) in self.mails.iter().enumerate() {
+        for (n, mail) in self
+            .mails
+            .iter()
+            .enumerate()
+            .filter(|(_, mail)| !mail.spoiled)
+        {
+            let is_left = |part: &&Part| part.failed && !part.void && !part.saw_cut;
+            if let Some(part) = mail.parts.iter().find(is_left) {
+                return Err(format!(
+                    "mail {n} at shard {} was not cancelled after its write failed",
+                    part.shard
+                ));
+            }
             // A cancel is moot when the segment of what it is about goes before it is written.
             let was_refused = matches!(mail.heard, Heard::Told(told) if told != Stored::Durable);
             let is_open =
@@ -688,7 +726,12 @@ impl Ledger {
 
     /// Mail of which all is over, one way or another.
     pub(crate) fn settled(&self) -> Checked {
-        for (n, mail) in self.mails.iter().enumerate() {
+        for (n, mail) in self
+            .mails
+            .iter()
+            .enumerate()
+            .filter(|(_, mail)| !mail.spoiled)
+        {
             let owed = mail.heard == Heard::Told(Stored::Durable);
             for (address, fate) in &mail.fates {
                 let what = format!("mail {n} to {address}");

@@ -14,7 +14,10 @@
 //! - what was answered 451 or 452 is not sent, unless power went before that could be noted;
 //! - a failure is recorded only when the sender's notification is durable; a null reverse-path gets none;
 //! - no nonce and no piece of keystream is used twice, no segment opens with another key or name;
-//! - nothing is reported as damaged or quarantined, since nothing was damaged;
+//! - a part whose write failed is cancelled, whatever the disk kept of it;
+//! - what was damaged is reported, its file kept, and nothing else lost by it; nothing else is reported;
+//! - counters agree: nothing is queued, deferred or delivering in the end, in total, by domain and by
+//!   group, and as many delivered as peers have taken;
 //! - in the end the queue is empty, the disk holds two segments a shard at most, and a restart brings
 //!   nothing back.
 //!
@@ -22,10 +25,11 @@
 //! `HIKYAKU_SIM_SEEDS` says how many (100 unless set).
 //!
 //! Files: `world` the clock and the plan of a seed, `actions` what shards ask for, carried out in `jobs`
-//! (disk), `reading` and `peers`; `process` what a running daemon has open, `disk`, `net`, `ledger` the checks.
+//! (disk), `reading` and `peers`; `damage` bad sectors, `process` what a running daemon has open, `disk`, `net`, `ledger` the checks.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
 mod actions;
+mod damage;
 mod disk;
 mod jobs;
 mod ledger;

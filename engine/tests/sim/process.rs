@@ -119,6 +119,8 @@ pub(crate) struct Shard {
     pub(crate) gone: VecDeque<u16>,
     pub(crate) adopting: Option<Adopting>,
     pub(crate) last_event_us: u64,
+    /// Recipients whose peers took them, as the core was told.
+    pub(crate) delivered: u64,
 }
 
 pub(crate) struct Process {
@@ -161,6 +163,10 @@ pub(crate) enum Moment {
     // These outlive a process.
     Inject(usize, u32),
     Cut,
+    /// An operator's command.
+    Command,
+    /// The wall clock is off by so many milliseconds from now on.
+    Leap(i64),
     Boot,
     Calm,
     Stop,
@@ -170,7 +176,13 @@ impl Moment {
     pub(crate) const fn outlives_process(&self) -> bool {
         matches!(
             self,
-            Self::Inject(..) | Self::Cut | Self::Boot | Self::Calm | Self::Stop
+            Self::Inject(..)
+                | Self::Cut
+                | Self::Command
+                | Self::Leap(_)
+                | Self::Boot
+                | Self::Calm
+                | Self::Stop
         )
     }
 }

@@ -153,7 +153,8 @@ impl World {
         reading.segments.pop_front();
         reading.offset = 0;
         let summary = reader.into_summary();
-        if !summary.damage.is_empty() {
+        let is_spoiled = self.spoiled.contains(&(reading.folder, segment));
+        if !summary.damage.is_empty() && !is_spoiled {
             return Err(format!(
                 "segment {} is said to be damaged: {:?}",
                 segment.0, summary.damage
@@ -169,7 +170,11 @@ impl World {
         match reading.why {
             Why::Replay => core.replay_segment_done(segment, &summary),
             Why::Compact => core.compact_read(segment, Ok(()), now),
-            Why::Adopt => {}
+            Why::Adopt => {
+                if let Some(adopting) = &mut self.shard(reading.shard).adopting {
+                    adopting.adoption.segment_done(segment, &summary);
+                }
+            }
         }
         Ok(())
     }
@@ -179,6 +184,7 @@ impl World {
         match reading.why {
             Why::Replay => {
                 self.trace(|_| format!("shard {shard}: replayed"));
+                self.all_reported(shard)?;
                 self.shard(shard).core.replay_done();
                 self.adopt_next_folder(shard)
             }

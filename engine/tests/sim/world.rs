@@ -5,13 +5,14 @@
 //! nothing may come back after one more restart.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 use engine::address::Address;
 use engine::bounce::Classifier;
 use engine::clock::{Mono, Now, UnixMs};
+use engine::counters::{By, Counter, Window};
 use engine::dns::DnsPolicy;
 use engine::dsn::DsnReturn;
 use engine::envelope::Envelope;
@@ -36,6 +37,8 @@ const SECOND_US: u64 = 1_000_000;
 const END_US: u64 = 20_000 * SECOND_US;
 const MOMENTS_MAX: u64 = 3_000_000;
 const EXPIRE_AFTER_S: u32 = 1800;
+/// Whether the wall clock leaps: not before ages and retries run on monotonic time.
+const WALL_LEAPS: bool = false;
 
 /// How often what goes wrong, per mille of its occasions.
 #[derive(Debug, Default)]
@@ -51,6 +54,10 @@ pub(crate) struct Faults {
     pub(crate) dns: u64,
     /// The resolver never answers.
     pub(crate) dns_lost: u64,
+    /// Power goes soon after a compaction has begun.
+    pub(crate) compaction: u64,
+    /// A sector is bad at a start.
+    pub(crate) sector: u64,
 }
 
 /// A fault of the machinery that no shard can make up for: the ledger has to notice.
@@ -108,7 +115,7 @@ pub(crate) struct World {
     agenda: BTreeMap<(u64, u64), Moment>,
     pub(crate) disk: Disk,
     pub(crate) ledger: Ledger,
-    keys: KeyRing,
+    pub(crate) keys: KeyRing,
     nonces: Rc<RefCell<Random>>,
     pub(crate) settings: Rc<Settings>,
     pub(crate) process: Option<Process>,
@@ -118,6 +125,11 @@ pub(crate) struct World {
     /// Power goes when so many disk steps are done.
     pub(crate) steps_to_cut: Option<u64>,
     pub(crate) full_until_us: u64,
+    /// Segments with a bad sector; and those whose damage is to be reported at this start.
+    pub(crate) spoiled: BTreeSet<(u16, SegmentId)>,
+    pub(crate) unreported: BTreeSet<(u16, SegmentId)>,
+    /// How far the wall clock is off, milliseconds.
+    wall_off_ms: i64,
     /// Handovers that were noted before the start.
     pub(crate) noted: NotedHandovers,
     to_inject: usize,
@@ -171,7 +183,7 @@ fn settings(random: &mut Random) -> Settings {
         outcome_sync_ms_max: [0, 50, 1000][random.below(3) as usize],
         dns_entries_max: 1000,
         dns_ttl_s_max: (86_400, 900),
-        questions_max: 1000,
+        questions_max: [2, 1000, 1000][random.below(3) as usize],
         segment_bytes: [32, 64, 256][random.below(3) as usize] * 1024,
         log_segment_bytes: 64 * 1024,
         log_rotate_ms: 60_000,
@@ -202,6 +214,8 @@ fn faults(random: &mut Random) -> Faults {
         whole_4xx: some(100),
         dns: some(200),
         dns_lost: some(100),
+        compaction: some(300),
+        sector: some(400),
     }
 }
 
@@ -229,6 +243,9 @@ impl World {
             shards: 1 + random.below(4) as u16,
             steps_to_cut: None,
             full_until_us: 0,
+            spoiled: BTreeSet::new(),
+            unreported: BTreeSet::new(),
+            wall_off_ms: 0,
             noted: NotedHandovers::default(),
             to_inject: 0,
             tickets: HashMap::new(),
@@ -266,16 +283,81 @@ impl World {
             let at = self.random.below(span_us + 60 * SECOND_US);
             self.at(at, Moment::Cut);
         }
+        for _ in 0..self.random.below(6) {
+            let at = self.random.below(span_us + 60 * SECOND_US);
+            self.at(at, Moment::Command);
+        }
+        if WALL_LEAPS {
+            self.plan_leap(span_us);
+        }
         if self.random.below(2) == 0 {
             self.steps_to_cut = Some(1 + self.random.below(200));
         }
         self.at(span_us + 90 * SECOND_US, Moment::Calm);
     }
 
+    /// The wall clock is days ahead or an hour behind, for a moment or for good.
+    fn plan_leap(&mut self, span_us: u64) {
+        let at = self.random.below(span_us);
+        let off_ms = [2 * 86_400_000, -3_600_000][self.random.below(2) as usize];
+        self.at(at, Moment::Leap(off_ms));
+        if self.random.below(2) == 0 {
+            self.at(at + 100_000, Moment::Leap(0));
+        }
+    }
+
+    /// An operator has everything tried again, or one domain's mail, or the configuration read anew.
+    fn command(&mut self) -> Checked {
+        let now = self.now();
+        let which = self.random.below(4);
+        let domain = net::DOMAINS[self.random.below(net::RECIPIENT_DOMAINS) as usize].0;
+        let settings = Rc::clone(&self.settings);
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
+        for shard in &mut process.shards {
+            match which {
+                0 => shard.core.reload(Rc::clone(&settings)),
+                1 => drop(shard.core.retry_now(None, now)),
+                _ => drop(shard.core.retry_now(Some(domain), now)),
+            }
+        }
+        self.trace(|_| format!("an operator's command: {which} {domain}"));
+        let shards = self
+            .process
+            .as_ref()
+            .map_or(0, |process| process.shards.len());
+        (0..shards).try_for_each(|shard| self.carry_out(shard))
+    }
+
+    /// Nothing is queued, and as much is delivered as peers have taken: in total, by domain, by group.
+    fn check_counters(&self) -> Checked {
+        for shard in &self.process.as_ref().unwrap().shards {
+            for by in [By::Total, By::Domain, By::Group] {
+                let table = shard.core.counters().table(by, Window::All);
+                let sum = |counter: Counter| {
+                    let rows = table.rows().values().flatten();
+                    rows.map(|values| values[counter as usize]).sum::<u64>()
+                };
+                let levels = [Counter::Queued, Counter::Deferred, Counter::Delivering];
+                let sums = levels.map(sum);
+                if sums != [0; 3] || sum(Counter::Delivered) != shard.delivered {
+                    return Err(format!(
+                        "{by:?}: the queue is empty and the levels are {sums:?}; {} delivered are \
+                         counted, and peers have taken {}",
+                        sum(Counter::Delivered),
+                        shard.delivered
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn now(&self) -> Now {
         Now {
             mono: Mono(self.now_us + 1),
-            unix: UnixMs(START_MS + self.now_us / 1000),
+            unix: UnixMs((START_MS + self.now_us / 1000).saturating_add_signed(self.wall_off_ms)),
         }
     }
 
@@ -314,6 +396,7 @@ impl World {
         self.live()?;
         self.ledger.settled()?;
         self.check_disk()?;
+        self.check_counters()?;
         self.trace(|_| "drain, stop and start once more".into());
         self.drain_all();
         let limit_us = self.now_us + 120 * SECOND_US;
@@ -431,6 +514,12 @@ impl World {
                 Ok(())
             }
             Moment::Cut => self.cut(),
+            Moment::Command => self.command(),
+            Moment::Leap(off_ms) => {
+                self.trace(|_| format!("the wall clock is off by {off_ms} ms"));
+                self.wall_off_ms = off_ms;
+                Ok(())
+            }
             Moment::Stop => {
                 if self
                     .process
@@ -539,6 +628,10 @@ impl World {
         }
         self.trace(|world| format!("start with {} shards", world.shards));
         self.noted = Rc::new(self.disk.sync_handovers());
+        if self.strikes(self.faults.sector) {
+            self.spoil_sector()?;
+        }
+        self.expect_reports();
         let gone: Vec<u16> = self
             .disk
             .shards()
@@ -601,6 +694,7 @@ impl World {
             gone: gone.iter().filter(adopts).copied().collect(),
             adopting: None,
             last_event_us: self.now_us,
+            delivered: 0,
         }
     }
 
@@ -714,7 +808,7 @@ impl World {
                 reverse_path.map(|path| Address::parse(&path).unwrap()),
                 recipients,
             )),
-            group: None,
+            group: [None, Some("news".into()), Some("orders".into())][n % 3].clone(),
             tags: Vec::new(),
             message_id: None,
             peer: None,
