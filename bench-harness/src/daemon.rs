@@ -294,6 +294,23 @@ impl Daemon {
         self.child.id()
     }
 
+    /// The part of [`Self::cpu_time`] that the kernel's io_uring workers used.
+    pub fn worker_cpu_time(&self) -> Duration {
+        machine::worker_cpu_time(self.pid())
+    }
+
+    /// One of the twelve counters, in total and since ever; `None` when the daemon does not tell.
+    pub fn counter(&self, name: &str) -> Option<u64> {
+        let (code, body) = self.control("/api/v1/counters?by=total&window=all").ok()?;
+        let mut lines = body.lines();
+        let at = lines
+            .next()?
+            .split('\t')
+            .position(|column| column == name)?;
+        let value = lines.next()?.split('\t').nth(at)?;
+        (code == 200).then(|| value.parse().ok())?
+    }
+
     /// CPU time it has used so far.
     pub fn cpu_time(&self) -> Duration {
         machine::cpu_time(self.pid()).unwrap_or_default()

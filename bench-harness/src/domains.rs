@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use crate::random::Random;
 
 /// Domains a mix may have.
-pub const DOMAINS_MAX: usize = 1 << 16;
+pub const DOMAINS_MAX: usize = 1 << 24;
 
 /// How messages spread over a list of domains.
 #[derive(Debug, Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -69,12 +69,12 @@ impl DomainMix {
     }
 
     /// Picks a domain: its index and name.
-    pub fn pick(&self, random: &mut Random) -> (u16, &str) {
+    pub fn pick(&self, random: &mut Random) -> (u32, &str) {
         let total = self.cumulative[self.cumulative.len() - 1];
         let at = random.unit() * total;
         let index = self.cumulative.partition_point(|share| *share <= at);
         let index = index.min(self.names.len() - 1);
-        (index as u16, &self.names[index])
+        (index as u32, &self.names[index])
     }
 
     /// All names, by index.
@@ -109,11 +109,25 @@ pub fn expand(pattern: &str) -> Result<Vec<String>, Failure> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn domains_beyond_two_to_the_sixteenth_keep_their_number() {
+        let names = expand("d{0..70000}.example").expect("a range");
+        let mix = DomainMix::spread(&names, Spread::Uniform).expect("names");
+        let mut random = Random::new(7);
+        let picks = (0..1_000).map(|_| mix.pick(&mut random));
+        let mut beyond = 0;
+        for (number, name) in picks {
+            assert_eq!(names[number as usize], name);
+            beyond += u32::from(number > 0xffff);
+        }
+        assert!(beyond > 0);
+    }
+
     fn shares(mix: &DomainMix) -> Vec<usize> {
         let mut random = Random::new(1);
         let mut counts = vec![0; mix.names.len()];
         for _ in 0..10_000 {
-            counts[usize::from(mix.pick(&mut random).0)] += 1;
+            counts[mix.pick(&mut random).0 as usize] += 1;
         }
         counts
     }

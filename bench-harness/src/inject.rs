@@ -92,12 +92,12 @@ impl Plan {
 pub struct Outcome {
     /// When its content was sent, µs since 1970; 0: not at all.
     pub sent_us: u64,
-    /// From the content's write to the final reply.
+    /// From the content's write to the final reply; with a rate, from when its turn was.
     pub latency_us: u32,
     /// The final reply code; 0: none came.
     pub code: u16,
     /// Its domain, as an index into the mix.
-    pub domain: u16,
+    pub domain: u32,
 }
 
 /// Counts a reporter may read while the injector runs.
@@ -118,7 +118,8 @@ pub struct Progress {
 pub struct Injected {
     /// Outcome by id, from [`Plan::first_id`] on.
     pub outcomes: Vec<Outcome>,
-    /// Acceptance latency in µs: content sent to 250 seen.
+    /// Acceptance latency in µs: content sent to 250 seen. With a rate it begins when the message's turn
+    /// was: a relay that stalls is charged for what it kept from being sent, too.
     pub latency_us: Histogram<u64>,
     /// First connect to last reply.
     pub elapsed: Duration,
@@ -218,6 +219,8 @@ struct State {
 struct Letter {
     first: u64,
     domain: String,
+    /// When it should have been sent, if there is a rate.
+    due: Option<Instant>,
     content_at: Option<Instant>,
     /// Reply code by recipient.
     rcpt: Vec<u16>,
@@ -299,16 +302,15 @@ impl State {
         Some(Letter {
             first: self.plan.first_id + index,
             domain: domain.to_owned(),
+            due: None,
             content_at: None,
             rcpt: Vec::with_capacity(self.plan.recipients),
         })
     }
 
-    /// Waits for this message's turn when there is a rate.
-    async fn pace(&self) {
-        let Some(rate) = self.plan.rate_per_s else {
-            return;
-        };
+    /// Waits for this message's turn when there is a rate; says when it was.
+    async fn pace(&self) -> Option<Instant> {
+        let rate = self.plan.rate_per_s?;
         let slot = self.next_slot.get();
         self.next_slot
             .set(slot + Duration::from_secs_f64(1.0 / rate.max(0.001)));
@@ -316,10 +318,12 @@ impl State {
             () = tokio::time::sleep_until(slot.into()) => {}
             () = self.stop.wait() => {}
         }
+        Some(slot)
     }
 
     fn settle(&self, letter: &Letter, code: u16) {
-        let latency = letter.content_at.map_or(Duration::ZERO, |at| at.elapsed());
+        let begun = letter.due.or(letter.content_at);
+        let latency = begun.map_or(Duration::ZERO, |at| at.elapsed());
         let latency_us = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
         if code == 250 {
             self.latency_us
@@ -387,10 +391,11 @@ impl<'a> Connection<'a> {
             let mut letter = match waiting.take() {
                 Some(letter) => letter,
                 None => {
-                    self.state.pace().await;
-                    let Some(letter) = self.state.next() else {
+                    let due = self.state.pace().await;
+                    let Some(mut letter) = self.state.next() else {
                         return Ok(());
                     };
+                    letter.due = due;
                     self.envelope(&letter, pipelining).await?;
                     letter
                 }
@@ -655,9 +660,9 @@ pub fn run(args: &InjectArgs) -> Result<(), Failure> {
         write_record(path, &injected)?;
     }
     let accepted = injected.accepted_count();
-    let rate = accepted as f64 / injected.elapsed.as_secs_f64();
+    let rate = accepted as f64 / injected.elapsed.as_secs_f64() / recipients as f64;
     println!(
-        "accepted {accepted}, 4xx {}, 5xx {}, unanswered {}, broken connections {}",
+        "recipients: accepted {accepted}, 4xx {}, 5xx {}, unanswered {}, broken connections {}",
         progress.deferred.load(Relaxed),
         progress.refused.load(Relaxed),
         injected.unanswered_count(),

@@ -42,6 +42,23 @@ pub fn cpu_time(pid: u32) -> Option<Duration> {
     stat_ticks(&format!("/proc/{pid}/stat"), 11).map(ticks)
 }
 
+/// The part of [`cpu_time`] that kernel workers of io_uring (`iou-wrk`, threads of the process) have
+/// used, of those that still live.
+pub fn worker_cpu_time(pid: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let of_workers = tasks.into_iter().flatten().filter_map(|task| {
+        let path = task.ok()?.path();
+        let name = fs::read_to_string(path.join("comm")).ok()?;
+        let stat = path.join("stat");
+        if name.starts_with("iou-wrk") {
+            stat_ticks(stat.to_str()?, 11)
+        } else {
+            None
+        }
+    });
+    ticks(of_workers.sum())
+}
+
 /// CPU time of all children of this process that ended and were waited for.
 pub fn children_cpu_time() -> Duration {
     stat_ticks("/proc/self/stat", 13).map_or(Duration::ZERO, ticks)

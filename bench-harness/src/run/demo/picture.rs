@@ -110,7 +110,7 @@ impl Kinds {
         let times = tally.times();
         for (id, outcome) in injected.outcomes.iter().enumerate() {
             if outcome.code == 250 {
-                let kind = &mut kinds[kind_of[usize::from(outcome.domain)]];
+                let kind = &mut kinds[kind_of[outcome.domain as usize]];
                 kind.accepted += 1;
                 kind.arrived += u64::from(times.get(id).is_some_and(|times| *times > 0));
             }
