@@ -171,6 +171,7 @@ fn settings(random: &mut Random) -> Settings {
         sessions_per_site_max: 1 + random.below(4) as u32,
         messages_per_session_max: 1 + random.below(20) as u32,
         recipients_per_message_max: [1, 2, 100][random.below(3) as usize],
+        connection_ms_max: 20_000,
         connection_idle_ms_max: 5000,
         site_backoff_s: (1, 20),
         source_addresses: Vec::new(),
