@@ -309,7 +309,6 @@ impl World {
 
     /// An operator has everything tried again, or one domain's mail, or the configuration read anew.
     fn command(&mut self) -> Checked {
-        let now = self.now();
         let which = self.random.below(4);
         let domain = net::DOMAINS[self.random.below(net::RECIPIENT_DOMAINS) as usize].0;
         let settings = Rc::clone(&self.settings);
@@ -319,8 +318,8 @@ impl World {
         for shard in &mut process.shards {
             match which {
                 0 => shard.core.reload(Rc::clone(&settings)),
-                1 => drop(shard.core.retry_now(None, now)),
-                _ => drop(shard.core.retry_now(Some(domain), now)),
+                1 => shard.core.retry(None),
+                _ => shard.core.retry(Some(domain)),
             }
         }
         self.trace(|_| format!("an operator's command: {which} {domain}"));
