@@ -7,8 +7,9 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::clock::Mono;
+use crate::clock::{Mono, UnixMs};
 use crate::dns::{Target, Targets};
+use crate::ids::ShardId;
 use crate::schedule::destination::DestinationId;
 use crate::smtp::reply::Reply;
 
@@ -66,6 +67,8 @@ pub struct Conn {
     pub quitting: bool,
     /// It is in its site's `idle`.
     pub is_idle: bool,
+    /// Since when it has been there, or been opened.
+    pub opened: Mono,
     /// Since when it has had nothing to do.
     pub idle_since: Mono,
 }
@@ -165,10 +168,38 @@ impl Site {
             .push((address, now.plus_ms(TARGET_COOLDOWN_MS)));
     }
 
+    /// Whether mail may still go to `address`, by the newest lookup.
+    pub fn has_target(&self, address: std::net::SocketAddr) -> bool {
+        self.targets.iter().any(|target| target.address == address)
+    }
+
     /// Whether every target is being passed over.
     pub fn all_cooling(&mut self, now: Mono) -> bool {
         self.choose(0, now).is_none()
     }
+}
+
+/// How long the sessions of a site are with the same shards where there are fewer of them, seconds.
+const TURN_S: u32 = 60;
+/// The end of a turn, in which nothing is begun, seconds.
+const TURN_REST_S: u32 = 20;
+
+/// How many of a site's `sessions_max` sessions are shard `me`'s: over all shards they add up to it.
+/// Where there are fewer sessions than shards they go round by the minute.
+pub fn sessions_share(sessions_max: u32, shards: u16, me: ShardId, site: &str, now: UnixMs) -> u32 {
+    let shards = u32::from(shards.max(1));
+    let (each, rest) = (sessions_max / shards, sessions_max % shards);
+    if rest == 0 {
+        return each;
+    }
+    let turn = if each == 0 { now.seconds() / TURN_S } else { 0 };
+    let is_resting = each == 0 && now.seconds() % TURN_S >= TURN_S - TURN_REST_S;
+    // FNV-1a: the same at every shard.
+    let hash = site.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    let place = (hash % shards + u32::from(me.0) + turn % shards) % shards;
+    each + u32::from(place < rest && !is_resting)
 }
 
 /// All connections of a shard.
@@ -276,6 +307,34 @@ mod tests {
     }
 
     #[test]
+    fn shares_of_a_site_add_up_to_its_sessions_and_every_shard_has_its_turn() {
+        for (sessions_max, shards) in [(3, 2), (20, 8), (7, 3), (8, 8), (1, 4), (3, 8)] {
+            for site in ["mx.a.example:25", "mx.b.example:25", "mx.c.example:25"] {
+                let mut served = vec![false; usize::from(shards)];
+                for second in 0..60 * u64::from(shards) {
+                    let shares: Vec<u32> = (0..shards)
+                        .map(|me| {
+                            let now = UnixMs(second * 1000);
+                            sessions_share(sessions_max, shards, ShardId(me), site, now)
+                        })
+                        .collect();
+                    let sum: u32 = shares.iter().sum();
+                    assert!(sum <= sessions_max, "{shares:?}");
+                    let is_turn_over = sessions_max < u32::from(shards) && second % 60 >= 40;
+                    assert!(sum == sessions_max || is_turn_over, "{shares:?}");
+                    for (served, share) in served.iter_mut().zip(shares) {
+                        *served |= share > 0;
+                    }
+                }
+                assert!(
+                    served.iter().all(|served| *served),
+                    "{sessions_max} {shards}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn late_event_of_a_removed_connection_finds_nothing() {
         let mut conns = Conns::default();
         let target = site(&[0]).targets.remove(0);
@@ -290,6 +349,7 @@ mod tests {
             can_start: false,
             quitting: false,
             is_idle: false,
+            opened: Mono(0),
             idle_since: Mono(0),
         };
         let old = conns.insert(conn());

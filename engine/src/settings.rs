@@ -53,10 +53,11 @@ pub fn shard(
             family: delivery.ip_family,
             allowed: delivery.allow_addresses.clone(),
         },
-        sessions_per_site_max: delivery.sessions_max.div_ceil(u32::from(shards)).max(1),
+        sessions_per_site_max: delivery.sessions_max,
         messages_per_session_max: delivery.messages_per_session,
         recipients_per_message_max: (delivery.recipients_per_message as usize)
             .clamp(1, RECIPIENTS_PER_ENTRY_MAX),
+        connection_ms_max: delivery.session_time_ms_max,
         connection_idle_ms_max: delivery.idle_timeout_ms,
         site_backoff_s: SITE_BACKOFF_S,
         source_addresses: delivery.source_addresses.clone(),

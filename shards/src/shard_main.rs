@@ -17,6 +17,7 @@ use engine::operator::{Answer, LogEnd, Query};
 use engine::queue::cipher::{NONCE_BYTES, Stream};
 use engine::queue::record::Record;
 use engine::queue::replay::Contents;
+use engine::shard::command::Search;
 use engine::shard::storage::{BLOB_COUNTERS, StorageSetup};
 use engine::shard::{Event, ShardCore};
 use rustix::net::sockopt::set_socket_reuseport;
@@ -263,6 +264,27 @@ impl Running {
         Ok(())
     }
 
+    async fn search(&self, domain: Option<&str>, rows_max: usize) -> Answer {
+        let mut search = Search::new(domain, rows_max);
+        while !self
+            .shard
+            .with_core(|core, now| core.search_some(&mut search, now))
+        {
+            glommio::executor().yield_task_queue_now().await;
+        }
+        Answer::Messages(search.into_found())
+    }
+
+    async fn retry(&self, domain: Option<&str>) -> Answer {
+        self.shard.with_core(|core, _| core.retry(domain));
+        loop {
+            if let Some(count) = self.shard.with_core(|core, now| core.retry_some(now)) {
+                return Answer::Retried(count);
+            }
+            glommio::executor().yield_task_queue_now().await;
+        }
+    }
+
     fn answer(&self, query: Query) -> Answer {
         self.shard.with_core(|core, now| match query {
             Query::Status => Answer::Status(Box::new(core.status())),
@@ -274,10 +296,9 @@ impl Running {
                 Answer::Destinations(core.destination(&domain, now).into_iter().collect())
             }
             Query::Message(queue_id) => Answer::Messages(core.why(queue_id, now)),
-            Query::Search { domain, rows_max } => {
-                Answer::Messages(core.search(domain.as_deref(), rows_max, now))
-            }
-            Query::Retry { domain } => Answer::Retried(core.retry_now(domain.as_deref(), now)),
+            // Those that go through all of the queue take more than one turn: see `search` and `retry`.
+            Query::Search { .. } => Answer::Messages(Vec::new()),
+            Query::Retry { .. } => Answer::Retried(0),
             Query::LogEnd => Answer::LogEnd(core.log_end().map(|(segment, offset)| LogEnd {
                 shard: self.shard.id,
                 segment,
@@ -292,7 +313,14 @@ async fn serve(running: &Running, commands: &Mailbox<Command>) {
         // Who asked may have given up waiting; then nobody reads the answer.
         match command {
             Command::Ask { query, reply } => {
-                let _ = reply.send(running.answer(query));
+                let answer = match query {
+                    Query::Search { domain, rows_max } => {
+                        running.search(domain.as_deref(), rows_max).await
+                    }
+                    Query::Retry { domain } => running.retry(domain.as_deref()).await,
+                    query => running.answer(query),
+                };
+                let _ = reply.send(answer);
             }
             Command::Rekey { keys, done } => {
                 running.shard.with_core(|core, _| core.rekey(keys));

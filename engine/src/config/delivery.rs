@@ -50,6 +50,8 @@ pub struct Delivery {
     pub recipients_per_message: u32,
     /// How long an idle session is kept for the next message, ms.
     pub idle_timeout_ms: u64,
+    /// How long a session is given new messages, ms.
+    pub session_time_ms_max: u64,
     /// Waits in a dialog.
     pub timeouts: Timeouts,
     /// Port of MX hosts.
@@ -100,6 +102,7 @@ pub(super) fn read(r: &mut Reader<'_, '_>) -> Delivery {
         messages_per_session: r.number("messages_per_session", 1_000, 1..=1_000_000),
         recipients_per_message: r.number("recipients_per_message", 100, 1..=10_000),
         idle_timeout_ms: r.duration_ms("idle_timeout", 5 * S, 0..=5 * M),
+        session_time_ms_max: r.duration_ms("session_time_max", 5 * M, S..=D),
         timeouts: Timeouts {
             connect_ms: r.duration_ms("connect_timeout", 30 * S, 100..=10 * M),
             greeting_ms: r.duration_ms("greeting_timeout", machine.greeting_ms, 100..=H),

@@ -8,6 +8,7 @@ pub mod destination;
 pub mod index;
 pub mod lookups;
 pub mod retry;
+pub mod steady;
 pub mod wheel;
 
 use std::fmt;
@@ -60,6 +61,15 @@ pub enum Binding {
     Delivering,
     /// Outcomes cannot be recorded (disk), so nothing is sent that could not be noted as sent.
     DiskTrouble,
+    /// The daemon is stopping: what is left is sent after the next start.
+    Stopping,
+    /// Sessions are at work, and as many as the waiting mail calls for.
+    SessionsBusy {
+        /// How many there are.
+        sessions: u32,
+    },
+    /// Fewer sessions are allowed than there are shards, and it is another's turn.
+    OtherShardsTurn,
     /// Nothing holds it back: it is next.
     None,
 }
@@ -98,6 +108,11 @@ impl fmt::Display for Binding {
             }
             Self::Delivering => f.write_str("being delivered"),
             Self::DiskTrouble => f.write_str("disk trouble: outcomes cannot be recorded"),
+            Self::Stopping => f.write_str("stopping: sent after the next start"),
+            Self::SessionsBusy { sessions } => write!(f, "behind others on {sessions} sessions"),
+            Self::OtherShardsTurn => {
+                f.write_str("waits for this shard's turn: fewer sessions are allowed than shards")
+            }
             Self::None => f.write_str("next to be sent"),
         }
     }

@@ -25,6 +25,14 @@ impl Default for RetrySchedule {
 }
 
 impl RetrySchedule {
+    /// The longest that [`Self::delay_s`] gives, or more.
+    pub fn longest_s(&self) -> u32 {
+        self.delays_s
+            .iter()
+            .max()
+            .map_or(300, |longest| longest.saturating_mul(2))
+    }
+
     /// Seconds to wait after `attempts` (at least 1) failed ones.
     pub fn delay_s(&self, attempts: u16, random: &mut Random) -> u32 {
         let step = usize::from(attempts.max(1)) - 1;

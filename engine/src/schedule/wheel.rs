@@ -16,9 +16,13 @@ pub const RETRY_AHEAD_S_MAX: u32 = (SLOTS as u32).pow(LEVELS as u32) - 1;
 pub struct Wheel {
     /// All before this second has been handed out.
     now_s: u32,
-    slots: Box<[[Option<EntryId>; SLOTS]; LEVELS]>,
+    slots: Box<Slots>,
+    /// Entries to be placed anew, and how far that has come; they come up late by as long as it takes.
+    old: Option<(Box<Slots>, usize)>,
     len: u64,
 }
+
+type Slots = [[Option<EntryId>; SLOTS]; LEVELS];
 
 impl Wheel {
     /// An empty wheel that starts at `now_s`.
@@ -26,6 +30,7 @@ impl Wheel {
         Self {
             now_s,
             slots: Box::new([[None; SLOTS]; LEVELS]),
+            old: None,
             len: 0,
         }
     }
@@ -93,19 +98,41 @@ impl Wheel {
         }
     }
 
-    /// Places every entry anew, after retry times were changed.
-    pub fn rebuild(&mut self, index: &mut Index) {
-        let mut all = Vec::with_capacity(self.len as usize);
-        for slot in self.slots.iter_mut().flatten() {
-            let mut chain = slot.take();
-            while let Some(entry) = chain {
-                chain = index.get_mut(entry).next.take();
-                all.push(entry);
+    /// Begins to place every entry anew; [`Self::rebuild_some`] goes on with it. Nothing happens if that
+    /// is under way.
+    pub fn rebuild(&mut self) {
+        if self.old.is_none() {
+            let old = std::mem::replace(&mut self.slots, Box::new([[None; SLOTS]; LEVELS]));
+            self.old = Some((old, 0));
+        }
+    }
+
+    /// Places at most `entries_max` more entries anew, after `change` has seen each; `true` if all are.
+    pub fn rebuild_some(
+        &mut self,
+        index: &mut Index,
+        entries_max: usize,
+        mut change: impl FnMut(&mut Index, EntryId),
+    ) -> bool {
+        let Some((mut old, mut at)) = self.old.take() else {
+            return true;
+        };
+        let mut placed = 0;
+        while at < LEVELS * SLOTS {
+            let head = &mut old[at / SLOTS][at % SLOTS];
+            while let Some(entry) = *head {
+                if placed == entries_max {
+                    self.old = Some((old, at));
+                    return false;
+                }
+                *head = index.get_mut(entry).next.take();
+                change(index, entry);
+                self.place(index, entry);
+                placed += 1;
             }
+            at += 1;
         }
-        for entry in all {
-            self.place(index, entry);
-        }
+        true
     }
 
     /// At each turn of a level the next slot of the level above is dealt out again.
@@ -128,6 +155,35 @@ impl Wheel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn entries_are_placed_anew_so_many_at_a_time() {
+        let (mut wheel, mut index) = (Wheel::new(1000), Index::default());
+        for n in 0..10_000_u32 {
+            let entry = index.insert(Entry {
+                retry_at_s: 2000 + n * 10,
+                ..Entry::new(QueueId(u64::from(n) + 1))
+            });
+            wheel.insert(&mut index, entry);
+        }
+        wheel.rebuild();
+        let mut seen = 0;
+        loop {
+            let before = seen;
+            let is_done = wheel.rebuild_some(&mut index, 1000, |index, entry| {
+                seen += 1;
+                index.get_mut(entry).retry_at_s = 1000;
+            });
+            assert!(seen - before <= 1000);
+            if is_done {
+                break;
+            }
+        }
+        assert_eq!(seen, 10_000);
+        let mut due = 0;
+        assert!(!wheel.advance(&mut index, 1000, usize::MAX, |_, _| due += 1));
+        assert_eq!((due, wheel.len()), (10_000, 0));
+    }
     use crate::ids::QueueId;
     use crate::schedule::index::Entry;
 

@@ -158,7 +158,7 @@ impl ShardCore {
     fn rename_if_known(&mut self, submission: &mut Submission, now: Now) {
         let queue_id = submission.queue_id;
         if self.index.find(queue_id).is_some() || self.past_ids.contains(&queue_id) {
-            submission.queue_id = self.ids.next(now.unix.0);
+            submission.queue_id = self.next_queue_id(now);
         }
     }
 

@@ -13,8 +13,9 @@ use super::settle::Synthetic;
 use super::{Action, Cause, Delivery, DiskError, Message, READS_MAX, ReadId, ShardCore};
 use crate::clock::Now;
 use crate::counters::Counter;
+use crate::dns::Target;
 use crate::phase::Phase;
-use crate::pool::{BROKEN_MAX, Conn, ConnId, OPENING_MAX, PeerInfo, SiteId};
+use crate::pool::{BROKEN_MAX, Conn, ConnId, OPENING_MAX, PeerInfo, SiteId, sessions_share};
 use crate::queue::segment::Placement;
 use crate::schedule::index::{EntryId, State};
 use crate::smtp::client::{OutboundTransaction, RecipientResult};
@@ -98,10 +99,11 @@ impl ShardCore {
                 return;
             }
         }
+        let sessions_max = self.sessions_max_of(site_id, now);
         let site = &mut self.sites[site_id as usize];
         let conns = u64::from(site.conns);
         let enough = !eager && conns > 0 && site.ready_len < READY_PER_SESSION * conns;
-        let full = site.conns >= self.settings.sessions_per_site_max;
+        let full = site.conns >= sessions_max;
         if enough || full || site.opening as usize >= OPENING_MAX {
             return;
         }
@@ -126,6 +128,7 @@ impl ShardCore {
             can_start: false,
             quitting: false,
             is_idle: false,
+            opened: now.mono,
             idle_since: now.mono,
         });
         let source = source_address(
@@ -175,8 +178,16 @@ impl ShardCore {
             return false;
         }
         let site_id = conn.site;
-        if conn.started >= settings.messages_per_session_max || self.draining {
-            if conn.in_flight == 0 {
+        let site = &self.sites[site_id as usize];
+        // What is no longer a target of its site is sent nothing more, however long it would last.
+        let is_over = conn.started >= settings.messages_per_session_max
+            || now.mono.ms_since(conn.opened) >= settings.connection_ms_max
+            || !site.has_target(conn.target.address);
+        if is_over || self.draining || site.conns > self.sessions_max_of(site_id, now) {
+            let conn = self.conns.get_mut(id);
+            if let Some(conn) = conn
+                && conn.in_flight == 0
+            {
                 conn.quitting = true;
                 self.actions.push(Action::Quit { conn: id });
             }
@@ -191,6 +202,17 @@ impl ShardCore {
         }
         self.rest(id, now);
         false
+    }
+
+    /// Connections that this shard may have to the site now.
+    pub(super) fn sessions_max_of(&self, id: SiteId, now: Now) -> u32 {
+        sessions_share(
+            self.settings.sessions_per_site_max,
+            self.shards,
+            self.me,
+            &self.sites[id as usize].key,
+            now.unix,
+        )
     }
 
     fn begin(&mut self, conn_id: ConnId, entry: EntryId, now: Now) {
@@ -279,9 +301,10 @@ impl ShardCore {
 
     /// The disk did not give a message back: it may the next time.
     fn defer_unread(&mut self, id: EntryId, error: &DiskError, now: Now) {
+        let retry_at_s = self.clock.seconds(now) + UNREAD_RETRY_S;
         let entry = self.index.get_mut(id);
         entry.state = State::Deferred;
-        entry.retry_at_s = now.unix.seconds() + UNREAD_RETRY_S;
+        entry.retry_at_s = retry_at_s;
         let (queue_id, destination) = (entry.queue_id, entry.destination);
         self.report(format!(
             "message {queue_id} cannot be read back: {error}; it is tried again in {UNREAD_RETRY_S} s"
@@ -553,14 +576,23 @@ impl ShardCore {
     fn close_idle(&mut self, site_id: SiteId, now: Now) {
         let idle_ms_max = self.settings.connection_idle_ms_max;
         let draining = self.draining;
+        let sessions_max = self.sessions_max_of(site_id, now);
         let site = &mut self.sites[site_id as usize];
+        let is_fit = |conn: &Conn, targets: &[Target]| {
+            now.mono.ms_since(conn.idle_since) < idle_ms_max
+                && targets
+                    .iter()
+                    .any(|target| target.address == conn.target.address)
+        };
+        let too_many = draining || site.conns > sessions_max;
+        let targets = &site.targets;
         let conns = &mut self.conns;
         let actions = &mut self.actions;
         site.idle.retain(|id| {
             let Some(conn) = conns.get_mut(*id) else {
                 return false;
             };
-            let keep = !draining && now.mono.ms_since(conn.idle_since) < idle_ms_max;
+            let keep = !too_many && is_fit(conn, targets);
             if !keep {
                 conn.quitting = true;
                 actions.push(Action::Quit { conn: *id });

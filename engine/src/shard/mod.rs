@@ -16,10 +16,12 @@
 //! - `replay`: the index after a restart, and compaction;
 //! - `handover`: mail that leaves for the shards that own it now;
 //! - `adopt`: the mail of shards that are no more;
-//! - `view`: what an operator may ask.
+//! - `view`: what an operator may ask;
+//! - `command`: what an operator has done over all of the queue, so much a turn.
 
 mod accept;
 pub mod adopt;
+pub mod command;
 mod deliver;
 mod event;
 mod handover;
@@ -59,6 +61,7 @@ use crate::schedule::destination::{Destination, DestinationId};
 use crate::schedule::index::{EntryId, Index};
 use crate::schedule::lookups::Lookups;
 use crate::schedule::retry::RetrySchedule;
+use crate::schedule::steady::SteadyClock;
 use crate::schedule::wheel::Wheel;
 use crate::smtp::server::Overload;
 
@@ -93,12 +96,14 @@ pub struct Settings {
     pub retry: RetrySchedule,
     /// Port of MX hosts, how many of them, and which of their addresses.
     pub dns_policy: DnsPolicy,
-    /// Connections to one receiving site.
+    /// Connections to one receiving site, in all shards.
     pub sessions_per_site_max: u32,
     /// Transactions over one connection.
     pub messages_per_session_max: u32,
     /// Recipients of one transaction, at most [`RECIPIENTS_PER_ENTRY_MAX`].
     pub recipients_per_message_max: usize,
+    /// How long a connection is given new transactions, milliseconds.
+    pub connection_ms_max: u64,
     /// How long a connection is kept without mail, milliseconds.
     pub connection_idle_ms_max: u64,
     /// Shortest and longest time a site is left alone after no target would have us, seconds.
@@ -176,6 +181,9 @@ pub struct ShardCore {
 
     index: Index,
     wheel: Wheel,
+    /// Retry times and ages are measured with this.
+    clock: SteadyClock,
+    retrying: Option<command::Retrying>,
     /// Bits of the recipients that are done, for entries with some done and some not.
     done: HashMap<EntryId, u128>,
     memory: HashMap<EntryId, Rc<Message>>,
@@ -255,6 +263,8 @@ impl ShardCore {
             disk_free_bytes: u64::MAX,
             index: Index::default(),
             wheel: Wheel::new(now.unix.seconds()),
+            clock: SteadyClock::new(now),
+            retrying: None,
             done: HashMap::new(),
             memory: HashMap::new(),
             memory_bytes: 0,
@@ -300,6 +310,7 @@ impl ShardCore {
     /// Takes in what happened. Ask [`Self::take_actions`] afterwards; several events may come first.
     pub fn handle(&mut self, event: Event, now: Now) {
         self.counters.advance(now.unix);
+        self.observe(now);
         match event {
             Event::Accepted { ticket, submission } => {
                 self.route(accept::Origin::Session(ticket), *submission, now);
@@ -347,7 +358,18 @@ impl ShardCore {
 
     /// The next queue id for a message accepted here.
     pub fn next_queue_id(&mut self, now: Now) -> QueueId {
-        self.ids.next(now.unix.0)
+        self.ids.next(self.clock.unix(now).0)
+    }
+
+    /// Takes in the time; a leap of the wall clock is told, and nothing expires or waits by it.
+    fn observe(&mut self, now: Now) {
+        if let Some(leap_ms) = self.clock.observe(now) {
+            let way = if leap_ms > 0 { "ahead" } else { "back" };
+            self.report(format!(
+                "the wall clock has leapt {way} by {} s; retry times and ages go on without it",
+                leap_ms.unsigned_abs() / 1000
+            ));
+        }
     }
 
     /// Why no new mail can be taken now, if so.
@@ -411,6 +433,7 @@ impl ShardCore {
         self.schedule_replayed(now);
         self.transfer_some();
         self.note_handover(now);
+        self.retry_some(now);
         self.wake_deferred(now);
         self.fail_ready(now);
         self.wake_for_memory(now);

@@ -40,7 +40,7 @@ impl ShardCore {
     /// Deferred entries whose time has come are ready.
     pub(super) fn wake_deferred(&mut self, now: Now) {
         let mut due = Vec::new();
-        let now_s = now.unix.seconds();
+        let now_s = self.clock.seconds(now);
         self.wheel
             .advance(&mut self.index, now_s, ENTRIES_PER_TICK_MAX, |_, id| {
                 due.push(id)
@@ -207,8 +207,9 @@ impl ShardCore {
     }
 
     pub(super) fn is_expired(&self, id: EntryId, now: Now) -> bool {
-        let age_ms = now
-            .unix
+        let age_ms = self
+            .clock
+            .unix(now)
             .0
             .saturating_sub(self.index.get(id).queue_id.accepted_ms());
         age_ms >= u64::from(self.settings.retry.expire_after_s) * 1000

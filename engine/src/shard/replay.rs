@@ -308,14 +308,18 @@ impl ShardCore {
     }
 
     fn schedule_entry(&mut self, id: EntryId, now: Now) {
+        let now_s = self.clock.seconds(now);
+        // A clock that was ahead in an earlier run has left times that nobody should wait for.
+        let latest_s = now_s.saturating_add(self.settings.retry.longest_s());
         let entry = self.index.get_mut(id);
+        entry.retry_at_s = entry.retry_at_s.min(latest_s);
         let destination = &mut self.destinations[entry.destination as usize];
         if owner(&destination.domain, self.shards) != self.me {
             entry.state = State::InFlight;
             return self.transfer(id);
         }
         destination.busy_len -= 1;
-        if entry.retry_at_s > now.unix.seconds() {
+        if entry.retry_at_s > now_s {
             entry.state = State::Deferred;
             destination.deferred_len += 1;
             self.wheel.insert(&mut self.index, id);

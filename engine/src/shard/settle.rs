@@ -303,7 +303,7 @@ impl ShardCore {
                 last_attempt: remote_mta.map(|_| now.unix),
             })
             .collect();
-        let queue_id = self.ids.next(now.unix.0);
+        let queue_id = self.next_queue_id(now);
         let whole = match self.settings.dsn_return {
             dsn::DsnReturn::Full if message.content.len() <= RETURNED_BYTES_MAX => {
                 downgrade(&message.content).ok()
@@ -371,9 +371,9 @@ impl ShardCore {
             }
         }
         let retry_at_s = if attempts == 0 {
-            now.unix.seconds() + NOTICE_RETRY_S
+            self.clock.seconds(now) + NOTICE_RETRY_S
         } else {
-            now.unix.seconds() + self.settings.retry.delay_s(attempts, &mut self.random)
+            self.clock.seconds(now) + self.settings.retry.delay_s(attempts, &mut self.random)
         };
         for run in outcomes.chunk_by(|a, b| a.1 == b.1 && a.0 + 1 == b.0) {
             let kind = run[0].1;

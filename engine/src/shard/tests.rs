@@ -49,6 +49,7 @@ fn settings() -> Settings {
         sessions_per_site_max: 2,
         messages_per_session_max: 100,
         recipients_per_message_max: 100,
+        connection_ms_max: 300_000,
         connection_idle_ms_max: 0,
         site_backoff_s: (30, 60),
         source_addresses: Vec::new(),
@@ -92,6 +93,8 @@ struct World {
     resolver_hangs: bool,
     questions: Vec<Question>,
     delivered: usize,
+    /// How often a leap of the wall clock was reported.
+    leaps: usize,
     next_message: u64,
 }
 
@@ -124,6 +127,7 @@ impl World {
             resolver_hangs: false,
             questions: Vec::new(),
             delivered: 0,
+            leaps: 0,
             next_message: 0,
         }
     }
@@ -268,6 +272,10 @@ impl World {
                 let file = &self.disk[&placement.segment];
                 let result = Ok(file[from..from + placement.bytes as usize].to_vec());
                 Event::Read { read, result }
+            }
+            Action::Report { line } if line.contains("wall clock has leapt") => {
+                self.leaps += 1;
+                return;
             }
             Action::Report { line } => panic!("{line}"),
             Action::Answer { .. } | Action::Delete { .. } | Action::Tell { .. } => return,
@@ -599,5 +607,118 @@ fn a_dns_backlog_keeps_one_mark_a_domain_and_plans_as_many_as_may_ask() {
         asked,
         4 * DOMAINS,
         "each question once: MX, and three hosts"
+    );
+}
+
+/// All that is queued has been tried once, and waits for its retry.
+fn world_of_deferred(domains: &[&str]) -> World {
+    let mut world = World::new(settings());
+    world.peer = Peer::Refuses("connection refused".into());
+    for domain in domains {
+        world.send(domain);
+    }
+    world.peer = Peer::Takes;
+    assert_eq!(world.core.status().deferred, domains.len() as u64);
+    world
+}
+
+#[test]
+fn nothing_expires_while_the_wall_clock_is_wrong() {
+    let mut world = world_of_deferred(&["a.example"; 1]);
+    let two_days_ms = 2 * 86_400_000;
+    world.now.unix.0 += two_days_ms;
+    world.advance(100);
+    world.now.unix.0 -= two_days_ms;
+    world.advance(100);
+    assert_eq!(world.leaps, 2, "each is reported");
+    assert_eq!(world.core.status().expired, 0);
+    assert_eq!(world.core.status().queued, 1);
+    for _ in 0..200 {
+        world.advance(1000);
+    }
+    assert_eq!(world.delivered, 1);
+}
+
+#[test]
+fn a_wall_clock_set_back_delays_no_retry() {
+    let mut world = world_of_deferred(&["a.example"]);
+    world.now.unix.0 -= 3_600_000;
+    for _ in 0..70 {
+        world.advance(1000);
+    }
+    assert_eq!((world.delivered, world.leaps), (1, 1));
+}
+
+#[test]
+fn a_retry_of_one_domain_leaves_the_others_and_their_back_off() {
+    let mut world = world_of_deferred(&["a.example", "b.example"]);
+    world.core.retry(Some("a.example"));
+    assert_eq!(world.core.retry_some(world.now), Some(1));
+    world.advance(100);
+    world.advance(100);
+    assert_eq!(world.delivered, 1);
+    let rows = world.core.destinations(10, world.now);
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].domain, "b.example");
+    let Binding::SiteBackoff { .. } = rows[0].binding else {
+        panic!("{:?}", rows[0].binding);
+    };
+    world.core.retry(Some("nowhere.example"));
+    assert_eq!(world.core.retry_some(world.now), Some(0));
+    world.core.retry(None);
+    assert_eq!(world.core.retry_some(world.now), Some(1));
+    world.advance(100);
+    world.advance(100);
+    assert_eq!(world.delivered, 2);
+}
+
+#[test]
+fn retry_and_search_over_a_large_queue_take_slices() {
+    const MESSAGES: usize = 20_000;
+    let mut world = World::new(settings());
+    world.resolver_hangs = true;
+    for n in 0..MESSAGES {
+        world.send(&format!("d{}.example", n % 4));
+    }
+    let mut search = super::command::Search::new(Some("d1.example"), MESSAGES);
+    let mut slices = 1;
+    while !world.core.search_some(&mut search, world.now) {
+        slices += 1;
+    }
+    assert!(slices >= MESSAGES / super::ENTRIES_PER_TICK_MAX, "{slices}");
+    assert_eq!(search.into_found().len(), MESSAGES / 4);
+}
+
+#[test]
+fn a_session_gets_no_more_mail_when_its_time_is_up_or_its_address_has_gone() {
+    let mut world = World::new(Settings {
+        connection_idle_ms_max: 60_000,
+        connection_ms_max: 10_000,
+        ..settings()
+    });
+    world.send("a.example");
+    world.send("a.example");
+    assert_eq!(world.connects.len(), 1, "used again");
+    world.advance(10_000);
+    world.send("a.example");
+    assert_eq!((world.connects.len(), world.delivered), (2, 3));
+    let (_, _, address) = world.connects[1];
+    world.core.sites[0]
+        .targets
+        .retain(|target| target.address != address);
+    world.send("a.example");
+    assert_eq!((world.connects.len(), world.delivered), (3, 4));
+    assert_ne!(world.connects[2].2, address);
+}
+
+#[test]
+fn mail_that_waits_while_stopping_says_so() {
+    let mut world = World::new(settings());
+    world.core.drain();
+    world.send("a.example");
+    let rows = world.core.destinations(10, world.now);
+    assert!(
+        rows.iter().all(|row| row.binding == Binding::Stopping),
+        "{rows:?}"
     );
 }

@@ -146,6 +146,9 @@ impl ShardCore {
 
     fn binding(&self, destination: &Destination, now: Now) -> Binding {
         let in_s = |until: crate::clock::Mono| until.ms_since(now.mono).div_ceil(1000);
+        if self.draining {
+            return Binding::Stopping;
+        }
         if self.is_stalled() {
             return Binding::DiskTrouble;
         }
@@ -161,6 +164,7 @@ impl ShardCore {
             },
             Lookup::Failed(_) => Binding::None,
             Lookup::Site { site, .. } => {
+                let sessions_max = self.sessions_max_of(*site, now);
                 let site = &self.sites[*site as usize];
                 if let Some(until) = site.backoff_until.filter(|until| *until > now.mono) {
                     let cause = site.last_failure.clone();
@@ -173,8 +177,14 @@ impl ShardCore {
                     Binding::None
                 } else if site.conns > 0 && site.conns == site.opening {
                     Binding::Connecting
-                } else if site.conns >= self.settings.sessions_per_site_max {
+                } else if sessions_max == 0 {
+                    Binding::OtherShardsTurn
+                } else if site.conns >= sessions_max {
                     Binding::SessionsMax {
+                        sessions: site.conns,
+                    }
+                } else if site.conns > 0 && site.idle.is_empty() {
+                    Binding::SessionsBusy {
                         sessions: site.conns,
                     }
                 } else {
@@ -192,7 +202,7 @@ impl ShardCore {
             .collect()
     }
 
-    fn why_entry(&self, id: EntryId, now: Now) -> Why {
+    pub(super) fn why_entry(&self, id: EntryId, now: Now) -> Why {
         let entry = self.index.get(id);
         let destination = &self.destinations[entry.destination as usize];
         let binding = match entry.state {
@@ -202,7 +212,7 @@ impl ShardCore {
             State::InFlight => Binding::Delivering,
             State::Deferred => Binding::Retry {
                 attempts: entry.attempts,
-                retry_in_s: u64::from(entry.retry_at_s.saturating_sub(now.unix.seconds())),
+                retry_in_s: u64::from(entry.retry_at_s.saturating_sub(self.clock.seconds(now))),
             },
             State::Ready | State::Gone => self.binding(destination, now),
         };
@@ -215,56 +225,9 @@ impl ShardCore {
         }
     }
 
-    /// Queued messages, of one domain or of all, at most `max`.
-    pub fn search(&self, domain: Option<&str>, max: usize, now: Now) -> Vec<Why> {
-        let mut found = Vec::new();
-        let mut from = Some(0);
-        while let Some(start) = from {
-            let (live, next) = self.index.sweep(start, super::ENTRIES_PER_TICK_MAX);
-            for id in live {
-                let destination = self.index.get(id).destination as usize;
-                if domain
-                    .is_none_or(|domain| self.destinations[destination].domain.as_str() == domain)
-                {
-                    found.push(self.why_entry(id, now));
-                    if found.len() == max {
-                        return found;
-                    }
-                }
-            }
-            from = next;
-        }
-        found
-    }
-
     /// The delivery log segment being written, and how many bytes of it are durable.
     pub fn log_end(&self) -> Option<(SegmentId, u64)> {
         self.log.end()
-    }
-
-    /// Makes deferred mail ready at once: all of it, or that of one domain; and lifts back-offs.
-    pub fn retry_now(&mut self, domain: Option<&str>, now: Now) -> u64 {
-        let wanted = domain.map(crate::address::Domain::from_stored);
-        let now_s = now.unix.seconds();
-        let mut count = 0;
-        let (live, _) = self.index.sweep(0, usize::MAX / 2);
-        for id in live {
-            let entry = self.index.get_mut(id);
-            let of_domain = wanted
-                .as_ref()
-                .is_none_or(|d| self.destinations[entry.destination as usize].domain == *d);
-            if entry.state == State::Deferred && of_domain {
-                entry.retry_at_s = now_s;
-                count += 1;
-            }
-        }
-        self.wheel.rebuild(&mut self.index);
-        for site in &mut self.sites {
-            site.backoff_until = None;
-            site.cooling.clear();
-            site.failures = 0;
-        }
-        count
     }
 
     /// The settings in force.

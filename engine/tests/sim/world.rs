@@ -171,6 +171,7 @@ fn settings(random: &mut Random) -> Settings {
         sessions_per_site_max: 1 + random.below(4) as u32,
         messages_per_session_max: 1 + random.below(20) as u32,
         recipients_per_message_max: [1, 2, 100][random.below(3) as usize],
+        connection_ms_max: 20_000,
         connection_idle_ms_max: 5000,
         site_backoff_s: (1, 20),
         source_addresses: Vec::new(),
@@ -308,7 +309,6 @@ impl World {
 
     /// An operator has everything tried again, or one domain's mail, or the configuration read anew.
     fn command(&mut self) -> Checked {
-        let now = self.now();
         let which = self.random.below(4);
         let domain = net::DOMAINS[self.random.below(net::RECIPIENT_DOMAINS) as usize].0;
         let settings = Rc::clone(&self.settings);
@@ -318,8 +318,8 @@ impl World {
         for shard in &mut process.shards {
             match which {
                 0 => shard.core.reload(Rc::clone(&settings)),
-                1 => drop(shard.core.retry_now(None, now)),
-                _ => drop(shard.core.retry_now(Some(domain), now)),
+                1 => shard.core.retry(None),
+                _ => shard.core.retry(Some(domain)),
             }
         }
         self.trace(|_| format!("an operator's command: {which} {domain}"));

@@ -1,0 +1,124 @@
+//! What an operator has done over all of the queue: in slices, so that no turn is long however much
+//! mail there is.
+
+use super::{ENTRIES_PER_TICK_MAX, ShardCore, Why};
+use crate::address::Domain;
+use crate::clock::Now;
+use crate::schedule::destination::{DestinationId, Lookup};
+use crate::schedule::index::State;
+
+/// A search through the queue, as far as it has come.
+#[derive(Debug)]
+pub struct Search {
+    domain: Option<Domain>,
+    rows_max: usize,
+    from: Option<usize>,
+    found: Vec<Why>,
+}
+
+impl Search {
+    /// For queued messages of one domain or of all, at most `rows_max`.
+    pub fn new(domain: Option<&str>, rows_max: usize) -> Self {
+        Self {
+            domain: domain.map(Domain::from_stored),
+            rows_max,
+            from: Some(0),
+            found: Vec::new(),
+        }
+    }
+
+    /// What was found.
+    pub fn into_found(self) -> Vec<Why> {
+        self.found
+    }
+}
+
+/// A retry under way.
+#[derive(Debug)]
+pub(super) struct Retrying {
+    /// Of this destination only; `Some(None)`: of one that there is none of.
+    only: Option<Option<DestinationId>>,
+    count: u64,
+    is_done: bool,
+}
+
+impl ShardCore {
+    /// Searches a bounded part of the queue; `true` when all is searched, or enough found.
+    pub fn search_some(&self, search: &mut Search, now: Now) -> bool {
+        let Some(from) = search.from else { return true };
+        let only = search
+            .domain
+            .as_ref()
+            .map(|domain| self.by_domain.get(domain));
+        let (live, next) = self.index.sweep(from, ENTRIES_PER_TICK_MAX);
+        search.from = next;
+        for id in live {
+            if search.found.len() >= search.rows_max {
+                search.from = None;
+                break;
+            }
+            let destination = self.index.get(id).destination;
+            if only.is_none_or(|only| only == Some(&destination)) {
+                search.found.push(self.why_entry(id, now));
+            }
+        }
+        search.from.is_none()
+    }
+
+    /// Begins to make deferred mail ready at once, all of it or that of one domain, and lifts the
+    /// back-off of every site, or of that domain's. Ask [`Self::retry_some`] until it is through, and then
+    /// only begin another.
+    pub fn retry(&mut self, domain: Option<&str>) {
+        let only = domain.map(|domain| self.by_domain.get(&Domain::from_stored(domain)).copied());
+        self.retrying = Some(Retrying {
+            only,
+            count: 0,
+            is_done: false,
+        });
+        match only {
+            None => (0..self.sites.len()).for_each(|site| self.lift_back_off(site)),
+            Some(Some(id)) => match &self.destinations[id as usize].lookup {
+                Lookup::Site { site, .. } => self.lift_back_off(*site as usize),
+                Lookup::Trouble { .. } => self.look_up_soon(id),
+                _ => {}
+            },
+            Some(None) => {}
+        }
+        self.wheel.rebuild();
+    }
+
+    fn lift_back_off(&mut self, site: usize) {
+        let site = &mut self.sites[site];
+        site.backoff_until = None;
+        site.cooling.clear();
+        site.failures = 0;
+    }
+
+    /// Goes on with a retry, a bounded number of entries; how many were made ready, once it is through.
+    pub fn retry_some(&mut self, now: Now) -> Option<u64> {
+        let now_s = self.clock.seconds(now);
+        let mut retrying = self.retrying.take();
+        let is_through =
+            self.wheel
+                .rebuild_some(&mut self.index, ENTRIES_PER_TICK_MAX, |index, id| {
+                    let entry = index.get_mut(id);
+                    let Some(retrying) = &mut retrying else {
+                        return;
+                    };
+                    let is_wanted = match retrying.only {
+                        None => true,
+                        Some(only) => only == Some(entry.destination),
+                    };
+                    if is_wanted && entry.state == State::Deferred && entry.retry_at_s > now_s {
+                        entry.retry_at_s = now_s;
+                        retrying.count += 1;
+                    }
+                });
+        if let Some(retrying) = &mut retrying {
+            retrying.is_done |= is_through;
+        }
+        self.retrying = retrying;
+        let retrying = self.retrying.as_ref()?;
+        retrying.is_done.then_some(retrying.count)
+    }
+}
