@@ -12,6 +12,9 @@ use crate::route::owner;
 use crate::schedule::index::EntryId;
 use crate::smtp::server::Overload;
 
+/// Notifications from other shards that a full queue takes all the same.
+pub(super) const NOTICES_RESERVE: usize = 4096;
+
 /// Who is told whether a submission was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
@@ -106,6 +109,7 @@ impl ShardCore {
                         submission,
                         pending,
                         handover,
+                        is_notice: matches!(origin, Origin::Notice(_)),
                     },
                 );
             }
@@ -123,15 +127,19 @@ impl ShardCore {
                 mut submission,
                 pending,
                 handover,
+                is_notice,
             } => {
                 let waiter = Waiter::Shard { shard: from, key };
                 if handover.is_some() {
                     self.rename_if_known(&mut submission, now);
                 }
                 // What is handed over was queued before, and is not sent until all of it is here: a
-                // full queue must take it, or would be full for good.
+                // full queue must take it, or would be full for good. A notification has a reserve:
+                // refused, what it tells of would stay, and be tried again.
+                let notices_max = self.settings.queued_entries_max + NOTICES_RESERVE;
+                let has_reserve = is_notice && self.index.len() < notices_max;
                 let is_refused = match self.overload() {
-                    Some(Overload::Queue) => handover.is_none(),
+                    Some(Overload::Queue) => handover.is_none() && !has_reserve,
                     other => other.is_some(),
                 };
                 if is_refused {

@@ -211,6 +211,8 @@ pub enum ShardMessage {
         /// It was queued before, in the folder of a shard that does not own its domain any more: hold
         /// it until this handover is noted.
         handover: Option<HandoverId>,
+        /// A notification of ours: the mail it tells of leaves the queue once it is stored.
+        is_notice: bool,
     },
     /// The answer.
     Stored {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::storage::StorageSetup;
 use super::{
-    Action, Cause, Event, IDLE_DESTINATIONS_MAX, QUESTION_MS_MAX, SITES_MAX, Settings, ShardCore,
-    Submission,
+    Action, Cause, DiskError, Event, IDLE_DESTINATIONS_MAX, QUESTION_MS_MAX, SITES_MAX, Settings,
+    ShardCore, ShardMessage, Stored, Submission,
 };
 use crate::address::Address;
 use crate::bounce::Classifier;
@@ -96,6 +96,12 @@ struct World {
     /// How often a leap of the wall clock was reported.
     leaps: usize,
     next_message: u64,
+    /// How many of the next writes of the queue fail.
+    failing_writes: u32,
+    /// What sessions were told, in order.
+    answers: Vec<Stored>,
+    /// What other shards were told of what they gave us, in order.
+    told: Vec<Stored>,
 }
 
 impl World {
@@ -129,12 +135,21 @@ impl World {
             delivered: 0,
             leaps: 0,
             next_message: 0,
+            failing_writes: 0,
+            answers: Vec::new(),
+            told: Vec::new(),
         }
     }
 
     fn send(&mut self, domain: &str) {
+        let submission = Box::new(self.submission(domain));
+        let ticket = self.next_message;
+        self.handle(Event::Accepted { ticket, submission });
+    }
+
+    fn submission(&mut self, domain: &str) -> Submission {
         self.next_message += 1;
-        let submission = Submission {
+        Submission {
             queue_id: self.core.next_queue_id(self.now),
             accepted: self.now.unix,
             envelope: Arc::new(Envelope::new(
@@ -147,10 +162,7 @@ impl World {
             peer: None,
             options: Box::default(),
             content: b"Subject: test\r\n\r\nbody of the message\r\n".to_vec(),
-        };
-        let ticket = self.next_message;
-        let submission = Box::new(submission);
-        self.handle(Event::Accepted { ticket, submission });
+        }
     }
 
     fn handle(&mut self, event: Event) {
@@ -197,7 +209,13 @@ impl World {
                 if stream == Stream::DeliveryLog && begin.is_some() {
                     self.logs.push(segment);
                 }
-                let result = Ok(());
+                let fails = stream == Stream::Queue && self.failing_writes > 0;
+                let result = if fails {
+                    self.failing_writes -= 1;
+                    Err(DiskError::Io("Input/output error".into()))
+                } else {
+                    Ok(())
+                };
                 Event::Written { batch, result }
             }
             Action::Retire { segment, disposal } => {
@@ -277,8 +295,16 @@ impl World {
                 self.leaps += 1;
                 return;
             }
+            Action::Report { line } if line.starts_with("queue write failed") => return,
             Action::Report { line } => panic!("{line}"),
-            Action::Answer { .. } | Action::Delete { .. } | Action::Tell { .. } => return,
+            Action::Answer { result, .. } => return self.answers.push(result),
+            Action::Tell { message, .. } => {
+                if let ShardMessage::Stored { result, .. } = message {
+                    self.told.push(result);
+                }
+                return;
+            }
+            Action::Delete { .. } => return,
         };
         self.core.handle(event, self.now);
     }
@@ -669,6 +695,35 @@ fn a_retry_of_one_domain_leaves_the_others_and_their_back_off() {
     assert_eq!(world.core.retry_some(world.now), Some(1));
     world.advance(100);
     world.advance(100);
+#[test]
+fn mail_after_one_failed_write_is_accepted_at_once_and_after_several_in_a_row_when_writing_works() {
+    let mut world = World::new(settings());
+    world.failing_writes = 1;
+    world.send("a.example");
+    // The clock has not moved: whoever comes next is not told to come again.
+    world.send("a.example");
+    assert_eq!(world.answers, [Stored::Failed, Stored::Durable]);
+    assert_eq!(world.delivered, 1);
+    world.answers.clear();
+    world.failing_writes = u32::MAX;
+    world.send("a.example");
+    let mut tries = 0;
+    let mut left = world.failing_writes;
+    for _ in 0..600 {
+        world.advance(100);
+        tries += left - world.failing_writes;
+        left = world.failing_writes;
+    }
+    assert!(
+        (10..30).contains(&tries),
+        "{tries} writes to a dead disk in a minute"
+    );
+    world.send("a.example");
+    assert_eq!(world.answers, [Stored::Failed, Stored::Failed]);
+    world.failing_writes = 0;
+    world.advance(super::storage::WRITE_RETRY_MS_MAX);
+    world.send("a.example");
+    assert_eq!(world.answers.last(), Some(&Stored::Durable));
     assert_eq!(world.delivered, 2);
 }
 
@@ -721,4 +776,28 @@ fn mail_that_waits_while_stopping_says_so() {
         rows.iter().all(|row| row.binding == Binding::Stopping),
         "{rows:?}"
     );
+fn a_full_queue_takes_the_notifications_of_other_shards_up_to_a_reserve() {
+    let mut world = World::new(Settings {
+        queued_entries_max: 0,
+        ..settings()
+    });
+    world.core.drain();
+    let give = |world: &mut World, is_notice| {
+        let submission = Box::new(world.submission("a.example"));
+        let message = ShardMessage::Store {
+            key: 1,
+            submission,
+            pending: true,
+            handover: None,
+            is_notice,
+        };
+        let from = ShardId(1);
+        world.handle(Event::FromShard { from, message });
+        world.told.pop()
+    };
+    assert_eq!(give(&mut world, false), Some(Stored::NoSpace));
+    for _ in 0..super::accept::NOTICES_RESERVE {
+        assert_eq!(give(&mut world, true), Some(Stored::Durable));
+    }
+    assert_eq!(give(&mut world, true), Some(Stored::NoSpace));
 }

@@ -460,8 +460,16 @@ fn file_bytes(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
+/// Without the path: that is the one under which the file was opened, and a queue segment's file has
+/// another name since. Who reports the error knows the segment.
 fn disk_error(error: glommio::GlommioError<()>) -> DiskError {
-    io_error(error.into())
+    match error {
+        glommio::GlommioError::EnhancedIoError { source, op, .. } => match io_error(source) {
+            DiskError::Io(why) => DiskError::Io(format!("{why} ({op})")),
+            full => full,
+        },
+        other => io_error(other.into()),
+    }
 }
 
 fn io_error(error: io::Error) -> DiskError {

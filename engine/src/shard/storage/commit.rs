@@ -90,6 +90,7 @@ impl ShardCore {
         match result {
             Ok(()) => {
                 self.storage.full = false;
+                self.storage.failures = 0;
                 self.batch_durable(flying.segment, flying.end);
                 for note in flying.pending.notes {
                     self.note_durable(&note, now);
@@ -191,12 +192,13 @@ impl ShardCore {
             DiskError::Io(text) => text.as_str(),
         };
         self.report(format!(
-            "queue write failed ({why}): its mail is answered as not accepted, delivery rests until \
-             outcomes can be written; free space or mend the disk under server.data_dir"
+            "queue write failed (segment {:08}: {why}): its mail is answered as not accepted, delivery \
+             rests until outcomes can be written; free space or mend the disk under server.data_dir",
+            flying.segment.0
         ));
         let storage = &mut self.storage;
         storage.full = *error == DiskError::Full;
-        storage.failing_until = Some(now.mono.plus_ms(WRITE_RETRY_MS));
+        storage.failing_until = Some(now.mono.plus_ms(storage.rest_ms()));
         // What is durable in these segments will still be read.
         for writer in storage
             .tail
@@ -276,6 +278,8 @@ impl ShardCore {
         for note in notes {
             self.tell_waiter(note.waiter, result, now);
         }
+        // At once, if the first failure was no more than that.
+        self.retry_write(now);
     }
 
     /// After a failed write: writes the notes that must not be lost into a new segment.

@@ -6,8 +6,9 @@
 //!
 //! When a write fails, its segment is left for good: whether those bytes are on disk is unknown, and
 //! its keystream must not be used twice. Messages of the batch are answered as not stored, and
-//! cancelled in the next segment; outcomes are written again there, and no delivery is started until
-//! they are.
+//! cancelled in the next segment; outcomes are written again there. That is begun at once after the
+//! first failure; while one follows another, writing rests in between, longer each time, and neither
+//! is a delivery started nor mail taken.
 //!
 //! Here are `Storage`, the queue's stream as records are appended to it and read back, and what its
 //! batches carry. The rest:
@@ -46,8 +47,13 @@ use crate::queue::segment::{AppendError, Batch, Placement, SegmentHeader, Segmen
 pub const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A batch of this size is closed, and the next begun; bounds one write.
 pub const BATCH_BYTES_FULL: usize = 2 * 1024 * 1024;
-/// How long writing rests after a failure, milliseconds.
+/// How long the delivery log rests after a failed write, and the queue where the disk is full,
+/// milliseconds.
 pub const WRITE_RETRY_MS: u64 = 1000;
+/// Longest time that writing rests while one failure follows another, milliseconds.
+pub const WRITE_RETRY_MS_MAX: u64 = 5000;
+/// The rest after the second failure in a row; each further one doubles it.
+const WRITE_RETRY_MS_MIN: u64 = 100;
 /// Blob kind of the counts since ever.
 pub const BLOB_COUNTERS: u16 = 3;
 /// Blob kind of a delivery log batch.
@@ -184,6 +190,8 @@ pub(super) struct Storage {
     next_batch: u64,
     ciphers: HashMap<SegmentId, SegmentCipher>,
     failing_until: Option<Mono>,
+    /// Writes that failed since one was durable.
+    failures: u32,
     full: bool,
     recipients: RecipientsBuf,
     /// Segments whose file is still to be made, and whether out of a free one.
@@ -214,6 +222,7 @@ pub(super) fn open(
         next_batch: 0,
         ciphers: HashMap::new(),
         failing_until: None,
+        failures: 0,
         full: false,
         recipients: RecipientsBuf::new(),
         begin: HashMap::new(),
@@ -235,6 +244,17 @@ impl Storage {
     /// Whether the disk said that it is full, at the last write.
     pub(super) const fn is_full(&self) -> bool {
         self.full
+    }
+
+    /// Counts a failed write; how long to rest before the next, milliseconds. One bad write says little
+    /// about the next segment, so that is tried at once; a second in a row is trouble.
+    fn rest_ms(&mut self) -> u64 {
+        self.failures = self.failures.saturating_add(1);
+        match self.failures {
+            _ if self.full => WRITE_RETRY_MS,
+            0 | 1 => 0,
+            n => (WRITE_RETRY_MS_MIN << (n - 2).min(8)).min(WRITE_RETRY_MS_MAX),
+        }
     }
 
     /// Bytes of records that are not durable.
