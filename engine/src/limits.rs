@@ -3,6 +3,7 @@
 //! What an operator may choose lies within these. A bound that only one module
 //! knows stays in that module.
 
+use crate::message::header;
 use crate::queue::{record, segment};
 
 /// Shards of one daemon: queue ids have 8 bits for the shard that accepted.
@@ -27,6 +28,9 @@ pub const RETRY_STEPS_MAX: usize = 64;
 /// Tag headers that go into the delivery log.
 pub const TAG_HEADERS_MAX: usize = 16;
 
+/// Name of a group or tag header, octets.
+pub const HEADER_NAME_BYTES_MAX: usize = 77;
+
 /// Listening addresses.
 pub const LISTENERS_MAX: usize = 64;
 
@@ -40,4 +44,10 @@ const _: () = {
     assert!(SEGMENT_BYTES_MIN >= segment::SEGMENT_BYTES_MIN as u64);
     assert!(SEGMENT_BYTES_MAX > record::RECORD_BYTES_MAX as u64);
     assert!(RECIPIENTS_MAX >= 100);
+    // What a header section may give us goes into a record, or the mail would be refused for ever: tags
+    // as `name=value` lines.
+    let tag_bytes_max = HEADER_NAME_BYTES_MAX + 1 + header::VALUE_BYTES_MAX + 1;
+    assert!(header::TAGS_MAX * tag_bytes_max <= record::message::TAGS_BYTES_MAX);
+    assert!(header::VALUE_BYTES_MAX <= record::message::GROUP_BYTES_MAX);
+    assert!(header::VALUE_BYTES_MAX <= record::message::MESSAGE_ID_BYTES_MAX);
 };

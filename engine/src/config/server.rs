@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::reader::{Reader, TextDefault};
-use crate::limits::{SHARDS_MAX, TAG_HEADERS_MAX};
+use crate::limits::{HEADER_NAME_BYTES_MAX, SHARDS_MAX, TAG_HEADERS_MAX};
 use crate::net::check_host_name;
 
 /// `[server]`: who we are and where our data lies.
@@ -70,7 +70,7 @@ pub(super) fn read(r: &mut Reader<'_, '_>) -> Option<Server> {
 /// A field name (RFC 5322 §2.2).
 fn header_name(text: &str) -> Result<String, String> {
     let plain = |b: u8| b.is_ascii_graphic() && b != b':';
-    if !text.is_empty() && text.len() <= 77 && text.bytes().all(plain) {
+    if !text.is_empty() && text.len() <= HEADER_NAME_BYTES_MAX && text.bytes().all(plain) {
         Ok(text.to_owned())
     } else {
         Err(format!(

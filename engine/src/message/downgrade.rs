@@ -24,6 +24,8 @@ pub enum DowngradeError {
     NoBoundary,
     /// 8-bit content in a message type that may not be encoded.
     MessageType,
+    /// 8-bit octets in a part that is encoded already, in a way that is not ours to undo.
+    ForeignEncoding,
 }
 
 impl fmt::Display for DowngradeError {
@@ -32,6 +34,9 @@ impl fmt::Display for DowngradeError {
             Self::TooDeep => "the 8-bit message is nested too deeply to be converted",
             Self::NoBoundary => "the 8-bit message has a multipart without its boundary",
             Self::MessageType => "the message has an 8-bit part of a type that may not be encoded",
+            Self::ForeignEncoding => {
+                "the message has 8-bit octets in a part with an encoding of its own"
+            }
         })
     }
 }
@@ -101,7 +106,7 @@ fn entity(
         return Err(DowngradeError::MessageType);
     }
 
-    let encoding = choose(&kind, transfer_encoding, body);
+    let encoding = choose(&kind, transfer_encoding, body)?;
     let mut labelled = fields;
     let (mime_version, text_type);
     if outermost && content_type.is_none() {
@@ -126,36 +131,69 @@ fn entity(
         Encoding::SevenBit => out.extend_from_slice(body),
         Encoding::QuotedPrintable => quoted_printable(body, out),
         Encoding::Base64 => base64(body, out),
-        Encoding::BrokenQuotedPrintable => {
-            for &byte in body {
-                if byte.is_ascii() {
-                    out.push(byte)
-                } else {
-                    push_hex(byte, out)
-                }
-            }
-        }
+        Encoding::BrokenQuotedPrintable => mend_quoted_printable(body, out),
         // Decoders skip octets outside the alphabet (RFC 2045 §6.8); so do we.
         Encoding::BrokenBase64 => out.extend(body.iter().filter(|byte| byte.is_ascii())),
     }
     Ok(())
 }
 
-fn choose(kind: &str, transfer_encoding: Option<&[u8]>, body: &[u8]) -> Encoding {
-    match transfer_encoding
-        .map(|value| value.trim_ascii().to_ascii_lowercase())
-        .as_deref()
-    {
-        Some(b"quoted-printable") => return Encoding::BrokenQuotedPrintable,
-        Some(b"base64") => return Encoding::BrokenBase64,
+fn choose(
+    kind: &str,
+    transfer_encoding: Option<&[u8]>,
+    body: &[u8],
+) -> Result<Encoding, DowngradeError> {
+    let named =
+        transfer_encoding.map(|value| without_comments(value).trim_ascii().to_ascii_lowercase());
+    match named.as_deref() {
+        Some(b"quoted-printable") => return Ok(Encoding::BrokenQuotedPrintable),
+        Some(b"base64") => return Ok(Encoding::BrokenBase64),
+        // Its name would be lost under ours, and with it the way back (RFC 2045 §6.3).
+        Some(name) if name.starts_with(b"x-") || name == b"uuencode" => {
+            return Err(DowngradeError::ForeignEncoding);
+        }
         _ => {}
     }
     let eight_bit = body.iter().filter(|byte| !byte.is_ascii()).count();
     // Three octets for one in quoted-printable against four for three in base64.
     if kind.starts_with("text/") && eight_bit < body.len() / 6 {
-        Encoding::QuotedPrintable
+        Ok(Encoding::QuotedPrintable)
     } else {
-        Encoding::Base64
+        Ok(Encoding::Base64)
+    }
+}
+
+/// Encodes what is not ASCII in content that is quoted-printable already, and breaks the lines that
+/// become too long by it where no escape is torn (RFC 2045 §6.7 rule 5).
+fn mend_quoted_printable(body: &[u8], out: &mut Vec<u8>) {
+    for line in body.split_inclusive(|byte| *byte == b'\n') {
+        if line.is_ascii() {
+            out.extend_from_slice(line);
+            continue;
+        }
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        let (mut column, mut at) = (0, 0);
+        while let Some(&byte) = text.get(at) {
+            let is_escape = byte == b'='
+                && matches!(text.get(at + 1..at + 3), Some(hex) if hex.iter().all(u8::is_ascii_hexdigit));
+            let taken = if is_escape { 3 } else { 1 };
+            let written = if byte.is_ascii() { taken } else { 3 };
+            // The last column is the soft break's, unless nothing comes behind.
+            let room = ENCODED_LINE_BYTES_MAX - usize::from(at + taken < text.len());
+            if column + written > room {
+                out.extend_from_slice(b"=\r\n");
+                column = 0;
+            }
+            if byte.is_ascii() {
+                out.extend_from_slice(&text[at..at + taken]);
+            } else {
+                push_hex(byte, out);
+            }
+            column += written;
+            at += taken;
+        }
+        out.extend_from_slice(&line[text.len()..]);
     }
 }
 
@@ -276,27 +314,123 @@ fn value_of<'a>(field: &'a [u8], name: &str) -> Option<&'a [u8]> {
     rest.trim_ascii_start().strip_prefix(b":")
 }
 
+/// A structured field body without its comments (RFC 5322 §3.2.2), which nest; quoted strings stay.
+fn without_comments(value: &[u8]) -> Vec<u8> {
+    let (mut depth, mut quoted, mut escaped) = (0_u32, false, false);
+    let mut out = Vec::with_capacity(value.len());
+    for &byte in value {
+        let opaque = escaped;
+        escaped = !opaque && byte == b'\\' && (quoted || depth > 0);
+        match byte {
+            _ if opaque => {}
+            b'(' if !quoted => {
+                depth += 1;
+                continue;
+            }
+            b')' if depth > 0 => {
+                depth -= 1;
+                continue;
+            }
+            b'"' if depth == 0 => quoted = !quoted,
+            _ => {}
+        }
+        if depth == 0 {
+            out.push(byte);
+        }
+    }
+    out
+}
+
 /// `type/subtype` in lower case.
 fn media_type(value: &[u8]) -> String {
-    let end = value.iter().position(|&b| b == b';').unwrap_or(value.len());
+    let value = without_comments(value);
+    let end = memchr(b';', &value).unwrap_or(value.len());
     String::from_utf8_lossy(value[..end].trim_ascii()).to_ascii_lowercase()
 }
 
-/// The boundary parameter of a Content-Type (RFC 2046 §5.1.1: 1 to 70 characters, more is taken).
+/// The boundary parameter of a Content-Type (RFC 2046 §5.1.1: 1 to 70 characters, more is taken), also
+/// in pieces or with a charset (RFC 2231).
 fn boundary(value: &[u8]) -> Option<Vec<u8>> {
-    let mut rest = &value[memchr(b';', value)?..];
+    let value = without_comments(value);
+    let mut rest = &value[memchr(b';', &value)?..];
+    let mut pieces: Vec<(u32, Vec<u8>)> = Vec::new();
     while let [_separator, tail @ ..] = rest {
         rest = tail;
         if let Some((name, tail)) = rest.split_at_checked("boundary".len())
             && name.eq_ignore_ascii_case(b"boundary")
-            && let Some(text) = tail.trim_ascii_start().strip_prefix(b"=")
+            && let Some(equals) = memchr(b'=', tail)
+            && let Some(section) = Section::parse(tail[..equals].trim_ascii())
         {
-            let value = token_or_quoted(text.trim_ascii_start());
-            return value.filter(|boundary| !boundary.is_empty());
+            let text = token_or_quoted(tail[equals + 1..].trim_ascii_start())?;
+            let text = if section.extended {
+                unextended(&text, section.number.unwrap_or(0) == 0)
+            } else {
+                text
+            };
+            match section.number {
+                Some(number) => pieces.push((number, text)),
+                None => return Some(text).filter(|boundary| !boundary.is_empty()),
+            }
         }
         rest = skip_parameter(rest);
     }
-    None
+    pieces.sort_by_key(|(number, _)| *number);
+    let whole: Vec<u8> = pieces.into_iter().flat_map(|(_, text)| text).collect();
+    Some(whole).filter(|boundary| !boundary.is_empty())
+}
+
+/// What stands between a parameter's name and its `=`: nothing, `*`, `*0` or `*0*` (RFC 2231 §3, §4).
+struct Section {
+    number: Option<u32>,
+    extended: bool,
+}
+
+impl Section {
+    fn parse(text: &[u8]) -> Option<Self> {
+        let Some(text) = text.strip_prefix(b"*") else {
+            return text.is_empty().then_some(Self {
+                number: None,
+                extended: false,
+            });
+        };
+        if text.is_empty() {
+            return Some(Self {
+                number: None,
+                extended: true,
+            });
+        }
+        let digits = text.strip_suffix(b"*").unwrap_or(text);
+        Some(Self {
+            number: Some(std::str::from_utf8(digits).ok()?.parse().ok()?),
+            extended: digits.len() < text.len(),
+        })
+    }
+}
+
+/// An extended value: `charset'language'` taken off if it is the `first`, `%XX` as octets.
+fn unextended(text: &[u8], first: bool) -> Vec<u8> {
+    let text = match text.splitn(3, |byte| *byte == b'\'').nth(2) {
+        Some(behind) if first => behind,
+        _ => text,
+    };
+    let mut out = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(&byte) = text.get(at) {
+        let hex = text
+            .get(at + 1..at + 3)
+            .and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(octet) if byte == b'%' => {
+                out.push(octet);
+                at += 3;
+            }
+            _ => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    out
 }
 
 /// Up to the next separator outside quotes.
@@ -434,6 +568,71 @@ mod tests {
                 .unwrap()
                 .contains("charset=unknown-8bit")
         );
+    }
+
+    #[test]
+    fn what_is_encoded_already_is_not_encoded_again() {
+        for (name, body, expected) in [
+            (
+                "quoted-printable (by hand)",
+                "a=20b\u{e9}=\r\nc",
+                "a=20b=C3=A9=\r\nc",
+            ),
+            ("(in (nested) words) base64", "YWJj\u{e9}", "YWJj"),
+        ] {
+            let field =
+                format!("Content-Type: text/plain\r\nContent-Transfer-Encoding: {name}\r\n\r\n");
+            let content = format!("{field}{body}\r\n");
+            assert_eq!(text_of(&content), format!("{field}{expected}\r\n"));
+        }
+        assert_eq!(
+            downgrade("Content-Transfer-Encoding: X-UUencode\r\n\r\n\u{e9}\r\n".as_bytes()),
+            Err(DowngradeError::ForeignEncoding)
+        );
+    }
+
+    #[test]
+    fn mended_lines_are_broken_within_76_octets_and_mean_the_same() {
+        let line = format!(
+            "{}\u{e9}=3D{}=E3 {}",
+            "x".repeat(70),
+            "\u{e9}".repeat(20),
+            "y".repeat(76)
+        );
+        let mut out = Vec::new();
+        mend_quoted_printable(
+            format!("{line}=\r\n{}\r\n", "z".repeat(80)).as_bytes(),
+            &mut out,
+        );
+        let mended = String::from_utf8(out).unwrap();
+        let lines: Vec<&str> = mended.lines().collect();
+        let (last, broken) = lines.split_last().unwrap();
+        assert!(
+            broken
+                .iter()
+                .all(|line| line.len() <= 76 && line.ends_with('=')),
+            "{mended}"
+        );
+        assert_eq!(last.len(), 80, "what was ASCII stays as it is");
+        let joined: String = broken.iter().map(|line| &line[..line.len() - 1]).collect();
+        assert_eq!(joined, line.replace('\u{e9}', "=C3=A9"));
+    }
+
+    #[test]
+    fn a_boundary_in_pieces_or_encoded_is_found() {
+        for parameter in [
+            "boundary*=us-ascii'en'b%3D1",
+            "boundary*1=\"=1\"; boundary*0=b",
+            "boundary*0*=us-ascii''b%3D; boundary*1=1",
+            "(a; boundary=c) boundary=\"b=1\"",
+        ] {
+            let value = format!(" multipart/mixed (x); charset=x; {parameter}");
+            assert_eq!(
+                boundary(value.as_bytes()).as_deref(),
+                Some(&b"b=1"[..]),
+                "{value}"
+            );
+        }
     }
 
     #[test]

@@ -22,13 +22,34 @@ use glommio::net::{TcpListener, TcpStream};
 
 use super::{Bell, Shard, now, spawn};
 
-/// How many sessions each client address has, on all shards. Touched when a session begins and ends,
-/// never in between.
+/// One part in so many of the sessions is kept for clients that may relay: outsiders, however many,
+/// must not shut out the systems we work for.
+const RELAY_SHARE: u32 = 4;
+
+/// How many sessions each client has, on all shards. Touched when a session begins and ends, never in
+/// between.
 #[derive(Debug)]
 pub(crate) struct ClientSessions {
-    counts: Mutex<(u32, HashMap<IpAddr, u32>)>,
+    counts: Mutex<Counts>,
     sessions_max: u32,
+    outsiders_max: u32,
     per_client_max: u32,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: u32,
+    outsiders: u32,
+    by_client: HashMap<IpAddr, u32>,
+}
+
+/// What counts as one client: an IPv4 address, or the 64 bits of an IPv6 one that a network is given;
+/// within them anybody has addresses without end.
+fn client_of(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) >> 64 << 64).into()),
+    }
 }
 
 impl ClientSessions {
@@ -37,25 +58,28 @@ impl ClientSessions {
         Arc::new(Self {
             counts: Mutex::default(),
             sessions_max,
+            outsiders_max: sessions_max - sessions_max / RELAY_SHARE,
             per_client_max,
         })
     }
 
-    fn enter(self: &Arc<Self>, ip: IpAddr) -> Option<Admission> {
+    fn enter(self: &Arc<Self>, ip: IpAddr, may_relay: bool) -> Option<Admission> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, by_ip) = &mut *counts;
-        if *all >= self.sessions_max {
+        if counts.all >= self.sessions_max || !may_relay && counts.outsiders >= self.outsiders_max {
             return None;
         }
-        let of_client = by_ip.entry(ip).or_insert(0);
+        let client = client_of(ip);
+        let of_client = counts.by_client.entry(client).or_insert(0);
         if *of_client >= self.per_client_max {
             return None;
         }
-        *all += 1;
         *of_client += 1;
+        counts.all += 1;
+        counts.outsiders += u32::from(!may_relay);
         Some(Admission {
             sessions: Arc::clone(self),
-            ip,
+            client,
+            may_relay,
         })
     }
 }
@@ -63,7 +87,8 @@ impl ClientSessions {
 /// A session's place among those of its client; given back when dropped.
 struct Admission {
     sessions: Arc<ClientSessions>,
-    ip: IpAddr,
+    client: IpAddr,
+    may_relay: bool,
 }
 
 impl Drop for Admission {
@@ -73,12 +98,12 @@ impl Drop for Admission {
             .counts
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let (all, by_ip) = &mut *counts;
-        *all -= 1;
-        if let Some(count) = by_ip.get_mut(&self.ip) {
+        counts.all -= 1;
+        counts.outsiders -= u32::from(!self.may_relay);
+        if let Some(count) = counts.by_client.get_mut(&self.client) {
             *count -= 1;
             if *count == 0 {
-                by_ip.remove(&self.ip);
+                counts.by_client.remove(&self.client);
             }
         }
     }
@@ -208,13 +233,13 @@ fn greet(shard: &Rc<Shard>, stream: TcpStream, door: &Rc<Door>) {
         return;
     };
     let (ip, local_ip) = (peer.ip().to_canonical(), local.ip().to_canonical());
-    let Some(admission) = door.sessions.enter(ip) else {
+    let may_relay = door.listen.borrow().may_relay(ip);
+    let Some(admission) = door.sessions.enter(ip, may_relay) else {
         let shard = Rc::clone(shard);
         return spawn(async move { refuse(&shard, stream).await });
     };
     // Replies are whole when written: waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
-    let may_relay = door.listen.borrow().may_relay(ip);
     let peer = Peer {
         ip,
         port: peer.port(),
@@ -238,6 +263,7 @@ fn greet(shard: &Rc<Shard>, stream: TcpStream, door: &Rc<Door>) {
             out: Vec::new(),
             held: 0,
             read_bytes: 0,
+            heard_all: false,
         };
         session.run().await;
         session.shard.sessions.borrow_mut().remove(&ticket);
@@ -252,9 +278,9 @@ async fn refuse(shard: &Rc<Shard>, mut stream: TcpStream) {
     let _ = shard;
 }
 
-/// Octets that a session may take before the shard's other tasks have their turn: a client that sends
+/// Octets that a session takes, or a connection out sends, before the shard's other tasks have their turn: a client that sends
 /// as fast as we read would have the shard to itself.
-const TURN_BYTES: usize = 256 * 1024;
+pub(super) const TURN_BYTES: usize = 256 * 1024;
 
 struct Session {
     shard: Rc<Shard>,
@@ -267,6 +293,8 @@ struct Session {
     held: usize,
     /// Octets read since others had their turn.
     read_bytes: usize,
+    /// The client has closed its side. What it sent is answered still.
+    heard_all: bool,
 }
 
 enum Step {
@@ -342,12 +370,19 @@ impl Session {
             self.machine.shutdown();
             return Poll::Ready(Step::Transmit);
         }
-        if !self.machine.wants_input() {
+        if self.heard_all && !self.machine.awaits_finish() {
+            return Poll::Ready(Step::End);
+        }
+        if self.heard_all || !self.machine.wants_input() {
             return Poll::Pending;
         }
         let mut scratch = self.shard.scratch.borrow_mut();
         match Pin::new(&mut self.stream).poll_read(cx, &mut scratch) {
             Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(0)) if self.machine.awaits_finish() => {
+                self.heard_all = true;
+                Poll::Pending
+            }
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Step::End),
             Poll::Ready(Ok(octets)) => {
                 self.read_bytes += octets;
@@ -369,6 +404,17 @@ impl Session {
 
     async fn transmit(&mut self) -> io::Result<()> {
         while self.machine.poll_transmit(&mut self.out) {}
+        if !self.out.is_empty() {
+            // A client that never reads would keep its place for good, once its message is answered.
+            let deadline = self.machine.send_deadline(now());
+            self.slot.deadline.set(Some(deadline));
+        }
+        let result = self.send_all().await;
+        self.out.clear();
+        result
+    }
+
+    async fn send_all(&mut self) -> io::Result<()> {
         let mut sent = 0;
         while sent < self.out.len() {
             sent += poll_fn(|cx| {
@@ -380,7 +426,6 @@ impl Session {
             })
             .await?;
         }
-        self.out.clear();
         Ok(())
     }
 }
@@ -393,4 +438,38 @@ pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address).map_err(|error| {
         format!("cannot listen on {address}: {error}; is another mail server running there?")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn outsiders_leave_a_share_of_the_sessions_to_relay_clients() {
+        let sessions = ClientSessions::new(8, 100);
+        let mut outside: Vec<_> = (0..6)
+            .map(|_| sessions.enter(ip("192.0.2.1"), false).unwrap())
+            .collect();
+        assert!(sessions.enter(ip("192.0.2.2"), false).is_none());
+        let _inside: Vec<_> = (0..2)
+            .map(|_| sessions.enter(ip("10.0.0.1"), true).unwrap())
+            .collect();
+        outside.pop();
+        assert!(sessions.enter(ip("192.0.2.2"), false).is_some());
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_are_one_client() {
+        let sessions = ClientSessions::new(100, 2);
+        let _first = sessions.enter(ip("2001:db8::1"), false).unwrap();
+        let _second = sessions.enter(ip("2001:db8::ffff:1"), false).unwrap();
+        assert!(sessions.enter(ip("2001:db8::2"), false).is_none());
+        assert!(sessions.enter(ip("2001:db8:0:1::2"), false).is_some());
+        let _third = sessions.enter(ip("192.0.2.1"), false).unwrap();
+        assert!(sessions.enter(ip("192.0.2.2"), false).is_some());
+    }
 }

@@ -20,6 +20,7 @@ use futures_lite::future::poll_fn;
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
+use super::accept::TURN_BYTES;
 use super::{Bell, Shard, now, socket, spawn};
 
 /// What all connections of a shard share.
@@ -270,7 +271,7 @@ impl Connection {
     async fn transmit(&mut self) -> io::Result<bool> {
         // What a machine that has ended still gives out, QUIT, is sent whatever is heard.
         let parting = self.machine.is_closed();
-        let (mut pieces, mut heard) = (0, false);
+        let (mut pieces, mut heard, mut turn_bytes) = (0, false, 0);
         loop {
             self.out.clear();
             if !self.machine.poll_transmit(&mut self.out) {
@@ -280,6 +281,11 @@ impl Connection {
                 heard |= poll_fn(|cx| Poll::Ready(self.poll_reply(cx).is_ready())).await;
             }
             pieces += 1;
+            turn_bytes += self.out.len();
+            if turn_bytes >= TURN_BYTES {
+                turn_bytes = 0;
+                glommio::executor().yield_task_queue_now().await;
+            }
             let (mut sent, length) = (0, self.out.len());
             while sent < length {
                 if self.machine.is_closed() && !parting {

@@ -20,7 +20,7 @@ pub const DOMAIN_BYTES_MAX: usize = 255;
 /// Longest group name, bytes.
 pub const GROUP_BYTES_MAX: usize = 255;
 /// Longest tags of one message, bytes.
-pub const TAGS_BYTES_MAX: usize = 4096;
+pub const TAGS_BYTES_MAX: usize = 8192;
 /// Longest Message-ID kept beside the content, bytes: a line of RFC 5322 §2.1.1.
 pub const MESSAGE_ID_BYTES_MAX: usize = 998;
 /// Bytes of all recipients with their domains.

@@ -389,6 +389,11 @@ impl ServerSession {
         }
     }
 
+    /// When to give up on a client that does not take the replies of `now`.
+    pub fn send_deadline(&self, now: Now) -> Mono {
+        now.mono.plus_ms(self.settings.idle_ms_max)
+    }
+
     /// Whether a message was handed out and awaits [`Self::finish`].
     pub const fn awaits_finish(&self) -> bool {
         matches!(self.state, State::Awaiting(_))
