@@ -18,6 +18,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::control::{self, AskError, Daemon, Refusal, State};
 use crate::descriptors::{self, Descriptors};
+use crate::preflight;
 use crate::runtime::accept::ClientSessions;
 use crate::runtime::mailbox::{MailboxSender, mailbox};
 use crate::runtime::mesh::mesh;
@@ -63,6 +64,7 @@ pub(crate) struct Hikyakud {
 pub(crate) fn run(file: PathBuf, config: Config) -> Result<(), String> {
     datadir::process_not_dumpable()
         .map_err(|error| format!("cannot forbid core dumps: {error}"))?;
+    preflight::check()?;
     let installation = Installation::new(&config.server.data_dir, &config.key.secret);
     installation.check().map_err(|error| error.to_string())?;
     let _lock = installation.lock().map_err(|error| error.to_string())?;

@@ -4,6 +4,7 @@ mod control;
 mod daemon;
 mod descriptors;
 mod own_log;
+mod preflight;
 mod rings;
 mod runtime;
 mod settings;

@@ -11,6 +11,7 @@ mod common;
 
 mod bad_starts;
 mod delivery;
+mod denied;
 mod disk_full;
 mod few_descriptors;
 mod harness;
