@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, bounded, unbounded};
+use datadir::installation::KdfCost;
 use datadir::{Installation, KeysError, LockedBytes};
 use engine::bounce::Classifier;
 use engine::clock::UnixMs;
@@ -36,6 +37,9 @@ const IO_MEMORY_BYTES: usize = 256 * 1024;
 /// How long a shard may take to open its files and listeners, or to change them.
 const SHARD_START_MAX: Duration = Duration::from_secs(60);
 
+/// Rest while a shard has too many commands waiting.
+const COMMAND_REST: Duration = Duration::from_millis(5);
+
 /// How often expired segments of the delivery log are looked for.
 const LOG_RETENTION_EVERY: Duration = Duration::from_secs(300);
 
@@ -53,6 +57,11 @@ pub(crate) struct Hikyakud {
     config: Mutex<Arc<Config>>,
     installation: Installation,
     shards: Mutex<Option<Shards>>,
+    /// Held while keys are derived, changed or retired. `shards` is not, so that the daemon tells how
+    /// it is, and ends, meanwhile.
+    keys_change: Mutex<()>,
+    /// Held while a new configuration is brought to the shards.
+    reloading: Mutex<()>,
     stopping: Mutex<bool>,
     started: UnixMs,
 }
@@ -78,6 +87,8 @@ pub(crate) fn run(file: PathBuf, config: Config) -> Result<(), String> {
         config: Mutex::new(Arc::new(config)),
         installation,
         shards: Mutex::default(),
+        keys_change: Mutex::default(),
+        reloading: Mutex::default(),
         stopping: Mutex::new(false),
         started: now().unix,
     });
@@ -85,24 +96,49 @@ pub(crate) fn run(file: PathBuf, config: Config) -> Result<(), String> {
         .map_err(|error| format!("cannot wait for signals: {error}"))?;
     control::serve(listener, Arc::clone(&daemon) as Arc<dyn Daemon>)
         .map_err(|error| format!("cannot serve the control socket: {error}"))?;
-    daemon.first_unlock()?;
-    let janitor = Arc::clone(&daemon);
-    std::thread::Builder::new()
-        .name("log-retention".into())
-        .spawn(move || janitor.remove_expired_logs())
-        .map_err(|error| format!("cannot start a thread: {error}"))?;
-    for signal in signals.forever() {
-        if signal != SIGHUP {
-            break;
+    let (events, happened) = unbounded();
+    if let Some(passphrase) = daemon.first_passphrase()? {
+        let (daemon, events) = (Arc::clone(&daemon), events.clone());
+        spawn_thread("unlock", move || {
+            let _ = events.send(Happened::Unlocked(daemon.unlock(passphrase)));
+        })?;
+    }
+    spawn_thread("signals", move || {
+        for signal in signals.forever() {
+            let _ = events.send(Happened::Signal(signal));
         }
-        match daemon.reload() {
-            Ok(lines) => lines.iter().for_each(|line| daemon.note(line)),
-            Err(refusal) => daemon.note(&format!("not reloaded: {}", refusal.message)),
+    })?;
+    let janitor = Arc::clone(&daemon);
+    spawn_thread("log-retention", move || janitor.remove_expired_logs())?;
+    for what in happened {
+        match what {
+            Happened::Unlocked(Ok(())) => {}
+            Happened::Unlocked(Err(refusal)) => return Err(refusal.message),
+            Happened::Signal(SIGHUP) => match daemon.reload() {
+                Ok(lines) => lines.iter().for_each(|line| daemon.note(line)),
+                Err(refusal) => daemon.note(&format!("not reloaded: {}", refusal.message)),
+            },
+            Happened::Signal(_) => break,
         }
     }
     daemon.stop();
     let _ = std::fs::remove_file(socket);
     Ok(())
+}
+
+/// What the main thread waits for.
+enum Happened {
+    /// The configured source's passphrase was tried.
+    Unlocked(Result<(), Refusal>),
+    Signal(i32),
+}
+
+fn spawn_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(run)
+        .map(drop)
+        .map_err(|error| format!("cannot start a thread: {error}"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -140,11 +176,14 @@ impl Hikyakud {
     /// Retires the older keys that no segment is under any more. A key counts as unused when it was
     /// in `unused` already: at the time of the last look, a segment may have been in the making.
     fn retire_keys(&self, unused: &mut HashSet<KeyId>) {
-        let mut guard = lock(&self.shards);
-        let Some(shards) = guard.as_mut().filter(|shards| shards.all_rekeyed) else {
+        let Ok(_alone) = self.keys_change.try_lock() else {
             return;
         };
-        let mut older: Vec<KeyId> = shards.keys.older_ids().collect();
+        let keys = match &*lock(&self.shards) {
+            Some(shards) if shards.all_rekeyed => Arc::clone(&shards.keys),
+            _ => return,
+        };
+        let mut older: Vec<KeyId> = keys.older_ids().collect();
         if older.is_empty() {
             return;
         }
@@ -161,9 +200,11 @@ impl Hikyakud {
             }
             match self.installation.retire(*id) {
                 Ok(()) => {
-                    let mut keys = (*shards.keys).clone();
-                    keys.retire(*id);
-                    shards.keys = Arc::new(keys);
+                    if let Some(shards) = &mut *lock(&self.shards) {
+                        let mut keys = (*shards.keys).clone();
+                        keys.retire(*id);
+                        shards.keys = Arc::new(keys);
+                    }
                     self.note(&format!(
                         "key {id} retired: no segment is under it any more"
                     ));
@@ -178,17 +219,25 @@ impl Hikyakud {
         Arc::clone(&lock(&self.config))
     }
 
-    /// Unlocks with the configured source; without a terminal to ask on, waits for `hikyaku unlock`.
-    fn first_unlock(&self) -> Result<(), String> {
+    /// The configured source's passphrase; none without a terminal to ask on: then `hikyaku unlock` is
+    /// waited for.
+    fn first_passphrase(&self) -> Result<Option<LockedBytes>, String> {
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
         match datadir::source::passphrase(&self.config().key, credentials) {
-            Ok(passphrase) => self.unlock(passphrase).map_err(|refusal| refusal.message),
+            Ok(passphrase) => Ok(Some(passphrase)),
             Err(KeysError::NoTerminal) => {
                 self.note("locked: give the passphrase with `hikyaku unlock`");
-                Ok(())
+                Ok(None)
             }
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    /// The ways to the shards; none while locked.
+    fn commands(&self) -> Vec<MailboxSender<Command>> {
+        lock(&self.shards)
+            .as_ref()
+            .map_or_else(Vec::new, |shards| shards.commands.clone())
     }
 
     fn start(&self, keys: &Arc<KeyRing>) -> Result<Shards, String> {
@@ -265,8 +314,12 @@ impl Hikyakud {
     }
 
     fn stop(&self) {
-        *lock(&self.stopping) = true;
-        let Some(shards) = lock(&self.shards).take() else {
+        let taken = {
+            let mut shards = lock(&self.shards);
+            *lock(&self.stopping) = true;
+            shards.take()
+        };
+        let Some(shards) = taken else {
             return;
         };
         for shard in &shards.commands {
@@ -310,8 +363,7 @@ impl Daemon for Hikyakud {
             .map_or(0, |shards| shards.commands.len() as u16)
     }
 
-    fn ask(&self, shard: ShardId, query: Query) -> Result<Answer, AskError> {
-        let timeout = Duration::from_millis(self.config().control.answer_timeout_ms);
+    fn ask(&self, shard: ShardId, query: Query) -> Result<Receiver<Answer>, AskError> {
         let commands = lock(&self.shards)
             .as_ref()
             .and_then(|shards| shards.commands.get(usize::from(shard.0)).cloned())
@@ -320,10 +372,20 @@ impl Daemon for Hikyakud {
         commands
             .try_send(Command::Ask { query, reply })
             .map_err(|_| AskError::Busy)?;
-        answer.recv_timeout(timeout).map_err(|error| match error {
-            crossbeam_channel::RecvTimeoutError::Timeout => AskError::TimedOut,
-            crossbeam_channel::RecvTimeoutError::Disconnected => AskError::Gone,
-        })
+        Ok(answer)
+    }
+
+    fn answer_timeout(&self) -> Duration {
+        Duration::from_millis(self.config().control.answer_timeout_ms)
+    }
+
+    fn hosts(&self) -> Vec<String> {
+        let config = self.config();
+        let mut hosts = config.control.hosts.clone();
+        // `http://control.sock/` is how some clients name a socket.
+        let socket = config.control.socket.file_name();
+        hosts.extend(socket.map(|name| name.to_string_lossy().into_owned()));
+        hosts
     }
 
     fn keys(&self) -> Option<Arc<KeyRing>> {
@@ -333,8 +395,10 @@ impl Daemon for Hikyakud {
     }
 
     fn unlock(&self, passphrase: LockedBytes) -> Result<(), Refusal> {
-        let mut shards = lock(&self.shards);
-        if shards.is_some() {
+        let Ok(_alone) = self.keys_change.try_lock() else {
+            return Err(Refusal::new(409, "the daemon is being unlocked already"));
+        };
+        if lock(&self.shards).is_some() {
             return Err(Refusal::new(409, "already unlocked"));
         }
         let keys = self
@@ -342,33 +406,48 @@ impl Daemon for Hikyakud {
             .unlock(&passphrase)
             .map_err(|error| Refusal::new(403, error.to_string()))?;
         drop(passphrase);
-        match self.start(&Arc::new(keys)) {
-            Ok(started) => {
-                *shards = Some(started);
-                Ok(())
+        let started = self
+            .start(&Arc::new(keys))
+            .map_err(|why| Refusal::new(500, why))?;
+        let mut shards = lock(&self.shards);
+        if *lock(&self.stopping) {
+            for shard in &started.commands {
+                let _ = shard.try_send(Command::Stop);
             }
-            Err(why) => Err(Refusal::new(500, why)),
+            return Err(Refusal::new(503, "the daemon is stopping"));
         }
+        *shards = Some(started);
+        Ok(())
     }
 
-    fn rekey(&self, passphrase: LockedBytes) -> Result<KeyId, Refusal> {
-        let mut guard = lock(&self.shards);
-        let Some(shards) = guard.as_mut() else {
-            return Err(Refusal::new(
-                409,
-                "locked: unlock with the key so far first",
-            ));
+    fn rekey(&self, old: LockedBytes, new: LockedBytes) -> Result<KeyId, Refusal> {
+        let Ok(_alone) = self.keys_change.try_lock() else {
+            return Err(Refusal::new(503, "the keys are being changed; try again"));
         };
+        let Some(keys) = self.keys() else {
+            let why = "locked: unlock with the key so far first";
+            return Err(Refusal::new(409, why));
+        };
+        // The verifier compares in constant time, and only after Argon2.
+        let proven = self
+            .installation
+            .unlock(&old)
+            .map_err(|error| Refusal::new(403, format!("the passphrase so far: {error}")))?;
+        drop(old);
+        if proven.current_id() != keys.current_id() {
+            let why = "the data directory has another key than this daemon; restart it first";
+            return Err(Refusal::new(409, why));
+        }
         let keys = self
             .installation
-            .rekey(
-                &shards.keys,
-                &passphrase,
-                datadir::installation::KdfCost::Recommended,
-            )
+            .rekey(&keys, &new, KdfCost::Recommended)
             .map_err(|error| Refusal::new(409, error.to_string()))?;
         let keys = Arc::new(keys);
-        for (id, shard) in shards.commands.iter().enumerate() {
+        // Before any segment is under it: who reads the log meanwhile needs it.
+        if let Some(shards) = &mut *lock(&self.shards) {
+            shards.keys = Arc::clone(&keys);
+        }
+        for (id, shard) in self.commands().iter().enumerate() {
             let (done, answer) = bounded(1);
             let command = Command::Rekey {
                 keys: Arc::clone(&keys),
@@ -377,19 +456,20 @@ impl Daemon for Hikyakud {
             let told =
                 shard.try_send(command).is_ok() && answer.recv_timeout(SHARD_START_MAX).is_ok();
             if !told {
-                shards.all_rekeyed = false;
+                if let Some(shards) = &mut *lock(&self.shards) {
+                    shards.all_rekeyed = false;
+                }
                 // The old key still reads and writes there; a restart takes the new one everywhere.
                 self.note(&format!(
                     "shard {id} goes on with the old key until the next start"
                 ));
             }
         }
-        let id = keys.current_id();
-        shards.keys = keys;
-        Ok(id)
+        Ok(keys.current_id())
     }
 
     fn reload(&self) -> Result<Vec<String>, Refusal> {
+        let _alone = lock(&self.reloading);
         let name = self.file.display().to_string();
         let text = std::fs::read_to_string(&self.file)
             .map_err(|error| Refusal::new(409, format!("cannot read {name}: {error}")))?;
@@ -405,19 +485,18 @@ impl Daemon for Hikyakud {
             .collect();
         lines.extend(new.warnings());
         let new = Arc::new(old.reloaded(new));
-        if let Some(shards) = &*lock(&self.shards) {
-            for shard in &shards.commands {
-                let (done, answer) = bounded(1);
-                shard
-                    .try_send(Command::Reload {
-                        config: Arc::clone(&new),
-                        done,
-                    })
-                    .map_err(|_| Refusal::new(503, "a shard has too many commands waiting"))?;
-                answer
-                    .recv_timeout(SHARD_START_MAX)
-                    .map_err(|_| Refusal::new(503, "a shard did not answer"))?
-                    .map_err(|why| Refusal::new(409, why))?;
+        let shards = self.commands();
+        // First everything that can fail, at every shard; nothing has changed until all are ready.
+        if let Err(refusal) = prepare_all(&shards, &new) {
+            for shard in &shards {
+                // If it is not told, its next reload throws away what it has prepared.
+                let _ = shard.try_send(Command::Abandon);
+            }
+            return Err(refusal);
+        }
+        for (id, shard) in shards.iter().enumerate() {
+            if !apply(shard) {
+                self.note(&format!("shard {id} does not take the configuration up"));
             }
         }
         *lock(&self.config) = new;
@@ -428,6 +507,43 @@ impl Daemon for Hikyakud {
     fn note(&self, line: &str) {
         crate::say!("{line}");
     }
+}
+
+/// Has every shard get ready for a configuration; the first reason why one cannot.
+fn prepare_all(shards: &[MailboxSender<Command>], new: &Arc<Config>) -> Result<(), Refusal> {
+    let mut answers = Vec::with_capacity(shards.len());
+    for shard in shards {
+        let (done, answer) = bounded(1);
+        shard
+            .try_send(Command::Prepare {
+                config: Arc::clone(new),
+                done,
+            })
+            .map_err(|_| Refusal::new(503, "a shard has too many commands waiting"))?;
+        answers.push(answer);
+    }
+    for answer in answers {
+        answer
+            .recv_timeout(SHARD_START_MAX)
+            .map_err(|_| Refusal::new(503, "a shard did not answer"))?
+            .map_err(|why| Refusal::new(409, why))?;
+    }
+    Ok(())
+}
+
+/// Has a shard that is ready take its configuration up, however many commands wait there.
+fn apply(shard: &MailboxSender<Command>) -> bool {
+    let begun = Instant::now();
+    let (done, applied) = bounded(1);
+    let mut command = Command::Apply { done };
+    while let Err(back) = shard.try_send(command) {
+        if begun.elapsed() > SHARD_START_MAX {
+            return false;
+        }
+        command = back;
+        std::thread::sleep(COMMAND_REST);
+    }
+    applied.recv_timeout(SHARD_START_MAX).is_ok()
 }
 
 /// The processors this process may run on.

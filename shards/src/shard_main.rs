@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use datadir::segments::{Go, list as list_segments, scan};
 use engine::bounce::Classifier;
-use engine::config::Config;
+use engine::config::{Config, Listen};
 use engine::ids::ShardId;
 use engine::keys::KeyRing;
 use engine::operator::{Answer, LogEnd, Query};
@@ -20,6 +20,7 @@ use engine::queue::replay::Contents;
 use engine::shard::command::Search;
 use engine::shard::storage::{BLOB_COUNTERS, StorageSetup};
 use engine::shard::{Event, ShardCore};
+use glommio::net::TcpListener;
 use rustix::net::sockopt::set_socket_reuseport;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind as bind_socket, ipproto, socket_with,
@@ -51,11 +52,15 @@ pub(crate) enum Command {
         keys: Arc<KeyRing>,
         done: Sender<()>,
     },
-    /// The configuration was read anew.
-    Reload {
+    /// The configuration was read anew: do all of it that can fail, and change nothing yet.
+    Prepare {
         config: Arc<Config>,
         done: Sender<Result<(), String>>,
     },
+    /// Every shard is ready: take up what was prepared.
+    Apply { done: Sender<()> },
+    /// Some shard is not: throw away what was prepared.
+    Abandon,
     /// Finish what is in flight and end.
     Stop,
 }
@@ -98,6 +103,14 @@ struct Running {
     classifier: Arc<Classifier>,
     sessions: Arc<ClientSessions>,
     doors: RefCell<Vec<Rc<Door>>>,
+    prepared: RefCell<Option<Prepared>>,
+}
+
+/// A configuration that can be taken up without anything going wrong.
+struct Prepared {
+    config: Arc<Config>,
+    /// Listeners that are new in it.
+    listeners: Vec<(Listen, TcpListener)>,
 }
 
 async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
@@ -172,8 +185,10 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
         classifier,
         sessions,
         doors,
+        prepared: RefCell::default(),
     };
-    running.listen(&config)?;
+    let listeners = running.new_listeners(&config)?;
+    running.listen(&config, listeners);
     let shard = Rc::clone(&running.shard);
     let data_dir = data_dir.clone();
     spawn(async move {
@@ -223,8 +238,20 @@ fn restore_counters(core: &mut ShardCore, data_dir: &Path, id: ShardId, keys: &K
 }
 
 impl Running {
-    /// Opens listeners that are new, changes those that stay, closes those that are gone.
-    fn listen(&self, config: &Config) -> Result<(), String> {
+    /// Opens the listeners of `config` that are new.
+    fn new_listeners(&self, config: &Config) -> Result<Vec<(Listen, TcpListener)>, String> {
+        let doors = self.doors.borrow();
+        let is_new = |listen: &&Listen| !doors.iter().any(|door| door.address() == listen.address);
+        config
+            .listen
+            .iter()
+            .filter(is_new)
+            .map(|listen| Ok((listen.clone(), bind(listen.address)?)))
+            .collect()
+    }
+
+    /// Serves the new listeners, changes those that stay, closes those that are gone.
+    fn listen(&self, config: &Config, new: Vec<(Listen, TcpListener)>) {
         let settings = Rc::new(engine::settings::server(config));
         let mut doors = self.doors.borrow_mut();
         doors.retain(|door| {
@@ -238,13 +265,9 @@ impl Running {
             }
             stays.is_some()
         });
-        for listen in &config.listen {
-            if doors.iter().any(|door| door.address() == listen.address) {
-                continue;
-            }
-            let listener = bind(listen.address)?;
+        for (listen, listener) in new {
             let sessions = Arc::clone(&self.sessions);
-            let door = Rc::new(Door::new(listen.clone(), Rc::clone(&settings), sessions));
+            let door = Rc::new(Door::new(listen, Rc::clone(&settings), sessions));
             spawn(accept_task(
                 Rc::clone(&self.shard),
                 listener,
@@ -252,16 +275,25 @@ impl Running {
             ));
             doors.push(door);
         }
+    }
+
+    fn prepare(&self, config: Arc<Config>) -> Result<(), String> {
+        // What an earlier attempt left behind is closed first: its addresses may be wanted again.
+        self.prepared.take();
+        let listeners = self.new_listeners(&config)?;
+        *self.prepared.borrow_mut() = Some(Prepared { config, listeners });
         Ok(())
     }
 
-    fn reload(&self, config: &Config) -> Result<(), String> {
-        self.listen(config)?;
-        let settings = Rc::new(settings::shard(config, self.shards, &self.classifier));
+    fn apply(&self) {
+        let Some(Prepared { config, listeners }) = self.prepared.take() else {
+            return;
+        };
+        self.listen(&config, listeners);
+        let settings = Rc::new(settings::shard(&config, self.shards, &self.classifier));
         let connections_max = self.shard.client.borrow().connections_max;
-        *self.shard.client.borrow_mut() = settings::client(config, connections_max);
+        *self.shard.client.borrow_mut() = settings::client(&config, connections_max);
         self.shard.with_core(|core, _| core.reload(settings));
-        Ok(())
     }
 
     async fn search(&self, domain: Option<&str>, rows_max: usize) -> Answer {
@@ -326,9 +358,14 @@ async fn serve(running: &Running, commands: &Mailbox<Command>) {
                 running.shard.with_core(|core, _| core.rekey(keys));
                 let _ = done.send(());
             }
-            Command::Reload { config, done } => {
-                let _ = done.send(running.reload(&config));
+            Command::Prepare { config, done } => {
+                let _ = done.send(running.prepare(config));
             }
+            Command::Apply { done } => {
+                running.apply();
+                let _ = done.send(());
+            }
+            Command::Abandon => drop(running.prepared.take()),
             Command::Stop => {
                 if !running.shard.drained(DRAIN_MAX).await {
                     crate::say!(shard: running.shard.id, "deliveries in flight were cut short");

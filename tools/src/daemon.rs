@@ -122,10 +122,14 @@ pub(crate) fn why(site: &Site, args: &WhyArgs, format: Format) -> Result<(), Fai
 }
 
 pub(crate) fn retry(site: &Site, args: &RetryArgs) -> Result<(), Failure> {
-    let pairs = args.domain.as_deref().map(|domain| ("domain", domain));
+    let selector = match &args.domain {
+        Some(domain) => ("domain", domain.as_str()),
+        // clap has seen to it that --all was given then.
+        None => ("all", "1"),
+    };
     let answer = site
         .client
-        .post(&format!("/api/v1/retry{}", query(pairs)), b"")?;
+        .post(&format!("/api/v1/retry{}", query([selector])), b"")?;
     println!(
         "{} deferred made ready, back-offs of sites lifted",
         answer.lines().nth(1).unwrap_or("0")

@@ -27,6 +27,9 @@ pub(crate) struct RekeyArgs {
     /// Read the new passphrase from this file, `-` for standard input, instead of asking for it
     #[arg(long, value_name = "FILE")]
     new_key: Option<PathBuf>,
+    /// Read the passphrase so far from this file, instead of from the [key] source
+    #[arg(long, value_name = "FILE")]
+    old_key: Option<PathBuf>,
 }
 
 pub(crate) fn init(site: &Site, args: &InitArgs) -> Result<(), Failure> {
@@ -111,12 +114,23 @@ pub(crate) fn rekey(site: &Site, args: &RekeyArgs) -> Result<(), Failure> {
         Err(error) => return Err(error.into()),
     };
     if running {
-        let passphrase = new_passphrase(args)?;
-        let answer = site.client.post("/api/v1/rekey", &passphrase)?;
+        let old = match &args.old_key {
+            Some(path) => key_file(path)?,
+            None => site.passphrase()?,
+        };
+        let new = new_passphrase(args)?;
+        let form = form(&[("old", &old), ("new", &new)])?;
+        let answer = site.client.post("/api/v1/rekey", &form)?;
         println!("{}", answer.lines().nth(1).unwrap_or_default());
     } else {
         let _lock = site.installation.lock()?;
-        let ring = site.unlock()?;
+        let ring = match &args.old_key {
+            Some(path) => {
+                let old = key_file(path)?;
+                site.installation.unlock(&old)?
+            }
+            None => site.unlock()?,
+        };
         let passphrase = new_passphrase(args)?;
         let ring = site
             .installation
@@ -134,6 +148,38 @@ pub(crate) fn rekey(site: &Site, args: &RekeyArgs) -> Result<(), Failure> {
         ),
     }
     Ok(())
+}
+
+fn key_file(path: &Path) -> Result<LockedBytes, Failure> {
+    let mut bytes = private::read_secret(path, PASSPHRASE_BYTES_MAX)?;
+    source::trim_newline(&mut bytes);
+    Ok(bytes)
+}
+
+/// Secrets as a form, every octet percent-encoded, without a copy outside locked memory.
+fn form(fields: &[(&str, &LockedBytes)]) -> Result<LockedBytes, Failure> {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let len = |(name, value): &(&str, &LockedBytes)| name.len() + 2 + 3 * value.len();
+    let mut text = LockedBytes::zeroed(fields.iter().map(len).sum())?;
+    let mut at = 0;
+    let mut put = |byte: u8| {
+        text[at] = byte;
+        at += 1;
+    };
+    for (index, (name, value)) in fields.iter().enumerate() {
+        if index > 0 {
+            put(b'&');
+        }
+        name.bytes().for_each(&mut put);
+        put(b'=');
+        for byte in value.iter() {
+            put(b'%');
+            put(HEX[usize::from(byte >> 4)]);
+            put(HEX[usize::from(byte & 15)]);
+        }
+    }
+    text.truncate(at);
+    Ok(text)
 }
 
 fn new_passphrase(args: &RekeyArgs) -> Result<LockedBytes, Failure> {

@@ -78,10 +78,17 @@ impl Site {
     /// As getting and checking the passphrase can meet.
     pub(crate) fn unlock(&self) -> Result<KeyRing, Failure> {
         self.installation.check()?;
+        Ok(self.installation.unlock(&self.passphrase()?)?)
+    }
+
+    /// The passphrase so far, from the configured source.
+    ///
+    /// # Errors
+    /// As the source fails.
+    pub(crate) fn passphrase(&self) -> Result<LockedBytes, Failure> {
         datadir::process_not_dumpable()?;
         let credentials = std::env::var_os(source::CREDENTIALS_DIRECTORY);
-        let passphrase = source::passphrase(&self.config.key, credentials)?;
-        Ok(self.installation.unlock(&passphrase)?)
+        Ok(source::passphrase(&self.config.key, credentials)?)
     }
 
     /// Says so if a daemon is at work on the files that are about to be read.

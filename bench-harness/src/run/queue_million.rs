@@ -207,7 +207,7 @@ fn drain(
     let accepted = injected.accepted_count();
     let started = Instant::now();
     // Retry times may be far away: an operator who knows that the route is back says so.
-    let (code, said) = daemon.command("/api/v1/retry")?;
+    let (code, said) = daemon.command("/api/v1/retry?all=1")?;
     if code != 200 {
         println!("note       retry was answered {code}: {}", said.trim());
     }

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::io::Cursor;
 
-use engine::delivery_log::text::{escape_tsv, quote_json};
+use engine::delivery_log::text::escape_tsv;
+use serde::{Serialize, Serializer};
 use tiny_http::{Header, Response, StatusCode};
 
 use super::Refusal;
@@ -84,24 +85,39 @@ impl Table {
     }
 
     fn json(&self) -> String {
-        let mut out = String::from("[");
-        for (number, row) in self.rows.iter().enumerate() {
-            out.push_str(if number == 0 { "" } else { ",\n" });
-            for (index, (column, cell)) in self.columns.iter().zip(row).enumerate() {
-                out.push(if index == 0 { '{' } else { ',' });
-                quote_json(column, &mut out);
-                out.push(':');
-                match cell {
-                    Cell::Text(text) => quote_json(text, &mut out),
-                    Cell::Number(number) => {
-                        let _ = write!(out, "{number}");
-                    }
-                }
-            }
-            out.push('}');
+        let rows: Vec<String> = self
+            .rows
+            .iter()
+            .map(|cells| {
+                let row = Row {
+                    columns: self.columns,
+                    cells,
+                };
+                serde_json::to_string(&row).unwrap_or_default()
+            })
+            .collect();
+        format!("[{}]\n", rows.join(",\n"))
+    }
+}
+
+/// A row as a JSON object, in the order of the columns.
+struct Row<'a> {
+    columns: &'static [&'static str],
+    cells: &'a [Cell],
+}
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.columns.iter().zip(self.cells))
+    }
+}
+
+impl Serialize for Cell {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Number(number) => serializer.serialize_u64(*number),
         }
-        out.push_str("]\n");
-        out
     }
 }
 
@@ -119,9 +135,13 @@ impl Body {
 }
 
 pub(super) fn response(result: Result<Body, Refusal>, format: Format) -> Response<Cursor<Vec<u8>>> {
+    let mut allow = None;
     let (status, body) = match result {
         Ok(body) => (200, body),
-        Err(refusal) => (refusal.status, error(&refusal, format)),
+        Err(refusal) => {
+            allow = refusal.allow.map(|methods| ("Allow", methods));
+            (refusal.status, error(&refusal, format))
+        }
     };
     let mut response = Response::from_string(body.text).with_status_code(StatusCode(status));
     let headers = [
@@ -135,7 +155,7 @@ pub(super) fn response(result: Result<Body, Refusal>, format: Format) -> Respons
              'self'; frame-ancestors 'none'",
         ),
     ];
-    for (name, value) in headers {
+    for (name, value) in headers.into_iter().chain(allow) {
         if let Ok(header) = Header::from_bytes(name, value) {
             response.add_header(header);
         }
@@ -152,10 +172,8 @@ pub(super) fn error(refusal: &Refusal, format: Format) -> Body {
             Body::new(TSV, text)
         }
         Format::Json => {
-            let mut text = String::from("{\"error\":");
-            quote_json(&refusal.message, &mut text);
-            text.push_str("}\n");
-            Body::new(JSON, text)
+            let error = serde_json::json!({ "error": refusal.message });
+            Body::new(JSON, format!("{error}\n"))
         }
     }
 }

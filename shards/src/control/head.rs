@@ -11,7 +11,7 @@ use super::Refusal;
 /// Longest head, bytes.
 pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Longest body, bytes.
-pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
+pub(super) const BODY_BYTES_MAX: usize = 512 * 1024;
 /// Fields of a head.
 const FIELDS_MAX: usize = 64;
 
@@ -146,7 +146,7 @@ mod tests {
             ("Content-Length: 99999999999999999999999\r\n", 400),
             ("Transfer-Encoding: chunked\r\n", 411),
             ("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", 411),
-            ("Content-Length: 65537\r\n", 413),
+            ("Content-Length: 524289\r\n", 413),
             ("X: \u{e9}\r\n", 400),
             ("X : y\r\n", 400),
             ("no colon\r\n", 400),

@@ -17,14 +17,15 @@ use engine::delivery_log::text::escape_tsv;
 use engine::delivery_log::{
     LogFilter, LogRecord, write_json_line, write_tsv_header, write_tsv_line,
 };
-use engine::ids::ShardId;
 use engine::keys::KeyRing;
 use engine::operator::{Answer, LogEnd, Query};
-use tiny_http::{Method, Request};
+use tiny_http::Request;
 
 use super::answer::{JSON_LINES, TSV};
+use super::ask::ask_each;
+use super::caller::Caller;
 use super::request::{Format, Target};
-use super::routes::unix_now;
+use super::view::unix_now;
 use super::{Daemon, Refusal, State};
 
 /// How often a followed log is looked at.
@@ -40,14 +41,14 @@ const CHUNK_BYTES: usize = 32 * 1024;
 const LINES_DEFAULT: usize = 10_000;
 const LINES_MAX: usize = 1_000_000_000;
 
-/// Bounds how many requests read the log at a time.
+/// Bounds how many requests do one kind of thing at a time.
 #[derive(Debug)]
-pub(super) struct Readers {
+pub(super) struct Places {
     busy: AtomicUsize,
     max: usize,
 }
 
-impl Readers {
+impl Places {
     pub(super) const fn new(max: usize) -> Self {
         Self {
             busy: AtomicUsize::new(0),
@@ -55,19 +56,20 @@ impl Readers {
         }
     }
 
-    fn enter(self: &Arc<Self>) -> Option<Reading> {
+    /// A place, kept until it is dropped; `None` if all are taken.
+    pub(super) fn enter(self: &Arc<Self>) -> Option<Place> {
         let more = |busy| (busy < self.max).then_some(busy + 1);
         self.busy
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
             .ok()?;
-        Some(Reading(self.clone()))
+        Some(Place(self.clone()))
     }
 }
 
-/// One request's place among the readers.
-struct Reading(Arc<Readers>);
+/// One request's place among them.
+pub(super) struct Place(Arc<Places>);
 
-impl Drop for Reading {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.busy.fetch_sub(1, Ordering::AcqRel);
     }
@@ -87,15 +89,10 @@ struct Wanted {
 pub(super) fn answer(
     request: Request,
     target: Target,
+    caller: &Caller,
     daemon: &Arc<dyn Daemon>,
-    readers: &Arc<Readers>,
+    readers: &Arc<Places>,
 ) -> Result<(), Box<(Request, Refusal)>> {
-    if *request.method() != Method::Get {
-        return Err(Box::new((
-            request,
-            Refusal::new(405, "the log is only read: use GET"),
-        )));
-    }
     let wanted = match wanted(target) {
         Ok(wanted) => wanted,
         Err(refusal) => return Err(Box::new((request, refusal))),
@@ -116,7 +113,7 @@ pub(super) fn answer(
     };
     let follow = if wanted.follow { " and follows it" } else { "" };
     daemon.note(&format!(
-        "an operator reads the delivery log{follow}: {}",
+        "{caller} reads the delivery log{follow}: {}",
         wanted.asked
     ));
     let daemon = daemon.clone();
@@ -150,16 +147,9 @@ fn wanted(target: Target) -> Result<Wanted, Refusal> {
     let mut filter = LogFilter::default();
     let mut asked = String::new();
     for (name, value) in target.take_rest() {
-        let known = filter
+        filter
             .set(&name, &value, unix_now())
             .map_err(|why| Refusal::new(400, format!("{name}: {why}")))?;
-        if !known {
-            let all = LogFilter::PARAMETERS.join(", ");
-            return Err(Refusal::new(
-                400,
-                format!("unknown parameter `{name}`; the log takes: {all}, limit, follow, format"),
-            ));
-        }
         let space = if asked.is_empty() { "" } else { " " };
         asked.push_str(space);
         asked.push_str(&name);
@@ -240,8 +230,9 @@ fn send(
 
 /// The end of each shard's log; a shard that does not answer is left out until it does.
 fn log_ends(daemon: &dyn Daemon) -> Vec<LogEnd> {
-    (0..daemon.shards())
-        .filter_map(|shard| match daemon.ask(ShardId(shard), Query::LogEnd) {
+    ask_each(daemon, &Query::LogEnd)
+        .into_iter()
+        .filter_map(|(_, answer)| match answer {
             Ok(Answer::LogEnd(end)) => end,
             _ => None,
         })

@@ -2,23 +2,28 @@
 //!
 //! [`serve`] owns a few threads that are not pinned to a core. They ask the shards through
 //! [`Daemon`] and share no state with them. Clients are met by [`front`], which bounds them and hands
-//! whole requests ([`head`]) to tiny_http. [`request`] is a request taken apart, [`routes`] what
-//! each path does, [`answer`] rows as TSV or JSON, [`log`] the delivery log, [`page`] the page for
-//! a browser.
+//! whole requests ([`head`]) to tiny_http. [`paths`] is the table of all there is to ask, by which a
+//! request is admitted ([`caller`]), taken apart ([`request`]) and answered: [`view`] tells, [`change`]
+//! changes, [`log`] is the delivery log, [`page`] the page for a browser; [`answer`] writes rows as
+//! TSV or JSON.
 //!
 //! Who may open the socket is the operator: it has mode 0600, and that is all there is of
 //! authentication. HTTPS with tokens, in front of the same routes, is not part of this version. The
 //! API is described in docs/operations.md.
 
 mod answer;
+mod ask;
+mod caller;
+mod change;
 mod front;
 mod head;
 mod log;
 mod page;
+mod paths;
 mod request;
-mod routes;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::fmt;
 use std::io;
@@ -29,6 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use datadir::LockedBytes;
 use engine::clock::UnixMs;
 use engine::ids::ShardId;
@@ -36,7 +42,8 @@ use engine::keys::{KeyId, KeyRing};
 use engine::operator::{Answer, Query};
 use tiny_http::{Request, Server};
 
-/// Threads that answer requests; a question waits for the slowest shard.
+/// Threads that answer requests; a question waits for the slowest shard. What takes longer has a
+/// thread of its own.
 const THREADS: usize = 4;
 
 /// Requests that read the delivery log at the same time; each has a thread of its own.
@@ -65,8 +72,14 @@ pub(crate) trait Daemon: Send + Sync + 'static {
     /// How many shards there are to ask; 0 while locked.
     fn shards(&self) -> u16;
 
-    /// Asks one shard and waits for its answer, bounded by `[control] answer_timeout`.
-    fn ask(&self, shard: ShardId, query: Query) -> Result<Answer, AskError>;
+    /// Asks one shard; the answer comes over the channel, if it comes.
+    fn ask(&self, shard: ShardId, query: Query) -> Result<Receiver<Answer>, AskError>;
+
+    /// How long answers of shards are waited for (`[control] answer_timeout`).
+    fn answer_timeout(&self) -> Duration;
+
+    /// Names of the control plane beside the usual ones, for the `Host` of requests.
+    fn hosts(&self) -> Vec<String>;
 
     /// The keys, to read the delivery log with; `None` while locked.
     fn keys(&self) -> Option<Arc<KeyRing>>;
@@ -74,8 +87,8 @@ pub(crate) trait Daemon: Send + Sync + 'static {
     /// Derives the key from a passphrase and starts the shards.
     fn unlock(&self, passphrase: LockedBytes) -> Result<(), Refusal>;
 
-    /// Starts a new key for new segments.
-    fn rekey(&self, passphrase: LockedBytes) -> Result<KeyId, Refusal>;
+    /// Starts a new key for new segments, if `old` is the passphrase so far.
+    fn rekey(&self, old: LockedBytes, new: LockedBytes) -> Result<KeyId, Refusal>;
 
     /// Reads the configuration again; the lines say what was applied and what needs a restart.
     fn reload(&self) -> Result<Vec<String>, Refusal>;
@@ -133,6 +146,8 @@ pub(crate) struct Refusal {
     pub(crate) status: u16,
     /// What is wrong and what to do, one line.
     pub(crate) message: String,
+    /// The methods that would do, if that is what is wrong.
+    allow: Option<&'static str>,
 }
 
 impl Refusal {
@@ -140,6 +155,15 @@ impl Refusal {
         Self {
             status,
             message: message.into(),
+            allow: None,
+        }
+    }
+
+    /// 405 with the methods that there are.
+    fn method(allow: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            allow: Some(allow),
+            ..Self::new(405, message)
         }
     }
 }
@@ -204,16 +228,20 @@ pub(crate) fn serve(listener: UnixListener, daemon: Arc<dyn Daemon>) -> io::Resu
         .ok_or_else(|| io::Error::other("the control socket has no path"))?;
     let (inner_listener, inner) = front::inner(beside)?;
     let library = Arc::new(Library::start(inner_listener)?);
-    let readers = Arc::new(log::Readers::new(LOG_READERS_MAX));
+    let plane = paths::Plane {
+        daemon: Arc::clone(&daemon),
+        readers: Arc::new(log::Places::new(LOG_READERS_MAX)),
+        slow: Arc::new(log::Places::new(1)),
+    };
     for number in 0..THREADS {
-        let (library, daemon, readers) = (library.clone(), daemon.clone(), readers.clone());
+        let (library, plane) = (library.clone(), plane.clone());
         thread::Builder::new()
             .name(format!("control-{number}"))
             .spawn(move || {
                 let mut server = library.current();
                 loop {
-                    let request = library.next(&mut server, &*daemon);
-                    routes::answer(request, &daemon, &readers);
+                    let request = library.next(&mut server, &*plane.daemon);
+                    paths::answer(request, &plane);
                 }
             })?;
     }

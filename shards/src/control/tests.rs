@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crossbeam_channel::{Sender, bounded};
 use datadir::Installation;
 use datadir::installation::KdfCost;
 use engine::counters::{Counter, Counters};
@@ -25,6 +26,9 @@ struct FakeDaemon {
     notes: Mutex<Vec<String>>,
     log_written: AtomicU64,
     silent: Mutex<bool>,
+    unanswered: Mutex<Vec<Sender<Answer>>>,
+    /// An unlock waits until the far end of this is gone.
+    unlocking: Mutex<Option<Receiver<()>>>,
 }
 
 impl Daemon for FakeDaemon {
@@ -47,9 +51,22 @@ impl Daemon for FakeDaemon {
     fn shards(&self) -> u16 {
         if self.state() == State::Locked { 0 } else { 2 }
     }
-    fn ask(&self, shard: ShardId, query: Query) -> Result<Answer, AskError> {
+    fn answer_timeout(&self) -> Duration {
+        Duration::from_millis(if *self.silent.lock().unwrap() {
+            50
+        } else {
+            10_000
+        })
+    }
+    fn hosts(&self) -> Vec<String> {
+        vec!["control".into()]
+    }
+    fn ask(&self, shard: ShardId, query: Query) -> Result<Receiver<Answer>, AskError> {
+        let (reply, answer) = bounded(1);
         if *self.silent.lock().unwrap() {
-            return Err(AskError::TimedOut);
+            // Kept, as a shard that is busy keeps it.
+            self.unanswered.lock().unwrap().push(reply);
+            return Ok(answer);
         }
         let queue_id = QueueId(u64::from(shard.0) + 7);
         let why = Why {
@@ -62,7 +79,7 @@ impl Daemon for FakeDaemon {
                 retry_in_s: 60,
             },
         };
-        Ok(match query {
+        let told = match query {
             Query::Status => Answer::Status(Box::new(ShardStatus {
                 shard,
                 replaying: shard.0 == 1,
@@ -106,12 +123,18 @@ impl Daemon for FakeDaemon {
                 segment: SegmentId(1),
                 offset: self.log_written.load(Ordering::SeqCst),
             })),
-        })
+        };
+        reply.send(told).unwrap();
+        Ok(answer)
     }
     fn keys(&self) -> Option<Arc<KeyRing>> {
         self.keys.lock().unwrap().clone()
     }
     fn unlock(&self, passphrase: LockedBytes) -> Result<(), Refusal> {
+        let unlocking = self.unlocking.lock().unwrap().take();
+        if let Some(unlocking) = unlocking {
+            let _ = unlocking.recv();
+        }
         let ring = self
             .installation
             .unlock(&passphrase)
@@ -119,11 +142,14 @@ impl Daemon for FakeDaemon {
         *self.keys.lock().unwrap() = Some(Arc::new(ring));
         Ok(())
     }
-    fn rekey(&self, passphrase: LockedBytes) -> Result<KeyId, Refusal> {
+    fn rekey(&self, old: LockedBytes, new: LockedBytes) -> Result<KeyId, Refusal> {
         let ring = self.keys().unwrap();
+        self.installation
+            .unlock(&old)
+            .map_err(|error| Refusal::new(403, error.to_string()))?;
         let ring = self
             .installation
-            .rekey(&ring, &passphrase, KdfCost::Least)
+            .rekey(&ring, &new, KdfCost::Least)
             .map_err(|error| Refusal::new(500, error.to_string()))?;
         Ok(ring.current_id())
     }
@@ -155,6 +181,8 @@ impl Bench {
             notes: Mutex::default(),
             log_written: AtomicU64::new(0),
             silent: Mutex::new(false),
+            unanswered: Mutex::default(),
+            unlocking: Mutex::default(),
         });
         let socket = directory.path().join("run/control.sock");
         serve(listen(&socket).unwrap(), daemon.clone()).unwrap();
@@ -193,6 +221,15 @@ impl Bench {
             head.split(' ').nth(1).unwrap().parse().unwrap(),
             body.to_owned(),
         )
+    }
+
+    /// The whole answer, head and all, to a request with fields of one's own.
+    fn raw(&self, request: &str) -> String {
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        reply
     }
 
     fn get(&self, target: &str) -> (u16, String) {
@@ -377,7 +414,15 @@ fn what_changes_something_needs_post_and_no_foreign_origin() {
         bench.ask("POST", retry, "", ""),
         (200, "retried\n2\n".to_owned())
     );
-    assert_eq!(bench.ask("POST", "/api/v1/retry", "", "").1, "retried\n8\n");
+    for nothing in ["", "?domain=", "?all=0", "?all=1&domain=example.com"] {
+        let (status, body) = bench.ask("POST", &format!("/api/v1/retry{nothing}"), "", "");
+        assert_eq!(status, 400, "{nothing}");
+        assert!(body.contains("domain=, all="), "{body}");
+    }
+    assert_eq!(
+        bench.ask("POST", "/api/v1/retry?all=1", "", "").1,
+        "retried\n8\n"
+    );
     assert_eq!(
         bench.ask("GET", retry, "Authorization: Bearer x\r\n", "").0,
         200
@@ -398,15 +443,164 @@ fn what_changes_something_needs_post_and_no_foreign_origin() {
         "result\nreloaded\nserver.shards takes effect after a restart\n"
     );
     assert_eq!(bench.ask("POST", "/api/v1/status", "", "").0, 405);
-    let (status, body) = bench.ask("POST", "/api/v1/rekey", "", "a new passphrase");
-    assert_eq!(status, 200, "{body}");
+    for site in ["cross-site", "same-site"] {
+        let led = format!("Sec-Fetch-Site: {site}\r\n");
+        assert_eq!(bench.ask("POST", retry, &led, "").0, 403, "{site}");
+    }
+    let own = "Sec-Fetch-Site: same-origin\r\n";
+    assert_eq!(bench.ask("POST", retry, own, "").0, 200);
+}
+
+#[test]
+fn only_names_of_ours_are_answered() {
+    let bench = Bench::running();
+    let status = |request: String| -> u16 {
+        let reply = bench.raw(&request);
+        reply.split(' ').nth(1).unwrap().parse().unwrap()
+    };
+    for (host, wanted) in [
+        ("localhost:8080", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:9", 200),
+        ("hikyaku", 200),
+        ("CONTROL", 200),
+        ("evil.example", 403),
+        ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example:80", 403),
+        ("", 403),
+    ] {
+        for (method, path) in [("GET", "/api/v1/status"), ("POST", "/api/v1/retry?all=1")] {
+            let found = status(format!(
+                "{method} {path} HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\n\r\n"
+            ));
+            assert_eq!(found, wanted, "{method} {host}");
+        }
+    }
+    let rebound = "POST /api/v1/rekey HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 25\r\n\r\n\
+                   old=open+sesame&new=mine!";
+    assert_eq!(status(rebound.to_owned()), 403);
+    bench.daemon.installation.unlock(b"open sesame").unwrap();
+}
+
+#[test]
+fn rekey_takes_the_passphrase_so_far() {
+    let bench = Bench::running();
+    for (body, status) in [
+        ("a new passphrase", 400),
+        ("new=mine", 400),
+        ("old=&new=mine", 400),
+        ("old=wrong&new=mine", 403),
+    ] {
+        assert_eq!(
+            bench.ask("POST", "/api/v1/rekey", "", body).0,
+            status,
+            "{body}"
+        );
+    }
+    assert!(bench.notes().contains("refused"), "{}", bench.notes());
+    let body = "old=open+sesame&new=%61%20new%2Bpass%26phrase%ff%0A";
+    let (status, answer) = bench.ask("POST", "/api/v1/rekey", "", body);
+    assert_eq!(status, 200, "{answer}");
     bench
         .daemon
         .installation
-        .unlock(b"a new passphrase")
+        .unlock(b"a new+pass&phrase\xff")
         .unwrap();
-    let too_long = "x".repeat(PASSPHRASE_TOO_LONG);
+    let too_long = format!("old=open+sesame&new={}", "x".repeat(PASSPHRASE_TOO_LONG));
     assert_eq!(bench.ask("POST", "/api/v1/rekey", "", &too_long).0, 413);
+    assert!(!bench.notes().contains("sesame"));
+}
+
+#[test]
+fn unknown_paths_and_methods_say_what_there_is() {
+    let bench = Bench::running();
+    for method in ["GET", "POST", "DELETE"] {
+        let (status, body) = bench.ask(method, "/api/v1/nothing", "", "");
+        assert_eq!(status, 404, "{method}");
+        assert!(
+            body.starts_with("error\tno such path; there are: / /healthz"),
+            "{body}"
+        );
+    }
+    for (method, path, allow) in [
+        ("DELETE", "/api/v1/status", "GET, HEAD"),
+        ("POST", "/api/v1/log", "GET, HEAD"),
+        ("PUT", "/api/v1/retry?all=1", "POST"),
+        ("GET", "/api/v1/rekey", "POST"),
+    ] {
+        let reply = bench.raw(&format!(
+            "{method} {path} HTTP/1.1\r\nHost: hikyaku\r\n\r\n"
+        ));
+        assert!(
+            reply.starts_with("HTTP/1.1 405 "),
+            "{method} {path}: {reply}"
+        );
+        assert!(reply.contains(&format!("Allow: {allow}\r\n")), "{reply}");
+    }
+}
+
+#[test]
+fn an_unlock_that_takes_long_holds_nobody_up() {
+    let bench = Bench::locked();
+    let (finish, unlocking) = bounded::<()>(0);
+    *bench.daemon.unlocking.lock().unwrap() = Some(unlocking);
+    let mut first = bench.send("POST", "/api/v1/unlock", "", "open sesame");
+    // Taken: the unlock is under way.
+    while bench.daemon.unlocking.lock().unwrap().is_some() {
+        thread::yield_now();
+    }
+    for _ in 0..2 * THREADS {
+        let (status, _) = bench.ask("POST", "/api/v1/unlock", "", "open sesame");
+        assert_eq!(status, 503, "one at a time");
+        assert_eq!(bench.get("/api/v1/status").0, 200);
+        assert_eq!(bench.get("/healthz").0, 503, "still locked");
+    }
+    drop(finish);
+    let mut reply = String::new();
+    first.read_to_string(&mut reply).unwrap();
+    assert!(reply.starts_with("HTTP/1.1 200 "), "{reply}");
+    assert_eq!(bench.get("/healthz").0, 200);
+}
+
+#[test]
+fn whoever_claims_to_be_somebody_is_who_the_kernel_says() {
+    let bench = Bench::running();
+    let (status, _) = bench.ask(
+        "POST",
+        "/api/v1/retry?all=1",
+        "Hikyaku-Caller: unix 4242\r\n",
+        "",
+    );
+    assert_eq!(status, 200);
+    let own = rustix::process::getuid().as_raw();
+    assert!(
+        bench.notes().contains(&format!("by user {own}")),
+        "{}",
+        bench.notes()
+    );
+    assert!(!bench.notes().contains("4242"));
+}
+
+#[test]
+fn every_path_and_parameter_is_described() {
+    let text = include_str!("../../../docs/operations.md");
+    for path in &paths::PATHS {
+        let begins = format!("{}{}", if path.changes { "POST " } else { "" }, path.path);
+        let line = text
+            .lines()
+            .find(|line| {
+                let ends = |rest: &str| rest.starts_with(['`', '?']);
+                line.starts_with('|')
+                    && line
+                        .split_once(&format!("`{begins}"))
+                        .is_some_and(|(_, rest)| ends(rest))
+            })
+            .unwrap_or_else(|| panic!("`{begins}` has no row"));
+        assert!(line.contains(path.scope.as_str()), "{begins}: {line}");
+        for name in path.parameters {
+            assert!(line.contains(name), "{begins}: {name} in {line}");
+        }
+    }
 }
 
 const PASSPHRASE_TOO_LONG: usize = engine::keys::PASSPHRASE_BYTES_MAX + 1;

@@ -1,187 +1,20 @@
-//! What each path does.
+//! What the paths that only tell something answer.
 
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use engine::clock::UnixMs;
 use engine::counters::{By, CounterTable, Window};
 use engine::delivery_log::utc;
-use engine::ids::{QueueId, ShardId};
-use engine::keys::PASSPHRASE_BYTES_MAX;
+use engine::ids::QueueId;
 use engine::operator::{Answer, Query, ROWS_MAX};
 use engine::schedule::Binding;
 use engine::shard::{DestinationView, ShardStatus, Why};
-use tiny_http::{Method, Request};
 
-use super::answer::{Body, Cell, Table, response};
-use super::log::{self, Readers};
-use super::page;
-use super::request::{Format, Target, may_change, secret_body};
-use super::{AskError, Daemon, Refusal, State};
-
-/// Every path, for the error that says which there are.
-const PATHS: [&str; 14] = [
-    "/",
-    "/healthz",
-    "/metrics",
-    "/api/v1/status",
-    "/api/v1/shards",
-    "/api/v1/counters",
-    "/api/v1/destinations",
-    "/api/v1/queue",
-    "/api/v1/why",
-    "/api/v1/log",
-    "/api/v1/retry",
-    "/api/v1/reload",
-    "/api/v1/unlock",
-    "/api/v1/rekey",
-];
-
-/// Answers one request. A client that has gone away is its own affair.
-pub(super) fn answer(request: Request, daemon: &Arc<dyn Daemon>, readers: &Arc<Readers>) {
-    let mut request = request;
-    let target = match Target::parse(request.url()) {
-        Ok(target) => target,
-        Err(refusal) => {
-            let _ = request.respond(response(Err(refusal), Format::Tsv));
-            return;
-        }
-    };
-    let format = target.format;
-    if target.path == "/api/v1/log" {
-        if let Err(refused) = log::answer(request, target, daemon, readers) {
-            let (request, refusal) = *refused;
-            let _ = request.respond(response(Err(refusal), format));
-        }
-        return;
-    }
-    let result = route(&mut request, target, &**daemon);
-    let _ = request.respond(response(result, format));
-}
-
-fn route(request: &mut Request, target: Target, daemon: &dyn Daemon) -> Result<Body, Refusal> {
-    let mut target = target;
-    let path = target.path.clone();
-    match path.as_str() {
-        "/api/v1/unlock" | "/api/v1/rekey" | "/api/v1/retry" | "/api/v1/reload" => {
-            may_change(request)?;
-            change(request, &mut target, daemon)
-        }
-        _ if !matches!(request.method(), Method::Get | Method::Head) => Err(Refusal::new(
-            405,
-            format!("{path} only tells something: use GET"),
-        )),
-        "/" => {
-            target.finish(&[])?;
-            Ok(Body::new("text/html; charset=utf-8", page::PAGE.to_owned()))
-        }
-        "/healthz" => health(daemon),
-        "/metrics" => metrics(daemon),
-        "/api/v1/status" => status(&target, daemon),
-        "/api/v1/shards" => shards(&target, daemon),
-        "/api/v1/counters" => counters(&mut target, daemon),
-        "/api/v1/destinations" => destinations(&mut target, daemon),
-        "/api/v1/queue" => queue(&mut target, daemon),
-        "/api/v1/why" => why(&mut target, daemon),
-        _ => Err(Refusal::new(
-            404,
-            format!("no such path; there are: {}", PATHS.join(" ")),
-        )),
-    }
-}
-
-fn change(
-    request: &mut Request,
-    target: &mut Target,
-    daemon: &dyn Daemon,
-) -> Result<Body, Refusal> {
-    let format = target.format;
-    let mut table = Table::new(&["result"]);
-    match target.path.as_str() {
-        "/api/v1/unlock" => {
-            target.finish(&[])?;
-            if daemon.state() != State::Locked {
-                return Err(Refusal::new(409, "the daemon is unlocked already"));
-            }
-            let passphrase = secret_body(request, PASSPHRASE_BYTES_MAX)?;
-            daemon.unlock(passphrase)?;
-            daemon.note("unlocked through the control socket");
-            table.push(vec!["unlocked".into()]);
-        }
-        "/api/v1/rekey" => {
-            target.finish(&[])?;
-            must_run(daemon)?;
-            let passphrase = secret_body(request, PASSPHRASE_BYTES_MAX)?;
-            let id = daemon.rekey(passphrase)?;
-            daemon.note(&format!("new segments are under key {id} from now on"));
-            table.push(vec![format!("new segments are under key {id}").into()]);
-        }
-        "/api/v1/reload" => {
-            target.finish(&[])?;
-            let notes = daemon.reload()?;
-            daemon.note("configuration reloaded through the control socket");
-            table.push(vec!["reloaded".into()]);
-            for note in notes {
-                table.push(vec![note.into()]);
-            }
-        }
-        _ => {
-            let domain = target
-                .take("domain")
-                .map(|domain| domain.to_ascii_lowercase());
-            target.finish(&["domain"])?;
-            let mut retried = 0;
-            for (_, answer) in ask_all(
-                daemon,
-                &Query::Retry {
-                    domain: domain.clone(),
-                },
-            )? {
-                if let Answer::Retried(n) = answer {
-                    retried += n;
-                }
-            }
-            let whose = domain.as_deref().unwrap_or("every domain");
-            daemon.note(&format!(
-                "{retried} deferred of {whose} made ready by an operator"
-            ));
-            let mut table = Table::new(&["retried"]);
-            table.push(vec![retried.into()]);
-            return Ok(table.write(format));
-        }
-    }
-    Ok(table.write(format))
-}
-
-fn must_run(daemon: &dyn Daemon) -> Result<(), Refusal> {
-    match daemon.state() {
-        State::Locked => Err(Refusal::new(
-            503,
-            "the daemon is locked; run: hikyaku unlock",
-        )),
-        State::Running | State::Stopping => Ok(()),
-    }
-}
-
-/// Asks every shard. An answer without one of them would be wrong without saying so, so it is an
-/// error.
-fn ask_all(daemon: &dyn Daemon, query: &Query) -> Result<Vec<(ShardId, Answer)>, Refusal> {
-    must_run(daemon)?;
-    (0..daemon.shards())
-        .map(ShardId)
-        .map(|shard| match daemon.ask(shard, query.clone()) {
-            Ok(answer) => Ok((shard, answer)),
-            Err(error) => {
-                let status = if error == AskError::TimedOut {
-                    504
-                } else {
-                    503
-                };
-                Err(Refusal::new(status, format!("shard {} {error}", shard.0)))
-            }
-        })
-        .collect()
-}
+use super::answer::{Body, Cell, Table};
+use super::ask::{ask_all, must_run};
+use super::paths::{Asked, by_and_window};
+use super::request::Format;
+use super::{Daemon, Refusal, State};
 
 pub(super) fn unix_now() -> UnixMs {
     let since = SystemTime::now()
@@ -207,8 +40,8 @@ fn disk_free_bytes(daemon: &dyn Daemon) -> u64 {
     rustix::fs::statvfs(daemon.data_dir()).map_or(0, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
 }
 
-fn status(target: &Target, daemon: &dyn Daemon) -> Result<Body, Refusal> {
-    target.finish(&["format"])?;
+pub(super) fn status(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
+    let daemon = asked.daemon;
     let shards = match daemon.state() {
         State::Locked => Vec::new(),
         State::Running | State::Stopping => statuses(daemon)?,
@@ -264,11 +97,11 @@ fn status(target: &Target, daemon: &dyn Daemon) -> Result<Body, Refusal> {
         disk_free_bytes(daemon).into(),
         overload.unwrap_or_default().into(),
     ]);
-    Ok(table.write(target.format))
+    Ok(table.write(asked.target.format))
 }
 
-fn shards(target: &Target, daemon: &dyn Daemon) -> Result<Body, Refusal> {
-    target.finish(&["format"])?;
+pub(super) fn shards(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
+    let daemon = asked.daemon;
     let mut table = Table::new(&[
         "shard",
         "state",
@@ -304,7 +137,7 @@ fn shards(target: &Target, daemon: &dyn Daemon) -> Result<Body, Refusal> {
             shard.overload.into(),
         ]);
     }
-    Ok(table.write(target.format))
+    Ok(table.write(asked.target.format))
 }
 
 fn counter_table(daemon: &dyn Daemon, by: By, window: Window) -> Result<CounterTable, Refusal> {
@@ -323,24 +156,10 @@ fn counter_table(daemon: &dyn Daemon, by: By, window: Window) -> Result<CounterT
     merged.ok_or_else(|| Refusal::new(503, "there is no shard to ask"))
 }
 
-fn counters(target: &mut Target, daemon: &dyn Daemon) -> Result<Body, Refusal> {
-    let by = target
-        .take("by")
-        .unwrap_or_else(|| By::Total.as_str().to_owned());
-    let window = target
-        .take("window")
-        .unwrap_or_else(|| Window::All.as_str().to_owned());
-    target.finish(&["by", "window", "format"])?;
-    let by = By::from_name(&by)
-        .ok_or_else(|| Refusal::new(400, format!("by `{by}` must be total, domain or group")))?;
-    let window = Window::from_name(&window).ok_or_else(|| {
-        Refusal::new(
-            400,
-            format!("window `{window}` must be all, hours or minutes"),
-        )
-    })?;
-    let table = counter_table(daemon, by, window)?;
-    Ok(match target.format {
+pub(super) fn counters(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
+    let (by, window) = by_and_window(&mut asked.target)?;
+    let table = counter_table(asked.daemon, by, window)?;
+    Ok(match asked.target.format {
         Format::Tsv => Body::new(super::answer::TSV, table.tsv()),
         Format::Json => Body::new(super::answer::JSON, table.json()),
     })
@@ -386,9 +205,10 @@ fn destination_table(rows: Vec<DestinationView>) -> Table {
     table
 }
 
-fn destinations(target: &mut Target, daemon: &dyn Daemon) -> Result<Body, Refusal> {
+pub(super) fn destinations(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
+    let Asked { target, daemon, .. } = asked;
+    let daemon = *daemon;
     let rows_max = target.take_limit(100, ROWS_MAX)?;
-    target.finish(&["limit", "format"])?;
     let mut rows = Vec::new();
     for (_, answer) in ask_all(daemon, &Query::Destinations { rows_max })? {
         if let Answer::Destinations(found) = answer {
@@ -433,21 +253,23 @@ fn messages(daemon: &dyn Daemon, query: &Query) -> Result<Vec<Why>, Refusal> {
     Ok(rows)
 }
 
-fn queue(target: &mut Target, daemon: &dyn Daemon) -> Result<Body, Refusal> {
+pub(super) fn queue(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
+    let Asked { target, daemon, .. } = asked;
+    let daemon = *daemon;
     let domain = target
         .take("domain")
         .map(|domain| domain.to_ascii_lowercase());
     let rows_max = target.take_limit(100, ROWS_MAX)?;
-    target.finish(&["domain", "limit", "format"])?;
     let mut rows = messages(daemon, &Query::Search { domain, rows_max })?;
     rows.truncate(rows_max);
     Ok(message_table(rows).write(target.format))
 }
 
-fn why(target: &mut Target, daemon: &dyn Daemon) -> Result<Body, Refusal> {
+pub(super) fn why(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
+    let Asked { target, daemon, .. } = asked;
+    let daemon = *daemon;
     let domain = target.take("domain");
     let queue_id = target.take("queue_id");
-    target.finish(&["domain", "queue_id", "format"])?;
     match (domain, queue_id) {
         (Some(domain), None) => {
             let domain = domain.to_ascii_lowercase();
@@ -479,7 +301,8 @@ fn why(target: &mut Target, daemon: &dyn Daemon) -> Result<Body, Refusal> {
     }
 }
 
-fn health(daemon: &dyn Daemon) -> Result<Body, Refusal> {
+pub(super) fn health(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
+    let daemon = asked.daemon;
     let plain = "text/plain; charset=utf-8";
     must_run(daemon)?;
     if daemon.state() == State::Stopping {
@@ -497,7 +320,8 @@ fn health(daemon: &dyn Daemon) -> Result<Body, Refusal> {
     }
 }
 
-fn metrics(daemon: &dyn Daemon) -> Result<Body, Refusal> {
+pub(super) fn metrics(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
+    let daemon = asked.daemon;
     use std::fmt::Write as _;
     let mut out = String::new();
     let running = daemon.state() != State::Locked;
