@@ -9,7 +9,7 @@ use tiny_http::{Method, Request};
 
 use super::answer::{Body, response};
 use super::caller::{Caller, Scope, not_led_by_others};
-use super::log::{self, Places};
+use super::log::{self, Place, Places};
 use super::request::{Format, Target};
 use super::{Daemon, Refusal, change, page, view};
 
@@ -179,7 +179,7 @@ pub(super) fn answer(request: Request, plane: &Plane) {
         Err(refusal) => return refuse(request, refusal, format),
     };
     match does {
-        Does::Answers(function) => run(request, target, caller, function, &*plane.daemon),
+        Does::Answers(function) => run(request, target, caller, function, &*plane.daemon, None),
         Does::Streams => {
             let read = log::answer(request, target, &caller, &plane.daemon, &plane.readers);
             if let Err(refused) = read {
@@ -197,8 +197,7 @@ pub(super) fn answer(request: Request, plane: &Plane) {
             let _ = thread::Builder::new()
                 .name("control-slow".into())
                 .spawn(move || {
-                    let _place = place;
-                    run(request, target, caller, function, &*daemon);
+                    run(request, target, caller, function, &*daemon, Some(place));
                 });
         }
     }
@@ -227,7 +226,14 @@ fn admit(
     Ok(path.does)
 }
 
-fn run(request: Request, target: Target, caller: Caller, function: Function, daemon: &dyn Daemon) {
+fn run(
+    request: Request,
+    target: Target,
+    caller: Caller,
+    function: Function,
+    daemon: &dyn Daemon,
+    place: Option<Place>,
+) {
     let mut request = request;
     let format = target.format;
     let mut asked = Asked {
@@ -237,6 +243,8 @@ fn run(request: Request, target: Target, caller: Caller, function: Function, dae
         daemon,
     };
     let result = function(&mut asked);
+    // Before the answer: whoever has it may ask again at once.
+    drop(place);
     let _ = request.respond(response(result, format));
 }
 
