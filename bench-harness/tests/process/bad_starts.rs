@@ -145,14 +145,14 @@ fn missing_secret_is_told() {
 }
 
 #[test]
-fn newer_format_is_refused() {
+fn another_format_is_refused() {
     let Some(ground) = ground() else { return };
     fs::write(
         ground.settings.data_dir().join("format"),
         "hikyaku data 99\n",
     )
     .unwrap();
-    ground.refused(&["99", "newer"]);
+    ground.refused(&["99", "does not read"]);
 }
 
 #[test]

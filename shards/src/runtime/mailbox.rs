@@ -11,15 +11,35 @@ type SharedWaker = Arc<Mutex<Option<Waker>>>;
 /// The threads' end.
 #[derive(Debug)]
 pub(crate) struct MailboxSender<T> {
+    // Dropped in this order: the shard that is woken then finds the sender gone.
     sender: Sender<T>,
-    waker: SharedWaker,
+    waker: SenderWaker,
+}
+
+/// Wakes the shard when a sender goes, as it may have been the last.
+#[derive(Debug)]
+struct SenderWaker(SharedWaker);
+
+impl SenderWaker {
+    fn wake(&self) {
+        let waker = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for SenderWaker {
+    fn drop(&mut self) {
+        self.wake();
+    }
 }
 
 impl<T> Clone for MailboxSender<T> {
     fn clone(&self) -> Self {
         Self {
             sender: self.sender.clone(),
-            waker: Arc::clone(&self.waker),
+            waker: SenderWaker(Arc::clone(&self.waker.0)),
         }
     }
 }
@@ -38,7 +58,7 @@ pub(crate) fn mailbox<T>(messages_max: usize) -> (MailboxSender<T>, Mailbox<T>) 
     (
         MailboxSender {
             sender,
-            waker: Arc::clone(&waker),
+            waker: SenderWaker(Arc::clone(&waker)),
         },
         Mailbox { receiver, waker },
     )
@@ -69,14 +89,7 @@ impl<T> MailboxSender<T> {
             }
         }
         if any_sent {
-            let waker = self
-                .waker
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+            self.waker.wake();
         }
         refused.map_or(Ok(()), Err)
     }
