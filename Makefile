@@ -68,6 +68,20 @@ install: ## Install what `make build` built below PREFIX (DESTDIR for packagers)
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin
 	install -m 755 target/release/hikyakud $(DESTDIR)$(PREFIX)/sbin/
 	install -m 755 target/release/hikyaku $(DESTDIR)$(PREFIX)/bin/
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/lib/systemd/system \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	sed 's|/usr/local/sbin/|$(PREFIX)/sbin/|' docs/hikyakud.service \
+		> $(DESTDIR)$(PREFIX)/lib/systemd/system/hikyakud.service
+	pages=$$(mktemp -d); trap 'rm -r "$$pages"' EXIT; target/release/hikyaku pages "$$pages"; \
+	install -m 644 "$$pages"/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/; \
+	for program in hikyakud hikyaku; do \
+		install -m 644 "$$pages/$$program.bash" \
+			$(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$program; \
+		install -m 644 "$$pages/_$$program" $(DESTDIR)$(PREFIX)/share/zsh/site-functions/; \
+		install -m 644 "$$pages/$$program.fish" \
+			$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/; \
+	done
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14

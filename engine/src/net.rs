@@ -122,6 +122,19 @@ impl fmt::Display for NextHop {
     }
 }
 
+/// The name that stands for a receiving site in the delivery log, out of the site's key as `queue`
+/// shows it (`mx1.example:25,mx2.example:25`): its first host. A name is its own name.
+pub fn site_name(key: &str) -> &str {
+    let first = key.split(',').next().unwrap_or(key);
+    if first.parse::<IpAddr>().is_ok() {
+        return first;
+    }
+    match first.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => first,
+    }
+}
+
 /// Which recipient domains a route is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DomainPattern {
@@ -269,6 +282,20 @@ mod tests {
             "メール.jp",
         ] {
             assert!(NextHop::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_site_is_named_by_its_first_host() {
+        for (key, name) in [
+            ("mx1.example:25,mx2.example:25", "mx1.example"),
+            ("mx1.example", "mx1.example"),
+            ("127.0.0.1:2600", "127.0.0.1"),
+            ("[ipv6:2001:db8::1]:25", "[ipv6:2001:db8::1]"),
+            ("", ""),
+        ] {
+            assert_eq!(site_name(key), name);
+            assert_eq!(site_name(name), name, "a name is its own name");
         }
     }
 

@@ -1,5 +1,7 @@
 //! `hikyakud`, the daemon: pinned shards that carry out what the engine decides.
 
+mod arguments;
+mod check;
 mod control;
 mod daemon;
 mod descriptors;
@@ -11,23 +13,12 @@ mod settings;
 mod shard_main;
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use engine::config::Config;
 
-/// The Hikyaku mail relay.
-#[derive(Debug, Parser)]
-#[command(name = "hikyakud", version)]
-struct Arguments {
-    /// Configuration file.
-    #[arg(long, value_name = "FILE", default_value = "/etc/hikyaku/hikyaku.toml")]
-    config: PathBuf,
-    /// Check the configuration and end.
-    #[arg(long)]
-    check: bool,
-}
+use arguments::Arguments;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -55,6 +46,9 @@ fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
     if arguments.check {
         // Whoever asked may have closed standard output.
         let _ = writeln!(std::io::stdout(), "{file_name}: configuration is valid");
+        for line in check::obstacles(&config) {
+            say!("a start would fail: {line}");
+        }
         return Ok(());
     }
     // The shards open files by path, from folders they open themselves.

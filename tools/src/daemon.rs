@@ -1,5 +1,7 @@
 //! Commands that ask the running daemon: `status`, `counters`, `queue`, `why`, `retry`, `reload`.
 
+use std::io::{self, Write};
+
 use clap::{Args, ValueEnum};
 use engine::ids::QueueId;
 
@@ -60,7 +62,12 @@ pub(crate) struct RetryArgs {
 }
 
 /// Asks and prints. JSON is passed on as the daemon writes it.
-fn show(site: &Site, path: &str, pairs: &[(&str, &str)], format: Format) -> Result<(), Failure> {
+fn show(
+    site: &Site,
+    path: &str,
+    pairs: &[(&str, &str)],
+    format: Format,
+) -> Result<String, Failure> {
     let mut pairs = pairs.to_vec();
     if format == Format::Json {
         pairs.push(("format", "json"));
@@ -70,14 +77,14 @@ fn show(site: &Site, path: &str, pairs: &[(&str, &str)], format: Format) -> Resu
         .get(&format!("/api/v1/{path}{}", query(pairs)))?;
     match format {
         Format::Table => Rows::from_tsv(&answer).print(format)?,
-        Format::Tsv | Format::Json => print!("{answer}"),
+        Format::Tsv | Format::Json => io::stdout().lock().write_all(answer.as_bytes())?,
     }
-    Ok(())
+    Ok(answer)
 }
 
 pub(crate) fn status(site: &Site, format: Format) -> Result<(), Failure> {
     if format != Format::Table {
-        return show(site, "status", &[], format);
+        return show(site, "status", &[], format).map(drop);
     }
     let answer = site.client.get("/api/v1/status")?;
     Ok(Rows::from_tsv(&answer).print_upright()?)
@@ -94,12 +101,12 @@ pub(crate) fn counters(site: &Site, args: &CountersArgs, format: Format) -> Resu
         Window::Hours => "hours",
         Window::Minutes => "minutes",
     };
-    show(site, "counters", &[("by", by), ("window", window)], format)
+    show(site, "counters", &[("by", by), ("window", window)], format).map(drop)
 }
 
 pub(crate) fn queue(site: &Site, args: &QueueArgs, format: Format) -> Result<(), Failure> {
     let limit = args.limit.to_string();
-    match &args.domain {
+    let answer = match &args.domain {
         Some(domain) => show(
             site,
             "queue",
@@ -107,6 +114,21 @@ pub(crate) fn queue(site: &Site, args: &QueueArgs, format: Format) -> Result<(),
             format,
         ),
         None => show(site, "destinations", &[("limit", &limit)], format),
+    }?;
+    if rows_in(&answer, format) >= args.limit as usize {
+        eprintln!(
+            "hikyaku: note: {limit} rows is all that was asked for; there may be more: --limit"
+        );
+    }
+    Ok(())
+}
+
+fn rows_in(answer: &str, format: Format) -> usize {
+    match format {
+        Format::Table | Format::Tsv => answer.lines().count().saturating_sub(1),
+        Format::Json => {
+            serde_json::from_str::<Vec<serde_json::Value>>(answer).map_or(0, |rows| rows.len())
+        }
     }
 }
 
@@ -118,7 +140,7 @@ pub(crate) fn why(site: &Site, args: &WhyArgs, format: Format) -> Result<(), Fai
     } else {
         "domain"
     };
-    show(site, "why", &[(name, what)], format)
+    show(site, "why", &[(name, what)], format).map(drop)
 }
 
 pub(crate) fn retry(site: &Site, args: &RetryArgs) -> Result<(), Failure> {
@@ -130,10 +152,11 @@ pub(crate) fn retry(site: &Site, args: &RetryArgs) -> Result<(), Failure> {
     let answer = site
         .client
         .post(&format!("/api/v1/retry{}", query([selector])), b"")?;
-    println!(
+    writeln!(
+        io::stdout(),
         "{} deferred made ready, back-offs of sites lifted",
         answer.lines().nth(1).unwrap_or("0")
-    );
+    )?;
     Ok(())
 }
 
@@ -142,7 +165,7 @@ pub(crate) fn reload(site: &Site) -> Result<(), Failure> {
     // `Site::open` has read it already.
     let answer = site.client.post("/api/v1/reload", b"")?;
     for line in answer.lines().skip(1) {
-        println!("{line}");
+        writeln!(io::stdout(), "{line}")?;
     }
     Ok(())
 }

@@ -10,8 +10,12 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 mod bounce;
+// One definition of the daemon's arguments, for its man page.
 mod client;
 mod daemon;
+#[allow(dead_code, reason = "only its definition is used")]
+#[path = "../../shards/src/arguments.rs"]
+mod hikyakud;
 mod keys;
 mod log;
 mod shard;
@@ -89,6 +93,7 @@ fn main() -> ExitCode {
     }
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_quiet() => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("hikyaku: {failure}");
             ExitCode::FAILURE
@@ -126,9 +131,12 @@ fn run(cli: &Cli) -> Result<(), Failure> {
 fn pages(directory: &std::path::Path) -> Result<(), Failure> {
     std::fs::create_dir_all(directory)?;
     clap_mangen::generate_to(Cli::command(), directory)?;
+    clap_mangen::generate_to(hikyakud::Arguments::command(), directory)?;
     use clap_complete::Shell::{Bash, Fish, Zsh};
     for shell in [Bash, Zsh, Fish] {
         clap_complete::generate_to(shell, &mut Cli::command(), "hikyaku", directory)?;
+        let daemon = &mut hikyakud::Arguments::command();
+        clap_complete::generate_to(shell, daemon, "hikyakud", directory)?;
     }
     Ok(())
 }

@@ -14,6 +14,17 @@ use crate::client::{Client, ClientError};
 #[derive(Debug)]
 pub(crate) struct Failure(pub(crate) String);
 
+impl Failure {
+    /// Whoever read the output has enough of it (`| head`): no failure, and nothing to say.
+    pub(crate) const fn quiet() -> Self {
+        Self(String::new())
+    }
+
+    pub(crate) const fn is_quiet(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -34,6 +45,9 @@ impl From<KeysError> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::quiet();
+        }
         Self(error.to_string())
     }
 }
@@ -114,6 +128,16 @@ pub(crate) fn typed_passphrase(question: &str, twice: bool) -> Result<LockedByte
         let mut bytes =
             datadir::private::read_stream(io::stdin().lock(), path, PASSPHRASE_BYTES_MAX)?;
         source::trim_newline(&mut bytes);
+        if twice {
+            take_one_of_two(&mut bytes);
+        }
+        if bytes.contains(&b'\n') {
+            return Err(Failure(
+                "standard input has more than one line; a passphrase with a line end in it could \
+                 not be typed at any prompt, so nothing was changed"
+                    .into(),
+            ));
+        }
         bytes
     } else if twice {
         prompt::ask_new(question)?
@@ -126,4 +150,12 @@ pub(crate) fn typed_passphrase(question: &str, twice: bool) -> Result<LockedByte
         ));
     }
     Ok(passphrase)
+}
+
+/// Two equal lines are one passphrase given twice, as a prompt asks for it.
+fn take_one_of_two(bytes: &mut LockedBytes) {
+    let len = bytes.len() / 2;
+    if bytes.len() % 2 == 1 && bytes[len] == b'\n' && bytes[..len] == bytes[len + 1..] {
+        bytes.truncate(len);
+    }
 }

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
 use engine::delivery_log::text::{escape_tsv, quote_json, unescape_tsv};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// How rows are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -29,8 +30,11 @@ impl Format {
     }
 }
 
-/// Narrowest a text column is made, characters.
-const NARROWEST: usize = 12;
+/// Narrowest that the last column is wrapped to, columns of the terminal; else it has lines of its own.
+const NARROWEST: usize = 24;
+
+/// What stands in front of a last column that has lines of its own.
+const INDENT: &str = "    ";
 
 /// Rows under named columns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,22 +82,10 @@ impl Rows {
 
     /// One row as lines of name and value, for rows too wide to read.
     pub(crate) fn print_upright(&self) -> io::Result<()> {
-        let widest = self
-            .columns
-            .iter()
-            .map(|column| width(column))
-            .max()
-            .unwrap_or(0);
-        let mut out = String::new();
-        for row in &self.rows {
-            for (column, value) in self.columns.iter().zip(row) {
-                pad(&mut out, column, widest, false);
-                out.push_str("  ");
-                out.push_str(value);
-                out.push('\n');
-            }
-        }
-        io::stdout().lock().write_all(out.as_bytes())
+        let cleaned = |row: &Vec<String>| row.iter().map(|value| clean(value)).collect();
+        let rows: Vec<Vec<String>> = self.rows.iter().map(cleaned).collect();
+        let text = upright(&self.columns, &rows);
+        io::stdout().lock().write_all(text.as_bytes())
     }
 
     fn tsv(&self) -> String {
@@ -128,37 +120,67 @@ impl Rows {
         out
     }
 
-    /// `columns`: width of the terminal; wider text columns are cut to fit.
+    /// `columns`: width of the terminal. Nothing is cut: a text that is too long goes on beneath, and
+    /// rows that are too wide even so are written upright.
     fn table(&self, columns: Option<usize>) -> String {
         let rows: Vec<Vec<String>> = self
             .rows
             .iter()
             .map(|row| row.iter().map(|value| clean(value)).collect())
             .collect();
-        let is_text = |index: usize| {
-            rows.iter()
-                .any(|row: &Vec<String>| !row[index].is_empty() && !is_number(&row[index]))
-        };
+        let texts: Vec<bool> = (0..self.columns.len())
+            .map(|index| {
+                let mut values = rows.iter().map(|row| &row[index]);
+                values.any(|value| !value.is_empty() && !is_number(value))
+            })
+            .collect();
         let widest = |index: usize| {
             let values = rows.iter().map(|row| width(&row[index]));
             values.max().unwrap_or(0).max(width(&self.columns[index]))
         };
-        let texts: Vec<bool> = (0..self.columns.len()).map(is_text).collect();
         let mut widths: Vec<usize> = (0..self.columns.len()).map(widest).collect();
-        if let Some(columns) = columns {
-            shrink(&mut widths, &texts, &self.columns, columns);
+        let Some(last) = widths.len().checked_sub(1) else {
+            return String::new();
+        };
+        let before: usize = widths[..last].iter().map(|width| width + 2).sum();
+        let room = columns.map_or(usize::MAX, |columns| columns.saturating_sub(before));
+        let fits = widths[last] <= room;
+        let on_own_lines = !fits && room < NARROWEST;
+        if on_own_lines && (!texts[last] || columns.is_some_and(|columns| before > columns + 2)) {
+            return upright(&self.columns, &rows);
         }
+        widths[last] = widths[last].min(room);
         let mut out = String::new();
         for row in std::iter::once(&self.columns).chain(&rows) {
-            let last = row.len().saturating_sub(1);
-            for (index, value) in row.iter().enumerate() {
-                let value = cut(value, widths[index]);
-                if index == last && texts[index] {
-                    out.push_str(&value);
-                } else {
-                    pad(&mut out, &value, widths[index], !texts[index]);
+            let mut line = String::new();
+            for (index, value) in row[..last].iter().enumerate() {
+                pad(&mut line, value, widths[index], !texts[index]);
+                line.push_str("  ");
+            }
+            let (lead, room) = if on_own_lines {
+                out.push_str(line.trim_end());
+                out.push('\n');
+                line = INDENT.to_owned();
+                (
+                    INDENT.len(),
+                    columns.unwrap_or(0).saturating_sub(INDENT.len()),
+                )
+            } else {
+                (before, room)
+            };
+            if texts[last] {
+                for (number, part) in wrapped(&row[last], room.max(1)).iter().enumerate() {
+                    if number > 0 {
+                        line = " ".repeat(lead);
+                    }
+                    out.push_str(&line);
+                    out.push_str(part);
+                    out.push('\n');
                 }
-                out.push_str(if index == last { "\n" } else { "  " });
+            } else {
+                pad(&mut line, &row[last], widths[last], true);
+                out.push_str(&line);
+                out.push('\n');
             }
         }
         if rows.is_empty() {
@@ -168,22 +190,44 @@ impl Rows {
     }
 }
 
-/// Takes from the widest text column until all fit, or none can give more.
-fn shrink(widths: &mut [usize], texts: &[bool], names: &[String], columns: usize) {
-    let gaps = 2 * widths.len().saturating_sub(1);
-    let mut over = (widths.iter().sum::<usize>() + gaps).saturating_sub(columns);
-    while over > 0 {
-        let can_give =
-            |index: &usize| texts[*index] && widths[*index] > NARROWEST.max(width(&names[*index]));
-        let Some(widest) = (0..widths.len())
-            .filter(can_give)
-            .max_by_key(|&index| widths[index])
-        else {
-            return;
-        };
-        widths[widest] -= 1;
-        over -= 1;
+/// Each row as lines of name and value, with an empty line between rows.
+fn upright(columns: &[String], rows: &[Vec<String>]) -> String {
+    let widest = columns.iter().map(|column| width(column)).max();
+    let mut out = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        out.push_str(if number == 0 { "" } else { "\n" });
+        for (column, value) in columns.iter().zip(row) {
+            pad(&mut out, column, widest.unwrap_or(0), false);
+            out.push_str("  ");
+            out.push_str(value);
+            out.push('\n');
+        }
     }
+    if rows.is_empty() {
+        out.push_str("(none)\n");
+    }
+    out
+}
+
+/// The text in lines of at most `columns`, broken at spaces where that can be; at least one line.
+fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    for word in text.split_inclusive(' ') {
+        if !line.is_empty() && width(&line) + width(word.trim_end()) > columns {
+            lines.push(std::mem::take(&mut line).trim_end().to_owned());
+        }
+        for c in word.chars() {
+            if c != ' ' && !line.is_empty() && width(&line) + c.width().unwrap_or(0) > columns {
+                lines.push(std::mem::take(&mut line));
+            }
+            line.push(c);
+        }
+    }
+    if !line.trim_end().is_empty() || lines.is_empty() {
+        lines.push(line.trim_end().to_owned());
+    }
+    lines
 }
 
 /// No control characters on a terminal: a reply from the network may hold any.
@@ -201,43 +245,9 @@ fn is_number(value: &str) -> bool {
         && digits.len() < 16
 }
 
-/// Columns a text takes on a terminal: 2 for East Asian wide characters, 0 for combining marks.
+/// Columns a text takes on a terminal.
 fn width(text: &str) -> usize {
-    text.chars().map(char_width).sum()
-}
-
-const fn char_width(c: char) -> usize {
-    match c as u32 {
-        0x300..=0x36f | 0x200b..=0x200f | 0x3099..=0x309a | 0xfe00..=0xfe0f => 0,
-        0x1100..=0x115f
-        | 0x2e80..=0x303e
-        | 0x3041..=0xa4cf
-        | 0xac00..=0xd7a3
-        | 0xf900..=0xfaff
-        | 0xfe30..=0xfe6f
-        | 0xff00..=0xff60
-        | 0xffe0..=0xffe6
-        | 0x1f300..=0x1faff
-        | 0x20000..=0x3fffd => 2,
-        _ => 1,
-    }
-}
-
-fn cut(text: &str, columns: usize) -> String {
-    if width(text) <= columns {
-        return text.to_owned();
-    }
-    let mut out = String::new();
-    let mut used = 1;
-    for c in text.chars() {
-        used += char_width(c);
-        if used > columns {
-            break;
-        }
-        out.push(c);
-    }
-    out.push('…');
-    out
+    UnicodeWidthStr::width(text)
 }
 
 fn pad(out: &mut String, text: &str, columns: usize, right: bool) {
@@ -278,14 +288,45 @@ mod tests {
         assert_eq!(Rows::new(&["a"]).table(None), "a\n(none)\n");
     }
 
+    /// What mail waits for stood behind an ellipsis at 80 and 120 columns.
     #[test]
-    fn a_table_is_cut_to_the_terminal() {
-        let table = rows().table(Some(36));
-        assert!(table.lines().all(|line| width(line) <= 36), "{table}");
-        assert!(table.contains("waits\\tfor 2 se…"), "{table}");
-        assert!(table.contains("1234"));
-        // Too narrow for anything: it is left as wide as it must be.
-        assert!(rows().table(Some(5)).contains("1234"));
+    fn nothing_of_a_table_is_cut() {
+        let binding = "site backoff, next try in 13 s: connect: Connection refused (os error 111)";
+        let rows = Rows::from_tsv(&format!(
+            "queue_id\taccepted\tdomain\trecipients\tattempts\tbinding\n\
+             0G4X7RZ1N2K3M\t2026-11-24T06:57:00.000Z\tdown.example.jp\t1\t3\t{binding}\n"
+        ));
+        let words = |text: &str| {
+            text.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        for columns in [20, 40, 80, 100, 120, 200] {
+            let table = rows.table(Some(columns));
+            assert!(!table.contains('…'), "{table}");
+            assert!(table.contains("2026-11-24T06:57:00.000Z"), "{table}");
+            let found = words(&table).join(" ");
+            assert!(found.contains(binding), "at {columns} columns:\n{table}");
+            if columns >= 80 {
+                assert!(table.lines().all(|line| width(line) <= columns), "{table}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_text_goes_on_beneath_itself() {
+        assert_eq!(
+            self::rows().table(Some(46)),
+            "domain      queued  binding\n\
+             example.jp       7  waits\\tfor 2 sessions\n\
+             例え.jp       1234  \n"
+        );
+        let rows = Rows::from_tsv("a\tb\n1\tone two three four five six seven\n");
+        assert_eq!(
+            rows.table(Some(29)),
+            "a  b\n1  one two three four five\n   six seven\n"
+        );
+        assert_eq!(wrapped("飛脚飛脚", 5), ["飛脚", "飛脚"]);
     }
 
     #[test]

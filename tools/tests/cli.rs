@@ -224,12 +224,58 @@ fn init_takes_a_typed_passphrase_from_standard_input() {
     );
     bench.installation().unlock(b"open sesame").unwrap();
     let bench = Bench::new();
+    let prompted = fs::read_to_string(bench.path("hikyaku.toml")).unwrap();
+    let prompted = prompted.replace("source = \"file\"\npath = \"key\"\n", "");
+    fs::write(bench.path("hikyaku.toml"), prompted).unwrap();
+    let output = bench.run_with_input(&["init"], "open sesame\nclose sesame\n");
+    assert!(text(&output.stderr).contains("more than one line"));
+    assert!(!bench.path("data").exists());
+    let output = bench.run_with_input(&["init"], "open sesame\nopen sesame\n");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    bench.installation().unlock(b"open sesame").unwrap();
+    let bench = Bench::new();
     let error = bench.bad(&["init"]);
     assert!(
         error.contains("cannot open") && error.contains("/key"),
         "{error}"
     );
     assert!(!bench.path("data").exists());
+}
+
+#[test]
+fn who_has_read_enough_gets_no_error() {
+    let bench = Bench::initialised();
+    with_message(|message| bench.segment(Stream::Queue, 1, &[message]));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_hikyaku"))
+        .arg("--config")
+        .arg(bench.path("hikyaku.toml"))
+        .args(["shard", "records"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
+fn man_pages_and_completions_of_both_programs_are_written() {
+    let bench = Bench::new();
+    let pages = bench.path("pages");
+    bench.good(&["pages", pages.to_str().unwrap()]);
+    for name in [
+        "hikyaku.1",
+        "hikyakud.1",
+        "hikyaku-queue.1",
+        "hikyaku.bash",
+        "_hikyaku",
+        "hikyakud.fish",
+    ] {
+        assert!(pages.join(name).exists(), "{name}");
+    }
 }
 
 #[test]

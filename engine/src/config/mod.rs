@@ -166,6 +166,15 @@ impl Config {
                 self.control.socket.display()
             ));
         }
+        for listen in &self.listen {
+            if let Some(net) = listen.relay_from.iter().find(|net| net.is_everyone()) {
+                warnings.push(format!(
+                    "the listener {} has relay_from = \"{net}\": anyone may send anything \
+                     through this relay",
+                    listen.address
+                ));
+            }
+        }
         for listen in self
             .listen
             .iter()

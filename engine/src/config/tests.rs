@@ -39,6 +39,16 @@ fn a_small_file_has_defaults_for_the_rest() {
 }
 
 #[test]
+fn an_open_relay_is_worth_a_word() {
+    for net in ["0.0.0.0/0", "::/0"] {
+        let text = format!("{SMALL}relay_from = [\"192.0.2.0/24\", \"{net}\"]\n");
+        let warnings = Config::parse("h.toml", &text).unwrap().warnings();
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains(net), "{warnings:?}");
+    }
+}
+
+#[test]
 fn the_published_example_is_read() {
     let text = r#"
 [server]

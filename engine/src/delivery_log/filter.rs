@@ -2,6 +2,7 @@
 
 use crate::clock::UnixMs;
 use crate::ids::QueueId;
+use crate::net::site_name;
 use crate::queue::record::OutcomeKind;
 use crate::units::parse_duration_ms;
 
@@ -54,7 +55,8 @@ impl LogFilter {
             }
             "group" => self.group = Some(value.to_owned()),
             "domain" => self.domain = Some(value.to_owned()),
-            "site" => self.site = Some(value.to_owned()),
+            // What `queue` prints of a site is taken as well as what the log says.
+            "site" => self.site = Some(site_name(value).to_owned()),
             "address" => {
                 let bare = value.strip_prefix('<').and_then(|v| v.strip_suffix('>'));
                 self.address = Some(bare.unwrap_or(value).to_owned());

@@ -460,7 +460,7 @@ impl ShardCore {
         let first = usize::from(entry.recipient_first);
         let destination = &self.destinations[delivery.destination as usize];
         let (site, dns) = match &destination.lookup {
-            Lookup::Site { targets, .. } => (&*targets.list[0].host, &*targets.text),
+            Lookup::Site { targets, .. } => (crate::net::site_name(&targets.site), &*targets.text),
             Lookup::Trouble { trouble, .. } => ("", trouble.as_str()),
             Lookup::Failed(failure) => ("", failure.as_str()),
             Lookup::Unknown | Lookup::Asking | Lookup::Due | Lookup::Queued => ("", ""),
