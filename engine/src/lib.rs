@@ -17,6 +17,7 @@ pub mod memory;
 pub mod net;
 pub mod phase;
 pub mod random;
+mod slots;
 pub mod status;
 pub mod units;
 

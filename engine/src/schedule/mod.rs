@@ -7,6 +7,7 @@
 pub mod destination;
 pub mod index;
 pub mod lookups;
+pub(crate) mod mail;
 pub mod retry;
 pub mod steady;
 pub mod wheel;

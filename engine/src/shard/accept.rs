@@ -1,6 +1,6 @@
 //! A transaction's recipients to the shards that own them, and one answer for all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::storage::{Hold, Waiter};
@@ -53,6 +53,13 @@ pub(super) struct Transaction {
     failure: Option<Stored>,
 }
 
+/// Messages of which parts are being stored, here and elsewhere.
+#[derive(Debug, Default)]
+pub(super) struct Splits {
+    pub(super) open: HashMap<u64, Transaction>,
+    pub(super) next_key: u64,
+}
+
 impl ShardCore {
     /// Stores a submission at the owners of its recipients; `origin` is answered once all have it.
     pub(super) fn route(&mut self, origin: Origin, mut submission: Submission, now: Now) {
@@ -72,8 +79,8 @@ impl ShardCore {
             let to = owner(recipient.domain(), self.shards);
             parts.entry(to).or_default().push(recipient);
         }
-        self.next_key += 1;
-        let key = self.next_key;
+        self.splits.next_key += 1;
+        let key = self.splits.next_key;
         let pending = parts.len() > 1;
         let transaction = Transaction {
             origin,
@@ -83,7 +90,7 @@ impl ShardCore {
             awaited: parts.len(),
             failure: None,
         };
-        self.transactions.insert(key, transaction);
+        self.splits.open.insert(key, transaction);
         let mut whole = Some(submission);
         while let Some((to, recipients)) = parts.pop_first() {
             // The content is copied for every owner but the last.
@@ -137,7 +144,7 @@ impl ShardCore {
                 // full queue must take it, or would be full for good. A notification has a reserve:
                 // refused, what it tells of would stay, and be tried again.
                 let notices_max = self.settings.queued_entries_max + NOTICES_RESERVE;
-                let has_reserve = is_notice && self.index.len() < notices_max;
+                let has_reserve = is_notice && self.mail.index.len() < notices_max;
                 let is_refused = match self.overload() {
                     Some(Overload::Queue) => handover.is_none() && !has_reserve,
                     other => other.is_some(),
@@ -145,7 +152,7 @@ impl ShardCore {
                 if is_refused {
                     let result = Stored::NoSpace;
                     self.tell(from, ShardMessage::Stored { key, result });
-                } else if handover.is_some() && self.replaying {
+                } else if handover.is_some() && self.moves.replaying {
                     // A part of the same message may still be found: which, is not known yet.
                     let result = Stored::Failed;
                     self.tell(from, ShardMessage::Stored { key, result });
@@ -165,7 +172,7 @@ impl ShardCore {
     /// done, since notes about it, copied forward behind the second, would be taken for the second's.
     fn rename_if_known(&mut self, submission: &mut Submission, now: Now) {
         let queue_id = submission.queue_id;
-        if self.index.find(queue_id).is_some() || self.past_ids.contains(&queue_id) {
+        if self.mail.index.find(queue_id).is_some() || self.moves.past_ids.contains(&queue_id) {
             submission.queue_id = self.next_queue_id(now);
         }
     }
@@ -174,7 +181,7 @@ impl ShardCore {
     /// at that owner, to be held until [`Self::handed_over`]; [`Self::take_adopted`] tells of `key`
     /// once it is durable or could not be stored. Only after [`Self::replay_done`].
     pub fn adopt(&mut self, key: u64, handover: HandoverId, mut submission: Submission, now: Now) {
-        debug_assert!(!self.replaying, "adoption while replaying");
+        debug_assert!(!self.moves.replaying, "adoption while replaying");
         if owner(submission.recipients()[0].domain(), self.shards) == self.me {
             self.rename_if_known(&mut submission, now);
         }
@@ -183,12 +190,12 @@ impl ShardCore {
 
     /// What became of the messages given to [`Self::adopt`], by their keys.
     pub fn take_adopted(&mut self, into: &mut Vec<(u64, Stored)>) {
-        into.append(&mut self.adopted);
+        into.append(&mut self.moves.adopted);
     }
 
     /// One owner has answered.
     pub(super) fn part_stored(&mut self, key: u64, result: Stored, now: Now) {
-        let Some(transaction) = self.transactions.get_mut(&key) else {
+        let Some(transaction) = self.splits.open.get_mut(&key) else {
             return;
         };
         transaction.awaited -= 1;
@@ -198,7 +205,7 @@ impl ShardCore {
         if transaction.awaited > 0 {
             return;
         }
-        let Some(transaction) = self.transactions.remove(&key) else {
+        let Some(transaction) = self.splits.open.remove(&key) else {
             return;
         };
         let queue_id = transaction.queue_id;
@@ -224,7 +231,7 @@ impl ShardCore {
             Origin::Session(ticket) => self.actions.push(Action::Answer { ticket, result }),
             Origin::Notice(key) => self.notice_stored(key, result, now),
             Origin::Transfer { entry, .. } => self.transferred(entry, result, now),
-            Origin::Adopted { key, .. } => self.adopted.push((key, result)),
+            Origin::Adopted { key, .. } => self.moves.adopted.push((key, result)),
         }
     }
 }

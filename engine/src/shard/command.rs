@@ -49,15 +49,15 @@ impl ShardCore {
         let only = search
             .domain
             .as_ref()
-            .map(|domain| self.by_domain.get(domain));
-        let (live, next) = self.index.sweep(from, ENTRIES_PER_TICK_MAX);
+            .map(|domain| self.mail.by_domain.get(domain));
+        let (live, next) = self.mail.index.sweep(from, ENTRIES_PER_TICK_MAX);
         search.from = next;
         for id in live {
             if search.found.len() >= search.rows_max {
                 search.from = None;
                 break;
             }
-            let destination = self.index.get(id).destination;
+            let destination = self.mail.index.get(id).destination;
             if only.is_none_or(|only| only == Some(&destination)) {
                 search.found.push(self.why_entry(id, now));
             }
@@ -69,26 +69,31 @@ impl ShardCore {
     /// back-off of every site, or of that domain's. Ask [`Self::retry_some`] until it is through, and then
     /// only begin another.
     pub fn retry(&mut self, domain: Option<&str>) {
-        let only = domain.map(|domain| self.by_domain.get(&Domain::from_stored(domain)).copied());
+        let only = domain.map(|domain| {
+            self.mail
+                .by_domain
+                .get(&Domain::from_stored(domain))
+                .copied()
+        });
         self.retrying = Some(Retrying {
             only,
             count: 0,
             is_done: false,
         });
         match only {
-            None => (0..self.sites.len()).for_each(|site| self.lift_back_off(site)),
-            Some(Some(id)) => match &self.destinations[id as usize].lookup {
+            None => (0..self.pool.sites.len()).for_each(|site| self.lift_back_off(site)),
+            Some(Some(id)) => match &self.mail.destinations[id as usize].lookup {
                 Lookup::Site { site, .. } => self.lift_back_off(*site as usize),
                 Lookup::Trouble { .. } => self.look_up_soon(id),
                 _ => {}
             },
             Some(None) => {}
         }
-        self.wheel.rebuild();
+        self.mail.wheel.rebuild();
     }
 
     fn lift_back_off(&mut self, site: usize) {
-        let site = &mut self.sites[site];
+        let site = &mut self.pool.sites[site];
         site.backoff_until = None;
         site.cooling.clear();
         site.failures = 0;
@@ -96,24 +101,26 @@ impl ShardCore {
 
     /// Goes on with a retry, a bounded number of entries; how many were made ready, once it is through.
     pub fn retry_some(&mut self, now: Now) -> Option<u64> {
-        let now_s = self.clock.seconds(now);
+        let now_s = self.mail.clock.seconds(now);
         let mut retrying = self.retrying.take();
-        let is_through =
-            self.wheel
-                .rebuild_some(&mut self.index, ENTRIES_PER_TICK_MAX, |index, id| {
-                    let entry = index.get_mut(id);
-                    let Some(retrying) = &mut retrying else {
-                        return;
-                    };
-                    let is_wanted = match retrying.only {
-                        None => true,
-                        Some(only) => only == Some(entry.destination),
-                    };
-                    if is_wanted && entry.state == State::Deferred && entry.retry_at_s > now_s {
-                        entry.retry_at_s = now_s;
-                        retrying.count += 1;
-                    }
-                });
+        let is_through = self.mail.wheel.rebuild_some(
+            &mut self.mail.index,
+            ENTRIES_PER_TICK_MAX,
+            |index, id| {
+                let entry = index.get_mut(id);
+                let Some(retrying) = &mut retrying else {
+                    return;
+                };
+                let is_wanted = match retrying.only {
+                    None => true,
+                    Some(only) => only == Some(entry.destination),
+                };
+                if is_wanted && entry.state == State::Deferred && entry.retry_at_s > now_s {
+                    entry.retry_at_s = now_s;
+                    retrying.count += 1;
+                }
+            },
+        );
         if let Some(retrying) = &mut retrying {
             retrying.is_done |= is_through;
         }

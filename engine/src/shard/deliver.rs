@@ -78,7 +78,7 @@ fn source_address(ours: &[IpAddr], target: IpAddr, turn: usize) -> Option<IpAddr
 impl ShardCore {
     /// Whether nothing may be started: outcomes could not be noted, or we are about to stop.
     pub(super) fn is_stalled(&self) -> bool {
-        self.draining || self.storage.is_failing()
+        self.draining || self.store.queue.is_failing()
     }
 
     /// Finds connections for a site's ready mail. `eager`: open another even if the mail is little.
@@ -87,12 +87,12 @@ impl ShardCore {
             return;
         }
         loop {
-            let site = &mut self.sites[site_id as usize];
+            let site = &mut self.pool.sites[site_id as usize];
             if site.round.is_empty() || site.backoff_until.is_some_and(|until| until > now.mono) {
                 return;
             }
             let Some(id) = site.idle.pop() else { break };
-            if let Some(conn) = self.conns.get_mut(id) {
+            if let Some(conn) = self.pool.conns.get_mut(id) {
                 conn.is_idle = false;
             }
             if !self.assign(id, now) {
@@ -100,15 +100,15 @@ impl ShardCore {
             }
         }
         let sessions_max = self.sessions_max_of(site_id, now);
-        let site = &mut self.sites[site_id as usize];
+        let site = &mut self.pool.sites[site_id as usize];
         let conns = u64::from(site.conns);
         let enough = !eager && conns > 0 && site.ready_len < READY_PER_SESSION * conns;
         let full = site.conns >= sessions_max;
         if enough || full || site.opening as usize >= OPENING_MAX {
             return;
         }
-        self.next_turn = self.next_turn.wrapping_add(1);
-        let Some(target) = site.choose(self.next_turn, now.mono) else {
+        self.pool.next_turn = self.pool.next_turn.wrapping_add(1);
+        let Some(target) = site.choose(self.pool.next_turn, now.mono) else {
             // Some were refused while others still went on; now there is none, and mail to send.
             if site.conns == 0 {
                 self.back_off(site_id, now);
@@ -117,7 +117,7 @@ impl ShardCore {
         };
         site.conns += 1;
         site.opening += 1;
-        let conn = self.conns.insert(Conn {
+        let conn = self.pool.conns.insert(Conn {
             site: site_id,
             target: target.clone(),
             peer: None,
@@ -134,7 +134,7 @@ impl ShardCore {
         let source = source_address(
             &self.settings.source_addresses,
             target.address.ip(),
-            self.next_turn,
+            self.pool.next_turn,
         );
         self.actions.push(Action::Connect {
             conn,
@@ -144,18 +144,18 @@ impl ShardCore {
     }
 
     pub(super) fn connected(&mut self, id: ConnId, peer: Rc<PeerInfo>, now: Now) {
-        let Some(conn) = self.conns.get_mut(id) else {
+        let Some(conn) = self.pool.conns.get_mut(id) else {
             return;
         };
         conn.peer = Some(peer);
-        let site = &mut self.sites[conn.site as usize];
+        let site = &mut self.pool.sites[conn.site as usize];
         site.opening -= 1;
         site.backoff_until = None;
         self.can_start(id, now);
     }
 
     pub(super) fn can_start(&mut self, id: ConnId, now: Now) {
-        let Some(conn) = self.conns.get_mut(id) else {
+        let Some(conn) = self.pool.conns.get_mut(id) else {
             return;
         };
         conn.can_start = true;
@@ -166,7 +166,7 @@ impl ShardCore {
     /// among the idle if it has nothing to do. Returns whether it got one.
     fn assign(&mut self, id: ConnId, now: Now) -> bool {
         let settings = Rc::clone(&self.settings);
-        let Some(conn) = self.conns.get_mut(id) else {
+        let Some(conn) = self.pool.conns.get_mut(id) else {
             return false;
         };
         if conn.quitting
@@ -178,13 +178,13 @@ impl ShardCore {
             return false;
         }
         let site_id = conn.site;
-        let site = &self.sites[site_id as usize];
+        let site = &self.pool.sites[site_id as usize];
         // What is no longer a target of its site is sent nothing more, however long it would last.
         let is_over = conn.started >= settings.messages_per_session_max
             || now.mono.ms_since(conn.opened) >= settings.connection_ms_max
             || !site.has_target(conn.target.address);
         if is_over || self.draining || site.conns > self.sessions_max_of(site_id, now) {
-            let conn = self.conns.get_mut(id);
+            let conn = self.pool.conns.get_mut(id);
             if let Some(conn) = conn
                 && conn.in_flight == 0
             {
@@ -194,7 +194,7 @@ impl ShardCore {
             return false;
         }
         if !self.is_stalled()
-            && self.waiting_for_memory.len() < WAITING_FOR_MEMORY_MAX
+            && self.content.waiting.len() < WAITING_FOR_MEMORY_MAX
             && let Some(entry) = self.next_entry(site_id, now)
         {
             self.begin(id, entry, now);
@@ -210,20 +210,20 @@ impl ShardCore {
             self.settings.sessions_per_site_max,
             self.shards,
             self.me,
-            &self.sites[id as usize].key,
+            &self.pool.sites[id as usize].key,
             now.unix,
         )
     }
 
     fn begin(&mut self, conn_id: ConnId, entry: EntryId, now: Now) {
-        if let Some(message) = self.memory.get(&entry) {
+        if let Some(message) = self.content.kept.get(&entry) {
             let message = Rc::clone(message);
             self.start(conn_id, entry, message, 0, now);
-        } else if !self.ledger.read_back(self.record_bytes(entry)) {
-            self.waiting_for_memory.push_back(entry);
+        } else if !self.content.ledger.read_back(self.record_bytes(entry)) {
+            self.content.waiting.push_back(entry);
             self.rest(conn_id, now);
         } else {
-            if let Some(conn) = self.conns.get_mut(conn_id) {
+            if let Some(conn) = self.pool.conns.get_mut(conn_id) {
                 conn.loading = true;
             }
             let bytes = self.record_bytes(entry);
@@ -233,43 +233,43 @@ impl ShardCore {
 
     /// Bytes of an entry's record.
     fn record_bytes(&self, id: EntryId) -> usize {
-        self.index.get(id).placement.bytes as usize
+        self.mail.index.get(id).placement.bytes as usize
     }
 
     /// Puts a connection that has nothing to do among its site's idle ones.
     fn rest(&mut self, id: ConnId, now: Now) {
-        if let Some(conn) = self.conns.get_mut(id)
+        if let Some(conn) = self.pool.conns.get_mut(id)
             && conn.in_flight == 0
             && !conn.is_idle
         {
             conn.is_idle = true;
             conn.idle_since = now.mono;
             let site_id = conn.site;
-            self.sites[site_id as usize].idle.push(id);
+            self.pool.sites[site_id as usize].idle.push(id);
             self.tend(site_id);
         }
     }
 
     /// Entries whose content had to wait for memory are ready again once there is some.
     pub(super) fn wake_for_memory(&mut self, now: Now) {
-        for _ in 0..self.waiting_for_memory.len().min(READS_MAX) {
-            let Some(id) = self.waiting_for_memory.front().copied() else {
+        for _ in 0..self.content.waiting.len().min(READS_MAX) {
+            let Some(id) = self.content.waiting.front().copied() else {
                 return;
             };
             let bytes = self.record_bytes(id);
-            if !self.ledger.read_back(bytes) {
+            if !self.content.ledger.read_back(bytes) {
                 return;
             }
             // Only whether there is room was asked; the connection that takes it asks again.
-            self.ledger.dropped(bytes);
-            self.waiting_for_memory.pop_front();
+            self.content.ledger.dropped(bytes);
+            self.content.waiting.pop_front();
             self.put_back(id, now);
         }
     }
 
     pub(super) fn read_record(&mut self, id: EntryId, purpose: Purpose) {
         let bytes = self.record_bytes(id);
-        self.ledger.read_back_unasked(bytes);
+        self.content.ledger.read_back_unasked(bytes);
         self.read_permitted(id, purpose, bytes);
     }
 
@@ -278,7 +278,7 @@ impl ShardCore {
         let read = ReadId(self.next_token);
         let placement = self.readable_placement(id);
         self.actions.push(Action::Read { read, placement });
-        self.reads.insert(
+        self.content.reads.insert(
             read,
             Reading {
                 entry: id,
@@ -291,9 +291,9 @@ impl ShardCore {
 
     /// Where the message of an entry can be read back.
     fn readable_placement(&self, id: EntryId) -> Placement {
-        let entry = self.index.get(id);
+        let entry = self.mail.index.get(id);
         // A copy that is not durable cannot be read back yet; its original can.
-        match self.moving.get(&entry.queue_id) {
+        match self.moves.moving.get(&entry.queue_id) {
             Some(moving) if moving.to == entry.placement => moving.from,
             _ => entry.placement,
         }
@@ -301,18 +301,18 @@ impl ShardCore {
 
     /// The disk did not give a message back: it may the next time.
     fn defer_unread(&mut self, id: EntryId, error: &DiskError, now: Now) {
-        let retry_at_s = self.clock.seconds(now) + UNREAD_RETRY_S;
-        let entry = self.index.get_mut(id);
+        let retry_at_s = self.mail.clock.seconds(now) + UNREAD_RETRY_S;
+        let entry = self.mail.index.get_mut(id);
         entry.state = State::Deferred;
         entry.retry_at_s = retry_at_s;
         let (queue_id, destination) = (entry.queue_id, entry.destination);
         self.report(format!(
             "message {queue_id} cannot be read back: {error}; it is tried again in {UNREAD_RETRY_S} s"
         ));
-        let destination = &mut self.destinations[destination as usize];
+        let destination = &mut self.mail.destinations[destination as usize];
         destination.busy_len -= 1;
         destination.deferred_len += 1;
-        self.wheel.insert(&mut self.index, id);
+        self.mail.wheel.insert(&mut self.mail.index, id);
         self.raise(id, Counter::Deferred, self.open_recipients(id));
     }
 
@@ -327,13 +327,14 @@ impl ShardCore {
             purpose,
             placement,
             read_back_bytes,
-        }) = self.reads.remove(&read)
+        }) = self.content.reads.remove(&read)
         else {
             return;
         };
         let message = match result {
             Ok(bytes) => self
-                .storage
+                .store
+                .queue
                 .decode_message(placement, bytes)
                 .map_err(Unread::Damaged),
             Err(error) => Err(Unread::Disk(error)),
@@ -344,13 +345,13 @@ impl ShardCore {
         }
         let is_started = matches!(
             (&message, &purpose),
-            (Ok(_), Purpose::Send(conn)) if self.conns.get_mut(*conn).is_some()
+            (Ok(_), Purpose::Send(conn)) if self.pool.conns.get_mut(*conn).is_some()
         );
         if !is_started {
-            self.ledger.dropped(read_back_bytes);
+            self.content.ledger.dropped(read_back_bytes);
         }
         if let Purpose::Send(conn) = purpose
-            && let Some(conn) = self.conns.get_mut(conn)
+            && let Some(conn) = self.pool.conns.get_mut(conn)
         {
             conn.loading = false;
         }
@@ -358,7 +359,7 @@ impl ShardCore {
             (Ok(message), Purpose::Settle(synthetic)) => {
                 self.settle_synthetic(entry, &Rc::new(message), synthetic, now);
             }
-            (Ok(message), Purpose::Send(conn)) if self.conns.get_mut(conn).is_some() => {
+            (Ok(message), Purpose::Send(conn)) if self.pool.conns.get_mut(conn).is_some() => {
                 self.start(conn, entry, Rc::new(message), read_back_bytes, now);
             }
             (Ok(_), Purpose::Send(_)) => self.put_back(entry, now),
@@ -379,7 +380,7 @@ impl ShardCore {
                     Purpose::Send(conn) => {
                         self.assign(conn, now);
                     }
-                    Purpose::Transfer => self.handovers.gave_up_one(),
+                    Purpose::Transfer => self.moves.handovers.gave_up_one(),
                     Purpose::Settle(_) => {}
                 }
             }
@@ -394,13 +395,13 @@ impl ShardCore {
         read_back_bytes: usize,
         now: Now,
     ) {
-        let entry = self.index.get(entry_id);
+        let entry = self.mail.index.get(entry_id);
         let (first, count) = (usize::from(entry.recipient_first), entry.recipient_count);
         let destination = entry.destination;
-        let done = self.done.get(&entry_id).copied().unwrap_or(0);
+        let done = self.mail.done.get(&entry_id).copied().unwrap_or(0);
         let recipients: Vec<u8> = (0..count).filter(|n| done >> n & 1 == 0).collect();
-        let Some(conn) = self.conns.get_mut(conn_id) else {
-            self.ledger.dropped(read_back_bytes);
+        let Some(conn) = self.pool.conns.get_mut(conn_id) else {
+            self.content.ledger.dropped(read_back_bytes);
             return self.put_back(entry_id, now);
         };
         conn.in_flight += 1;
@@ -452,9 +453,9 @@ impl ShardCore {
         let Some(delivery) = self.deliveries.remove(&token) else {
             return;
         };
-        self.ledger.dropped(delivery.read_back_bytes);
+        self.content.ledger.dropped(delivery.read_back_bytes);
         let mut context = super::settle::Context::default();
-        if let Some(conn) = self.conns.get_mut(id) {
+        if let Some(conn) = self.pool.conns.get_mut(id) {
             conn.in_flight -= 1;
             if results.iter().any(is_answer) {
                 conn.answered += 1;
@@ -462,7 +463,7 @@ impl ShardCore {
             context.peer = conn.peer.clone();
             context.target = Some(conn.target.clone());
             if conn.answered == 1 {
-                let site = &mut self.sites[conn.site as usize];
+                let site = &mut self.pool.sites[conn.site as usize];
                 site.failures = 0;
                 site.broken = 0;
             }
@@ -476,13 +477,13 @@ impl ShardCore {
         let Some(delivery) = self.deliveries.remove(&token) else {
             return;
         };
-        self.ledger.dropped(delivery.read_back_bytes);
+        self.content.ledger.dropped(delivery.read_back_bytes);
         self.lower(
             delivery.entry,
             Counter::Delivering,
             delivery.recipients.len() as u32,
         );
-        if let Some(conn) = self.conns.get_mut(id) {
+        if let Some(conn) = self.pool.conns.get_mut(id) {
             conn.in_flight -= 1;
             conn.quitting = true;
         }
@@ -490,11 +491,11 @@ impl ShardCore {
     }
 
     pub(super) fn closed(&mut self, id: ConnId, phase: Phase, cause: Cause, now: Now) {
-        let Some(conn) = self.conns.remove(id) else {
+        let Some(conn) = self.pool.conns.remove(id) else {
             return;
         };
         let site_id = conn.site;
-        let site = &mut self.sites[site_id as usize];
+        let site = &mut self.pool.sites[site_id as usize];
         site.conns -= 1;
         site.idle.retain(|idle| *idle != id);
         if conn.peer.is_none() {
@@ -524,7 +525,7 @@ impl ShardCore {
     /// No target would have us: leaves the site alone for a while, after which all are tried again.
     fn back_off(&mut self, site_id: SiteId, now: Now) {
         let (min_s, max_s) = self.settings.site_backoff_s;
-        let site = &mut self.sites[site_id as usize];
+        let site = &mut self.pool.sites[site_id as usize];
         let exponent = u32::from(site.failures.min(16));
         let base_s = (u64::from(min_s.max(1)) << exponent).min(u64::from(max_s));
         let jitter_ms = self.random.below(base_s * 200 + 1);
@@ -536,7 +537,7 @@ impl ShardCore {
     /// No target would have us, from the first word: backs off, and says so on one message.
     fn site_failed(&mut self, site_id: SiteId, phase: Phase, now: Now) {
         self.back_off(site_id, now);
-        let site = &mut self.sites[site_id as usize];
+        let site = &mut self.pool.sites[site_id as usize];
         site.failures = site.failures.saturating_add(1);
         let cause = site.last_failure.clone();
         let (target, refusal) = (site.last_failed.clone(), site.last_refusal.clone());
@@ -554,21 +555,21 @@ impl ShardCore {
     }
 
     pub(super) fn tend_sites(&mut self, now: Now) {
-        for site_id in std::mem::take(&mut self.tended) {
-            let site = &mut self.sites[site_id as usize];
+        for site_id in std::mem::take(&mut self.pool.tended) {
+            let site = &mut self.pool.sites[site_id as usize];
             if site.backoff_until.is_some_and(|until| until <= now.mono) {
                 site.backoff_until = None;
             }
             if !site.idle.is_empty() {
                 self.close_idle(site_id, now);
             }
-            if !self.sites[site_id as usize].round.is_empty() {
+            if !self.pool.sites[site_id as usize].round.is_empty() {
                 self.pump(site_id, true, now);
             }
-            let site = &mut self.sites[site_id as usize];
+            let site = &mut self.pool.sites[site_id as usize];
             site.is_tended = site.needs_tending();
             if site.is_tended {
-                self.tended.push(site_id);
+                self.pool.tended.push(site_id);
             }
         }
     }
@@ -577,7 +578,7 @@ impl ShardCore {
         let idle_ms_max = self.settings.connection_idle_ms_max;
         let draining = self.draining;
         let sessions_max = self.sessions_max_of(site_id, now);
-        let site = &mut self.sites[site_id as usize];
+        let site = &mut self.pool.sites[site_id as usize];
         let is_fit = |conn: &Conn, targets: &[Target]| {
             now.mono.ms_since(conn.idle_since) < idle_ms_max
                 && targets
@@ -586,7 +587,7 @@ impl ShardCore {
         };
         let too_many = draining || site.conns > sessions_max;
         let targets = &site.targets;
-        let conns = &mut self.conns;
+        let conns = &mut self.pool.conns;
         let actions = &mut self.actions;
         site.idle.retain(|id| {
             let Some(conn) = conns.get_mut(*id) else {

@@ -93,46 +93,46 @@ impl ShardCore {
     /// The handovers that notes were found of at this start, in the folders of all shards; to be told
     /// before any segment is replayed.
     pub fn noted_handovers(&mut self, noted: NotedHandovers) {
-        self.handovers.noted = noted;
+        self.moves.handovers.noted = noted;
     }
 
     /// Names a handover from the folder of a shard that is no more.
     pub fn new_handover(&mut self) -> HandoverId {
-        self.storage.random_handover()
+        self.store.queue.random_handover()
     }
 
     /// Gives an entry that another shard owns now to it.
     pub(super) fn transfer(&mut self, id: EntryId) {
-        self.handovers.waiting.push_back(id);
+        self.moves.handovers.waiting.push_back(id);
     }
 
     /// Reads the next entries to be given away, a bounded number at a time.
     pub(super) fn transfer_some(&mut self) {
-        while self.reads.len() < READS_MAX && !self.is_stalled() {
-            let Some(id) = self.handovers.waiting.pop_front() else {
+        while self.content.reads.len() < READS_MAX && !self.is_stalled() {
+            let Some(id) = self.moves.handovers.waiting.pop_front() else {
                 return;
             };
-            self.handovers.moving += 1;
+            self.moves.handovers.moving += 1;
             self.read_record(id, Purpose::Transfer);
         }
     }
 
     /// It comes again.
     pub(super) fn transfer_failed(&mut self, id: EntryId) {
-        self.handovers.moving -= 1;
-        self.handovers.waiting.push_back(id);
+        self.moves.handovers.moving -= 1;
+        self.moves.handovers.waiting.push_back(id);
     }
 
     pub(super) fn transfer_message(&mut self, id: EntryId, message: &Message, now: Now) {
-        let entry = self.index.get(id);
-        let done = self.done.get(&id).copied().unwrap_or(0);
+        let entry = self.mail.index.get(id);
+        let done = self.mail.done.get(&id).copied().unwrap_or(0);
         let first = usize::from(entry.recipient_first);
         let recipients = (0..usize::from(entry.recipient_count))
             .filter(|n| done >> n & 1 == 0)
             .map(|n| message.recipients()[first + n].clone())
             .collect();
         let submission = message.submission(recipients);
-        let handover = self.handovers.id;
+        let handover = self.moves.handovers.id;
         let entry = id;
         self.route(Origin::Transfer { entry, handover }, submission, now);
     }
@@ -142,44 +142,38 @@ impl ShardCore {
             // The other shard is replaying, or short of room: offered again.
             return self.transfer_failed(id);
         }
-        self.handovers.moving -= 1;
-        self.handovers.given.push(id);
-        let entry = self.index.get_mut(id);
+        self.moves.handovers.moving -= 1;
+        self.moves.handovers.given.push(id);
+        let entry = self.mail.index.get_mut(id);
         entry.state = State::Handed;
         let (first, count) = (entry.recipient_first, u16::from(entry.recipient_count));
         let (queue_id, segment) = (entry.queue_id, entry.placement.segment);
-        let state = OutcomeState::handed_over(first, count, self.handovers.id);
+        let state = OutcomeState::handed_over(first, count, self.moves.handovers.id);
         self.append_outcome(queue_id, segment, state, now);
     }
 
     /// Has the handover noted, once every entry is at its owner.
     pub(super) fn note_handover(&mut self, now: Now) {
-        let Handovers {
-            waiting,
-            moving,
-            given,
-            is_noting,
-            rest_ticks,
-            ..
-        } = &mut self.handovers;
-        let is_complete = waiting.is_empty() && *moving == 0 && !given.is_empty();
-        let is_replayed = !self.replaying && self.replay_from.is_none();
-        if !is_complete || !is_replayed || *is_noting || self.storage.is_failing() {
+        let is_replayed = !self.moves.replaying && self.moves.replay_from.is_none();
+        let handovers = &mut self.moves.handovers;
+        let is_complete =
+            handovers.waiting.is_empty() && handovers.moving == 0 && !handovers.given.is_empty();
+        if !is_complete || !is_replayed || handovers.is_noting || self.store.queue.is_failing() {
             return;
         }
-        if *rest_ticks > 0 {
-            *rest_ticks -= 1;
+        if handovers.rest_ticks > 0 {
+            handovers.rest_ticks -= 1;
             return;
         }
         // Behind all outcomes in the stream.
         let mark = Record::Blob {
             kind: BLOB_HANDED_OVER,
-            bytes: &self.handovers.id.number().to_le_bytes(),
+            bytes: &self.moves.handovers.id.number().to_le_bytes(),
         };
-        match self.storage.append(&mark, now) {
+        match self.store.queue.append(&mark, now) {
             Ok(_) => {
-                self.handovers.is_noting = true;
-                self.storage.note_handed_over();
+                self.moves.handovers.is_noting = true;
+                self.store.queue.note_handed_over();
             }
             Err(error) => self.report(format!("a handover cannot be written: {error}")),
         }
@@ -187,7 +181,7 @@ impl ShardCore {
 
     /// The outcomes of all that was given away are durable.
     pub(super) fn handed_durable(&mut self) {
-        let handover = self.handovers.id;
+        let handover = self.moves.handovers.id;
         self.actions.push(Action::NoteHandover { handover });
     }
 
@@ -197,19 +191,19 @@ impl ShardCore {
         result: Result<(), DiskError>,
         now: Now,
     ) {
-        self.handovers.is_noting = false;
+        self.moves.handovers.is_noting = false;
         if let Err(error) = result {
-            self.handovers.rest_ticks = NOTE_REST_TICKS;
+            self.moves.handovers.rest_ticks = NOTE_REST_TICKS;
             self.report(format!(
                 "mail for other shards waits, as its handover cannot be noted: {error}"
             ));
             return;
         }
-        for id in std::mem::take(&mut self.handovers.given) {
+        for id in std::mem::take(&mut self.moves.handovers.given) {
             self.finish_entry(id);
         }
         // Another would be another handover.
-        self.handovers.id = self.storage.random_handover();
+        self.moves.handovers.id = self.store.queue.random_handover();
         self.handed_over(handover, now);
     }
 
@@ -225,14 +219,15 @@ impl ShardCore {
 
     /// A message given to us is durable.
     pub(super) fn hold(&mut self, queue_id: QueueId, handover: HandoverId) {
-        let entries: Vec<EntryId> = self.index.siblings(queue_id).collect();
+        let entries: Vec<EntryId> = self.mail.index.siblings(queue_id).collect();
         for id in entries {
-            let entry = self.index.get_mut(id);
+            let entry = self.mail.index.get_mut(id);
             if entry.state == State::Storing {
                 entry.state = State::Held;
             }
         }
-        self.handovers
+        self.moves
+            .handovers
             .held
             .entry(handover)
             .or_default()
@@ -241,12 +236,18 @@ impl ShardCore {
 
     /// What was given to us under the handover is ours.
     pub(super) fn release(&mut self, handover: HandoverId, now: Now) {
-        for queue_id in self.handovers.held.remove(&handover).unwrap_or_default() {
-            let entries: Vec<EntryId> = self.index.siblings(queue_id).collect();
+        for queue_id in self
+            .moves
+            .handovers
+            .held
+            .remove(&handover)
+            .unwrap_or_default()
+        {
+            let entries: Vec<EntryId> = self.mail.index.siblings(queue_id).collect();
             for id in entries {
-                let entry = self.index.get(id);
+                let entry = self.mail.index.get(id);
                 if entry.state == State::Held {
-                    self.destinations[entry.destination as usize].busy_len -= 1;
+                    self.mail.destinations[entry.destination as usize].busy_len -= 1;
                     self.make_ready(id, now);
                 }
             }

@@ -9,53 +9,20 @@ use crate::address::Domain;
 use crate::clock::Now;
 use crate::pool::{Site, SiteId};
 use crate::schedule::destination::{Destination, DestinationId, Lookup};
-
-/// Slots looked at for each one that is added: more than one, so that what is idle shrinks to its
-/// bound beside what is not.
-const SLOTS_PER_STEP: usize = 4;
-
-/// Free slots of a table, and where the hand stands that finds more.
-#[derive(Debug, Default)]
-pub(super) struct Free {
-    slots: Vec<u32>,
-    hand: usize,
-}
-
-impl Free {
-    /// The next slots to be looked at, of a table with `len`.
-    fn step(&mut self, len: usize) -> impl Iterator<Item = u32> + use<> {
-        let from = self.hand;
-        self.hand = (from + SLOTS_PER_STEP) % len.max(1);
-        (from..from + SLOTS_PER_STEP.min(len)).map(move |slot| (slot % len) as u32)
-    }
-}
-
-/// Puts `item` into a free slot, or a new one.
-fn put<T>(table: &mut Vec<T>, free: &mut Free, item: T) -> u32 {
-    match free.slots.pop() {
-        Some(slot) => {
-            table[slot as usize] = item;
-            slot
-        }
-        None => {
-            table.push(item);
-            table.len() as u32 - 1
-        }
-    }
-}
+use crate::slots::put;
 
 impl ShardCore {
     /// A destination for a domain that has none.
     pub(super) fn add_destination(&mut self, domain: &Domain) -> DestinationId {
-        if self.by_domain.len() >= IDLE_DESTINATIONS_MAX {
-            for id in self.free_destinations.step(self.destinations.len()) {
+        if self.mail.by_domain.len() >= IDLE_DESTINATIONS_MAX {
+            for id in self.mail.free.step(self.mail.destinations.len()) {
                 self.evict_destination(id);
             }
         }
         let destination = Destination::new(domain.clone());
         put(
-            &mut self.destinations,
-            &mut self.free_destinations,
+            &mut self.mail.destinations,
+            &mut self.mail.free,
             destination,
         )
     }
@@ -63,59 +30,59 @@ impl ShardCore {
     /// Gives the slot away if nothing stands behind the destination: no mail, and no list that is sure
     /// to come back to it.
     fn evict_destination(&mut self, id: DestinationId) {
-        let destination = &self.destinations[id as usize];
+        let destination = &self.mail.destinations[id as usize];
         let resting = matches!(destination.lookup, Lookup::Unknown | Lookup::Site { .. });
         if destination.is_vacant || destination.queued() > 0 || destination.in_round || !resting {
             return;
         }
-        self.by_domain.remove(&destination.domain);
+        self.mail.by_domain.remove(&destination.domain);
         self.set_lookup(id, Lookup::Unknown);
-        self.destinations[id as usize].is_vacant = true;
-        self.free_destinations.slots.push(id);
+        self.mail.destinations[id as usize].is_vacant = true;
+        self.mail.free.give(id);
     }
 
     /// What is known of where a destination's mail goes; a site counts those that lead to it.
     pub(super) fn set_lookup(&mut self, id: DestinationId, lookup: Lookup) {
         match &lookup {
-            Lookup::Site { site, .. } => self.sites[*site as usize].bound += 1,
-            Lookup::Trouble { until, .. } => self.lookups.trouble(id, *until),
+            Lookup::Site { site, .. } => self.pool.sites[*site as usize].bound += 1,
+            Lookup::Trouble { until, .. } => self.names.lookups.trouble(id, *until),
             _ => {}
         }
-        let before = std::mem::replace(&mut self.destinations[id as usize].lookup, lookup);
+        let before = std::mem::replace(&mut self.mail.destinations[id as usize].lookup, lookup);
         match before {
-            Lookup::Site { site, .. } => self.sites[site as usize].bound -= 1,
-            Lookup::Trouble { until, .. } => self.lookups.no_trouble(id, until),
+            Lookup::Site { site, .. } => self.pool.sites[site as usize].bound -= 1,
+            Lookup::Trouble { until, .. } => self.names.lookups.no_trouble(id, until),
             _ => {}
         }
     }
 
     pub(super) fn add_site(&mut self, site: Site, now: Now) -> SiteId {
-        if self.site_by_key.len() >= SITES_MAX {
-            for id in self.free_sites.step(self.sites.len()) {
+        if self.pool.by_key.len() >= SITES_MAX {
+            for id in self.pool.free.step(self.pool.sites.len()) {
                 self.evict_site(id, now);
             }
         }
-        put(&mut self.sites, &mut self.free_sites, site)
+        put(&mut self.pool.sites, &mut self.pool.free, site)
     }
 
     /// Gives the slot away if no destination leads there and nothing goes on.
     fn evict_site(&mut self, id: SiteId, now: Now) {
-        let site = &mut self.sites[id as usize];
+        let site = &mut self.pool.sites[id as usize];
         let cooling = site.cooling.iter().any(|(_, until)| *until > now.mono);
         if site.is_vacant || site.bound > 0 || site.conns > 0 || site.is_tended || cooling {
             return;
         }
         site.is_vacant = true;
-        self.site_by_key.remove(&site.key);
-        self.free_sites.slots.push(id);
+        self.pool.by_key.remove(&site.key);
+        self.pool.free.give(id);
     }
 
     /// Looks at the site at every tick from now on, as long as there is reason to.
     pub(super) fn tend(&mut self, id: SiteId) {
-        let site = &mut self.sites[id as usize];
+        let site = &mut self.pool.sites[id as usize];
         if !site.is_tended {
             site.is_tended = true;
-            self.tended.push(id);
+            self.pool.tended.push(id);
         }
     }
 }

@@ -7,12 +7,12 @@
 use std::rc::Rc;
 
 use super::settle::Synthetic;
-use super::{Action, QUESTION_MS_MAX, QUESTIONS_MAX, READS_MAX, ShardCore};
+use super::{Action, QUESTION_MS_MAX, QUESTIONS_MAX, READS_MAX, Settings, ShardCore};
 use crate::clock::{Mono, Now};
-use crate::dns::{self, Answer, DnsTrouble, Plan, Question, Targets};
+use crate::dns::{self, Answer, Cache, DnsTrouble, Plan, Question, Targets};
 use crate::pool::Site;
 use crate::schedule::destination::{DestinationId, Lookup};
-use crate::schedule::lookups::Asked;
+use crate::schedule::lookups::{Asked, Lookups};
 
 /// First wait after a DNS failure; doubles up to [`DNS_RETRY_S_MAX`].
 const DNS_RETRY_S_MIN: u32 = 15;
@@ -23,17 +23,35 @@ pub(super) const PLANS_PER_TURN_MAX: usize = 128;
 /// Destinations planned in a tick.
 pub(super) const PLANS_PER_TICK_MAX: usize = 1024;
 
+/// Answers from DNS, and the questions that are open.
+#[derive(Debug)]
+pub(super) struct Names {
+    pub(super) cache: Cache,
+    pub(super) lookups: Lookups,
+}
+
+impl Names {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let mut cache = Cache::new(settings.dns_entries_max);
+        cache.set_ttl_max(settings.dns_ttl_s_max.0, settings.dns_ttl_s_max.1);
+        Self {
+            cache,
+            lookups: Lookups::default(),
+        }
+    }
+}
+
 impl ShardCore {
     fn questions_max(&self) -> usize {
         self.settings.questions_max.clamp(1, QUESTIONS_MAX)
     }
 
     pub(super) fn look_up(&mut self, id: DestinationId, now: Now) {
-        let destination = &self.destinations[id as usize];
+        let destination = &self.mail.destinations[id as usize];
         let has_begun = !matches!(destination.lookup, Lookup::Unknown);
         let settings = Rc::clone(&self.settings);
         let plan = dns::plan(
-            &mut self.dns,
+            &mut self.names.cache,
             &destination.domain,
             settings.routes.find(&destination.domain),
             &settings.dns_policy,
@@ -47,7 +65,7 @@ impl ShardCore {
             Plan::Trouble(trouble) => self.dns_trouble(id, trouble, now),
             Plan::Failure(failure) => {
                 self.set_lookup(id, Lookup::Failed(failure));
-                self.failing.push_back(id);
+                self.mail.failing.push_back(id);
                 self.fail_ready(now);
             }
         }
@@ -59,12 +77,12 @@ impl ShardCore {
         let open_max = self.questions_max();
         self.set_lookup(id, Lookup::Asking);
         for question in questions {
-            match self.lookups.ask(&question, id, open_max, now.mono) {
+            match self.names.lookups.ask(&question, id, open_max, now.mono) {
                 Asked::New => self.actions.push(Action::Resolve { question }),
                 Asked::Open => {}
                 Asked::NoRoom => {
                     self.set_lookup(id, Lookup::Queued);
-                    self.lookups.queue(id, has_begun);
+                    self.names.lookups.queue(id, has_begun);
                     return;
                 }
             }
@@ -74,7 +92,7 @@ impl ShardCore {
     /// Has a destination planned anew, in this turn or one of the next.
     pub(super) fn look_up_soon(&mut self, id: DestinationId) {
         self.set_lookup(id, Lookup::Due);
-        self.lookups.put_due(id);
+        self.names.lookups.put_due(id);
     }
 
     /// Plans destinations that are due, and those that wait for room as long as there is some, at most
@@ -82,11 +100,11 @@ impl ShardCore {
     pub(super) fn plan_some(&mut self, plans_max: usize, now: Now) {
         let open_max = self.questions_max();
         for _ in 0..plans_max {
-            let next = self.lookups.take_due();
-            let Some(id) = next.or_else(|| self.lookups.take_queued(open_max)) else {
+            let next = self.names.lookups.take_due();
+            let Some(id) = next.or_else(|| self.names.lookups.take_queued(open_max)) else {
                 return;
             };
-            if self.destinations[id as usize].ready_len > 0 {
+            if self.mail.destinations[id as usize].ready_len > 0 {
                 self.look_up(id, now);
             } else {
                 self.set_lookup(id, Lookup::Unknown);
@@ -97,10 +115,10 @@ impl ShardCore {
     /// An answer goes into the cache, and who asked is planned anew: it finds there what is still to be
     /// asked, if anything.
     pub(super) fn answered(&mut self, question: Question, answer: Answer, ttl_s: u32, now: Now) {
-        let waiting = self.lookups.answered(&question);
-        self.dns.put(question, answer, ttl_s, now.mono);
+        let waiting = self.names.lookups.answered(&question);
+        self.names.cache.put(question, answer, ttl_s, now.mono);
         for id in waiting {
-            if matches!(self.destinations[id as usize].lookup, Lookup::Asking) {
+            if matches!(self.mail.destinations[id as usize].lookup, Lookup::Asking) {
                 self.look_up_soon(id);
             }
         }
@@ -108,31 +126,33 @@ impl ShardCore {
 
     fn resolved(&mut self, id: DestinationId, targets: Targets, now: Now) {
         let targets = Rc::new(targets);
-        let site = match self.site_by_key.get(&targets.site) {
+        let site = match self.pool.by_key.get(&targets.site) {
             Some(site) => {
-                self.sites[*site as usize].targets.clone_from(&targets.list);
+                self.pool.sites[*site as usize]
+                    .targets
+                    .clone_from(&targets.list);
                 *site
             }
             None => {
                 let site = self.add_site(Site::new(&targets), now);
-                self.site_by_key.insert(Rc::clone(&targets.site), site);
+                self.pool.by_key.insert(Rc::clone(&targets.site), site);
                 site
             }
         };
-        self.destinations[id as usize].dns_failures = 0;
+        self.mail.destinations[id as usize].dns_failures = 0;
         self.set_lookup(id, Lookup::Site { site, targets });
         self.enrol(id, site, now);
     }
 
     /// No answer: one message is deferred and says so, for all of its domain.
     fn dns_trouble(&mut self, id: DestinationId, trouble: DnsTrouble, now: Now) {
-        let destination = &mut self.destinations[id as usize];
+        let destination = &mut self.mail.destinations[id as usize];
         let exponent = u32::from(destination.dns_failures.min(10));
         destination.dns_failures = destination.dns_failures.saturating_add(1);
         let wait_s = (DNS_RETRY_S_MIN << exponent).min(DNS_RETRY_S_MAX);
         let until = now.mono.plus_ms(u64::from(wait_s) * 1000);
         self.set_lookup(id, Lookup::Trouble { trouble, until });
-        if self.reads.len() < READS_MAX
+        if self.content.reads.len() < READS_MAX
             && let Some(entry) = self.pop_ready(id, now)
         {
             self.settle_without_connection(entry, Synthetic::DnsTrouble(trouble), now);
@@ -142,7 +162,7 @@ impl ShardCore {
     pub(super) fn retry_dns(&mut self, now: Now) {
         self.give_up_questions(now);
         for _ in 0..PLANS_PER_TICK_MAX {
-            let Some(id) = self.lookups.next_troubled(now.mono) else {
+            let Some(id) = self.names.lookups.next_troubled(now.mono) else {
                 break;
             };
             self.look_up_soon(id);
@@ -156,7 +176,7 @@ impl ShardCore {
         let Some(since) = now.mono.0.checked_sub(QUESTION_MS_MAX * 1000) else {
             return;
         };
-        for question in self.lookups.older_than(Mono(since)) {
+        for question in self.names.lookups.older_than(Mono(since)) {
             self.answered(question, Answer::Trouble(DnsTrouble::Timeout), 0, now);
         }
     }

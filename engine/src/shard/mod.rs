@@ -9,6 +9,7 @@
 //! - `storage`: records into batches, batches onto the disk, acknowledged when durable;
 //! - `ready`: mail that may be sent, and its destination's turns at a site;
 //! - `lookup`: a destination to its site, by DNS;
+//! - `content`: octets kept in memory, read back, waiting for room;
 //! - `deliver`: sites to connections, connections to transactions;
 //! - `settle`: each recipient's outcome into the queue log, the delivery log and the counters, and the
 //!   notification to the sender;
@@ -22,6 +23,7 @@
 mod accept;
 pub mod adopt;
 pub mod command;
+mod content;
 mod deliver;
 mod event;
 mod handover;
@@ -34,7 +36,7 @@ mod settle;
 pub mod storage;
 mod view;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -50,19 +52,16 @@ use crate::address::Domain;
 use crate::bounce::Classifier;
 use crate::clock::{Now, UnixMs};
 use crate::counters::{Counter, Counters};
-use crate::dns::{Cache, DnsPolicy, OwnNames};
+use crate::dns::{DnsPolicy, OwnNames};
 use crate::dsn::DsnReturn;
 use crate::ids::{QueueId, QueueIds, ShardId};
-use crate::memory::Ledger;
-use crate::pool::{Conns, Site, SiteId};
+use crate::pool::Pool;
 use crate::random::Random;
 use crate::route::RouteTable;
-use crate::schedule::destination::{Destination, DestinationId};
-use crate::schedule::index::{EntryId, Index};
-use crate::schedule::lookups::Lookups;
+use crate::schedule::destination::DestinationId;
+use crate::schedule::index::EntryId;
+use crate::schedule::mail::Mail;
 use crate::schedule::retry::RetrySchedule;
-use crate::schedule::steady::SteadyClock;
-use crate::schedule::wheel::Wheel;
 use crate::smtp::server::Overload;
 
 /// [`Event::Tick`] comes at least this often.
@@ -171,66 +170,19 @@ pub struct ShardCore {
     random: Random,
     ids: QueueIds,
 
-    transactions: HashMap<u64, accept::Transaction>,
-    next_key: u64,
-
-    storage: storage::Storage,
-    log: storage::LogStream,
-    /// Free space as last measured, less what was written since, bytes.
-    disk_free_bytes: u64,
-
-    index: Index,
-    wheel: Wheel,
-    /// Retry times and ages are measured with this.
-    clock: SteadyClock,
-    retrying: Option<command::Retrying>,
-    /// Bits of the recipients that are done, for entries with some done and some not.
-    done: HashMap<EntryId, u128>,
-    memory: HashMap<EntryId, Rc<Message>>,
-    memory_bytes: usize,
-    ledger: Ledger,
-    /// Entries taken for a connection whose content has to wait for memory.
-    waiting_for_memory: VecDeque<EntryId>,
-    sweep_from: usize,
-
-    destinations: Vec<Destination>,
-    by_domain: HashMap<Domain, DestinationId>,
-    free_destinations: idle::Free,
-    /// Destinations whose ready mail is being failed for want of a host.
-    failing: VecDeque<DestinationId>,
-    dns: Cache,
-    lookups: Lookups,
-
-    sites: Vec<Site>,
-    site_by_key: HashMap<Rc<str>, SiteId>,
-    free_sites: idle::Free,
-    /// Sites that every tick looks at.
-    tended: Vec<SiteId>,
-    conns: Conns,
-    next_turn: usize,
-
+    splits: accept::Splits,
+    store: storage::Store,
+    mail: Mail,
+    content: content::Content,
+    names: lookup::Names,
+    pool: Pool,
     deliveries: HashMap<u64, Delivery>,
-    reads: HashMap<ReadId, deliver::Reading>,
     next_token: u64,
     notices: HashMap<u64, settle::Notice>,
-
-    /// Originals of messages whose copies are not durable yet.
-    moving: HashMap<QueueId, replay::Move>,
-    handovers: handover::Handovers,
-    adopted: Vec<(u64, Stored)>,
-    /// Ids of earlier runs whose mail left the queue: segments may still tell of them.
-    past_ids: HashSet<QueueId>,
-    /// Ids of this run are not older.
-    begun: UnixMs,
-    /// Next index slot to schedule after replay.
-    replay_from: Option<usize>,
-    replaying: bool,
-    replayed: replay::Replayed,
-    /// Ticks until the next segment may be compacted or removed.
-    task_rest_ticks: u32,
+    moves: replay::Moves,
+    retrying: Option<command::Retrying>,
     draining: bool,
     counters: Counters,
-    saved: storage::CounterStream,
 }
 
 impl ShardCore {
@@ -246,63 +198,31 @@ impl ShardCore {
         seed: u64,
         now: Now,
     ) -> Self {
-        let (mut storage, log, saved) = storage::open(me, &settings, storage);
-        let handovers = handover::Handovers::new(storage.random_handover());
-        let mut dns = Cache::new(settings.dns_entries_max);
-        dns.set_ttl_max(settings.dns_ttl_s_max.0, settings.dns_ttl_s_max.1);
+        let mut store = storage::open(me, &settings, storage);
+        let moves = replay::Moves::new(store.queue.random_handover(), now);
         Self {
             me,
             shards: shards.max(1),
             actions: Vec::new(),
             random: Random::new(seed),
             ids: QueueIds::new(me),
-            transactions: HashMap::new(),
-            next_key: 0,
-            storage,
-            log,
-            disk_free_bytes: u64::MAX,
-            index: Index::default(),
-            wheel: Wheel::new(now.unix.seconds()),
-            clock: SteadyClock::new(now),
-            retrying: None,
-            done: HashMap::new(),
-            memory: HashMap::new(),
-            memory_bytes: 0,
-            ledger: Ledger::new(settings.content_bytes_max),
-            waiting_for_memory: VecDeque::new(),
-            sweep_from: 0,
-            destinations: Vec::new(),
-            by_domain: HashMap::new(),
-            free_destinations: idle::Free::default(),
-            failing: VecDeque::new(),
-            dns,
-            lookups: Lookups::default(),
-            sites: Vec::new(),
-            site_by_key: HashMap::new(),
-            free_sites: idle::Free::default(),
-            tended: Vec::new(),
-            conns: Conns::default(),
-            next_turn: 0,
+            splits: accept::Splits::default(),
+            store,
+            mail: Mail::new(now),
+            content: content::Content::new(settings.content_bytes_max),
+            names: lookup::Names::new(&settings),
+            pool: Pool::default(),
             deliveries: HashMap::new(),
-            reads: HashMap::new(),
             next_token: 0,
             notices: HashMap::new(),
-            moving: HashMap::new(),
-            handovers,
-            adopted: Vec::new(),
-            past_ids: HashSet::new(),
-            begun: now.unix,
-            replay_from: None,
-            replaying: true,
-            replayed: replay::Replayed::default(),
-            task_rest_ticks: 0,
+            moves,
+            retrying: None,
             draining: false,
             counters: Counters::new(
                 now.unix,
                 settings.counter_domains_max,
                 settings.counter_groups_max,
             ),
-            saved,
             settings,
         }
     }
@@ -344,7 +264,7 @@ impl ShardCore {
             }
             Event::FromShard { from, message } => self.told_by_shard(from, message, now),
             Event::DiskSpace { free_bytes } => {
-                self.disk_free_bytes = free_bytes;
+                self.store.disk_free_bytes = free_bytes;
             }
             Event::Tick => self.tick(now),
         }
@@ -358,12 +278,12 @@ impl ShardCore {
 
     /// The next queue id for a message accepted here.
     pub fn next_queue_id(&mut self, now: Now) -> QueueId {
-        self.ids.next(self.clock.unix(now).0)
+        self.ids.next(self.mail.clock.unix(now).0)
     }
 
     /// Takes in the time; a leap of the wall clock is told, and nothing expires or waits by it.
     fn observe(&mut self, now: Now) {
-        if let Some(leap_ms) = self.clock.observe(now) {
+        if let Some(leap_ms) = self.mail.clock.observe(now) {
             let way = if leap_ms > 0 { "ahead" } else { "back" };
             self.report(format!(
                 "the wall clock has leapt {way} by {} s; retry times and ages go on without it",
@@ -374,12 +294,12 @@ impl ShardCore {
 
     /// Why no new mail can be taken now, if so.
     pub fn overload(&self) -> Option<Overload> {
-        if self.disk_low() || self.storage.is_full() {
+        if self.disk_low() || self.store.queue.is_full() {
             Some(Overload::Disk)
-        } else if self.index.len() >= self.settings.queued_entries_max {
+        } else if self.mail.index.len() >= self.settings.queued_entries_max {
             Some(Overload::Queue)
-        } else if self.storage.waiting_bytes() > storage::WAITING_BYTES_MAX
-            || self.ledger.is_full(self.held_bytes())
+        } else if self.store.queue.waiting_bytes() > storage::WAITING_BYTES_MAX
+            || self.content.ledger.is_full(self.held_bytes())
         {
             Some(Overload::Memory)
         } else {
@@ -389,28 +309,28 @@ impl ShardCore {
 
     /// Messages kept and records that wait for the disk, bytes.
     fn held_bytes(&self) -> usize {
-        self.memory_bytes + self.storage.waiting_bytes()
+        self.content.kept_bytes + self.store.queue.waiting_bytes()
     }
 
     /// A session holds `after` bytes of content and no longer `before`; `false` if it has to give its
     /// content up, as memory is short.
     pub fn receiving(&mut self, before: usize, after: usize) -> bool {
         let others = self.held_bytes();
-        self.ledger.receive(before, after, others)
+        self.content.ledger.receive(before, after, others)
     }
 
     /// Whether new mail would touch the reserve.
     fn disk_low(&self) -> bool {
-        let waiting = self.storage.waiting_bytes() as u64;
-        self.disk_free_bytes.saturating_sub(waiting) < self.settings.disk_reserve_bytes
+        let waiting = self.store.queue.waiting_bytes() as u64;
+        self.store.disk_free_bytes.saturating_sub(waiting) < self.settings.disk_reserve_bytes
     }
 
     /// New settings from the configuration; lookups are made anew where routes changed.
     pub fn reload(&mut self, settings: Rc<Settings>) {
         self.settings = settings;
-        self.log.reload(&self.settings);
+        self.store.log.reload(&self.settings);
         let (ttl_s_max, negative_ttl_s_max) = self.settings.dns_ttl_s_max;
-        self.dns.set_ttl_max(ttl_s_max, negative_ttl_s_max);
+        self.names.cache.set_ttl_max(ttl_s_max, negative_ttl_s_max);
         self.forget_lookups();
     }
 
@@ -422,10 +342,10 @@ impl ShardCore {
     /// Whether, after [`Self::drain`], everything is on disk and no transaction is in flight.
     pub fn is_drained(&self) -> bool {
         self.deliveries.is_empty()
-            && self.transactions.is_empty()
-            && self.storage.is_idle()
-            && self.log.is_idle()
-            && self.saved.is_closed()
+            && self.splits.open.is_empty()
+            && self.store.queue.is_idle()
+            && self.store.log.is_idle()
+            && self.store.counts.is_closed()
     }
 
     fn tick(&mut self, now: Now) {
@@ -451,28 +371,28 @@ impl ShardCore {
 
     /// Recipients of an entry that are not done.
     fn open_recipients(&self, id: EntryId) -> u32 {
-        let done = self.done.get(&id).map_or(0, |done| done.count_ones());
-        u32::from(self.index.get(id).recipient_count).saturating_sub(done)
+        let done = self.mail.done.get(&id).map_or(0, |done| done.count_ones());
+        u32::from(self.mail.index.get(id).recipient_count).saturating_sub(done)
     }
 
     /// Counts something that happened to an entry's mail.
     fn count(&mut self, id: EntryId, counter: Counter, n: u32) {
-        let entry = self.index.get(id);
-        let row = self.destinations[entry.destination as usize].row;
+        let entry = self.mail.index.get(id);
+        let row = self.mail.destinations[entry.destination as usize].row;
         self.counters
             .count(row, self.counters.group_row(entry.group), counter, n);
     }
 
     fn raise(&mut self, id: EntryId, counter: Counter, n: u32) {
-        let entry = self.index.get(id);
-        let row = self.destinations[entry.destination as usize].row;
+        let entry = self.mail.index.get(id);
+        let row = self.mail.destinations[entry.destination as usize].row;
         self.counters
             .raise(row, self.counters.group_row(entry.group), counter, n);
     }
 
     fn lower(&mut self, id: EntryId, counter: Counter, n: u32) {
-        let entry = self.index.get(id);
-        let row = self.destinations[entry.destination as usize].row;
+        let entry = self.mail.index.get(id);
+        let row = self.mail.destinations[entry.destination as usize].row;
         self.counters
             .lower(row, self.counters.group_row(entry.group), counter, n);
     }
@@ -483,15 +403,15 @@ impl ShardCore {
     }
 
     fn destination_of(&mut self, domain: &Domain) -> DestinationId {
-        let id = match self.by_domain.get(domain) {
+        let id = match self.mail.by_domain.get(domain) {
             Some(id) => *id,
             None => {
                 let id = self.add_destination(domain);
-                self.by_domain.insert(domain.clone(), id);
+                self.mail.by_domain.insert(domain.clone(), id);
                 id
             }
         };
-        let destination = &mut self.destinations[id as usize];
+        let destination = &mut self.mail.destinations[id as usize];
         if destination.queued() == 0 {
             destination.row = self.counters.domain(domain.as_str());
         }

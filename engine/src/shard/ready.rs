@@ -16,44 +16,46 @@ use crate::schedule::index::{EntryId, State};
 impl ShardCore {
     /// The entry, in no list, may be sent from now on.
     pub(super) fn make_ready(&mut self, id: EntryId, now: Now) {
-        let entry = self.index.get_mut(id);
+        let entry = self.mail.index.get_mut(id);
         entry.state = State::Ready;
         let destination_id = entry.destination;
-        let destination = &mut self.destinations[destination_id as usize];
-        destination.ready.push(&mut self.index, id);
+        let destination = &mut self.mail.destinations[destination_id as usize];
+        destination.ready.push(&mut self.mail.index, id);
         destination.ready_len += 1;
         if destination.in_round
             && let Lookup::Site { site, .. } = destination.lookup
         {
-            self.sites[site as usize].ready_len += 1;
+            self.pool.sites[site as usize].ready_len += 1;
         }
         self.activate(destination_id, now);
     }
 
     /// An entry that was taken for a connection but never tried is ready again.
     pub(super) fn put_back(&mut self, entry: EntryId, now: Now) {
-        let destination = self.index.get(entry).destination;
-        self.destinations[destination as usize].busy_len -= 1;
+        let destination = self.mail.index.get(entry).destination;
+        self.mail.destinations[destination as usize].busy_len -= 1;
         self.make_ready(entry, now);
     }
 
     /// Deferred entries whose time has come are ready.
     pub(super) fn wake_deferred(&mut self, now: Now) {
         let mut due = Vec::new();
-        let now_s = self.clock.seconds(now);
-        self.wheel
-            .advance(&mut self.index, now_s, ENTRIES_PER_TICK_MAX, |_, id| {
-                due.push(id)
-            });
+        let now_s = self.mail.clock.seconds(now);
+        self.mail.wheel.advance(
+            &mut self.mail.index,
+            now_s,
+            ENTRIES_PER_TICK_MAX,
+            |_, id| due.push(id),
+        );
         for id in due {
-            let entry = self.index.get(id);
+            let entry = self.mail.index.get(id);
             if entry.state == State::Gone {
-                self.index.remove(id);
+                self.mail.index.remove(id);
             } else if entry.retry_at_s > now_s {
                 // Farther ahead than the wheel reaches.
-                self.wheel.insert(&mut self.index, id);
+                self.mail.wheel.insert(&mut self.mail.index, id);
             } else {
-                self.destinations[entry.destination as usize].deferred_len -= 1;
+                self.mail.destinations[entry.destination as usize].deferred_len -= 1;
                 self.lower(id, Counter::Deferred, self.open_recipients(id));
                 self.make_ready(id, now);
             }
@@ -62,13 +64,13 @@ impl ShardCore {
 
     /// Every destination is looked up anew: routes may have changed.
     pub(super) fn forget_lookups(&mut self) {
-        for site in &mut self.sites {
+        for site in &mut self.pool.sites {
             site.round.clear();
             site.ready_len = 0;
         }
-        let ids = 0..self.destinations.len() as DestinationId;
+        let ids = 0..self.mail.destinations.len() as DestinationId;
         for id in ids.clone() {
-            let destination = &mut self.destinations[id as usize];
+            let destination = &mut self.mail.destinations[id as usize];
             destination.in_round = false;
             if matches!(destination.lookup, Lookup::Site { .. }) {
                 self.set_lookup(id, Lookup::Unknown);
@@ -76,7 +78,7 @@ impl ShardCore {
         }
         // Planned over the next ticks: there may be a million.
         for id in ids {
-            let destination = &self.destinations[id as usize];
+            let destination = &self.mail.destinations[id as usize];
             if matches!(destination.lookup, Lookup::Unknown) && destination.ready_len > 0 {
                 self.look_up_soon(id);
             }
@@ -85,7 +87,7 @@ impl ShardCore {
 
     /// Brings a destination with ready mail on its way: to its site, or to the resolver first.
     pub(super) fn activate(&mut self, id: DestinationId, now: Now) {
-        let destination = &self.destinations[id as usize];
+        let destination = &self.mail.destinations[id as usize];
         if destination.ready_len == 0 {
             return;
         }
@@ -101,10 +103,10 @@ impl ShardCore {
     }
 
     pub(super) fn enrol(&mut self, id: DestinationId, site_id: SiteId, now: Now) {
-        let destination = &mut self.destinations[id as usize];
+        let destination = &mut self.mail.destinations[id as usize];
         if !destination.in_round {
             destination.in_round = true;
-            let site = &mut self.sites[site_id as usize];
+            let site = &mut self.pool.sites[site_id as usize];
             site.round.push_back(id);
             site.ready_len += u64::from(destination.ready_len);
             self.tend(site_id);
@@ -115,14 +117,14 @@ impl ShardCore {
     /// Fails ready mail of destinations that have no host, a bounded number at a time.
     pub(super) fn fail_ready(&mut self, now: Now) {
         for _ in 0..ENTRIES_PER_TICK_MAX {
-            let Some(id) = self.failing.front().copied() else {
+            let Some(id) = self.mail.failing.front().copied() else {
                 return;
             };
-            if self.reads.len() >= READS_MAX || self.is_stalled() {
+            if self.content.reads.len() >= READS_MAX || self.is_stalled() {
                 return;
             }
-            let Lookup::Failed(failure) = self.destinations[id as usize].lookup else {
-                self.failing.pop_front();
+            let Lookup::Failed(failure) = self.mail.destinations[id as usize].lookup else {
+                self.mail.failing.pop_front();
                 continue;
             };
             match self.pop_ready(id, now) {
@@ -130,7 +132,7 @@ impl ShardCore {
                     self.settle_without_connection(entry, Synthetic::DnsFailure(failure), now);
                 }
                 None => {
-                    self.failing.pop_front();
+                    self.mail.failing.pop_front();
                     self.set_lookup(id, Lookup::Unknown);
                 }
             }
@@ -140,8 +142,8 @@ impl ShardCore {
     /// The next entry of a site's destinations, which take turns.
     pub(super) fn next_entry(&mut self, site_id: SiteId, now: Now) -> Option<EntryId> {
         loop {
-            let id = *self.sites[site_id as usize].round.front()?;
-            let expired = match &self.destinations[id as usize].lookup {
+            let id = *self.pool.sites[site_id as usize].round.front()?;
+            let expired = match &self.mail.destinations[id as usize].lookup {
                 Lookup::Site { targets, .. } => targets.expires <= now.mono,
                 _ => true,
             };
@@ -152,8 +154,8 @@ impl ShardCore {
                 continue;
             }
             let entry = self.pop_ready(id, now);
-            let destination = &mut self.destinations[id as usize];
-            let site = &mut self.sites[site_id as usize];
+            let destination = &mut self.mail.destinations[id as usize];
+            let site = &mut self.pool.sites[site_id as usize];
             if destination.ready_len == 0 {
                 site.round.pop_front();
                 destination.in_round = false;
@@ -167,8 +169,8 @@ impl ShardCore {
     }
 
     fn leave_round(&mut self, site_id: SiteId, id: DestinationId) {
-        let destination = &mut self.destinations[id as usize];
-        let site = &mut self.sites[site_id as usize];
+        let destination = &mut self.mail.destinations[id as usize];
+        let site = &mut self.pool.sites[site_id as usize];
         destination.in_round = false;
         debug_assert_eq!(
             site.round.front(),
@@ -184,20 +186,20 @@ impl ShardCore {
     /// expired are settled on the way.
     pub(super) fn pop_ready(&mut self, id: DestinationId, now: Now) -> Option<EntryId> {
         loop {
-            let destination = &mut self.destinations[id as usize];
-            let entry_id = destination.ready.pop(&mut self.index)?;
+            let destination = &mut self.mail.destinations[id as usize];
+            let entry_id = destination.ready.pop(&mut self.mail.index)?;
             destination.ready_len -= 1;
             if destination.in_round
                 && let Lookup::Site { site, .. } = destination.lookup
             {
-                self.sites[site as usize].ready_len -= 1;
+                self.pool.sites[site as usize].ready_len -= 1;
             }
-            if self.index.get(entry_id).state == State::Gone {
-                self.index.remove(entry_id);
+            if self.mail.index.get(entry_id).state == State::Gone {
+                self.mail.index.remove(entry_id);
                 continue;
             }
             destination.busy_len += 1;
-            self.index.get_mut(entry_id).state = State::InFlight;
+            self.mail.index.get_mut(entry_id).state = State::InFlight;
             if self.is_expired(entry_id, now) {
                 self.settle_without_connection(entry_id, Synthetic::Expired, now);
                 continue;
@@ -208,24 +210,28 @@ impl ShardCore {
 
     pub(super) fn is_expired(&self, id: EntryId, now: Now) -> bool {
         let age_ms = self
+            .mail
             .clock
             .unix(now)
             .0
-            .saturating_sub(self.index.get(id).queue_id.accepted_ms());
+            .saturating_sub(self.mail.index.get(id).queue_id.accepted_ms());
         age_ms >= u64::from(self.settings.retry.expire_after_s) * 1000
     }
 
     /// Looks for expired mail that waits behind a site's back-off, a bounded part of the index at a
     /// time.
     pub(super) fn sweep(&mut self, now: Now) {
-        if self.reads.len() >= READS_MAX || self.is_stalled() {
+        if self.content.reads.len() >= READS_MAX || self.is_stalled() {
             return;
         }
-        let (live, next) = self.index.sweep(self.sweep_from, ENTRIES_PER_TICK_MAX);
-        self.sweep_from = next.unwrap_or(0);
+        let (live, next) = self
+            .mail
+            .index
+            .sweep(self.mail.sweep_from, ENTRIES_PER_TICK_MAX);
+        self.mail.sweep_from = next.unwrap_or(0);
         let mut seen = Vec::new();
         for id in live {
-            let entry = self.index.get(id);
+            let entry = self.mail.index.get(id);
             if entry.state == State::Ready
                 && self.is_expired(id, now)
                 && !seen.contains(&entry.destination)
@@ -240,11 +246,11 @@ impl ShardCore {
 
     /// Settles the expired entries at the head of a ready list.
     fn expire_ready(&mut self, id: DestinationId, now: Now) {
-        while self.reads.len() < READS_MAX {
-            let Some(first) = self.destinations[id as usize].ready.first() else {
+        while self.content.reads.len() < READS_MAX {
+            let Some(first) = self.mail.destinations[id as usize].ready.first() else {
                 return;
             };
-            if self.index.get(first).state != State::Gone && !self.is_expired(first, now) {
+            if self.mail.index.get(first).state != State::Gone && !self.is_expired(first, now) {
                 return;
             }
             if let Some(live) = self.pop_ready(id, now) {

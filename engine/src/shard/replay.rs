@@ -5,12 +5,13 @@
 //! replayed. What replay found is delivered when all of it is read, since the outcome of a message may
 //! stand in any later segment.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::{Action, DiskError, ENTRIES_PER_TICK_MAX, ShardCore};
+use super::handover::Handovers;
+use super::{Action, DiskError, ENTRIES_PER_TICK_MAX, ShardCore, Stored};
 use crate::clock::{Now, UnixMs};
 use crate::counters::Counter;
-use crate::ids::{QueueId, SegmentId};
+use crate::ids::{HandoverId, QueueId, SegmentId};
 use crate::keys::KeyRing;
 use crate::queue::record::{
     About, Message as MessageRecord, Moved, Outcome, OutcomeKind, OutcomeState, OutcomeStates,
@@ -47,20 +48,55 @@ pub(super) struct Replayed {
     strays: Vec<Outcome>,
 }
 
+/// Mail that moves: out of segments after a start, between places, between shards.
+#[derive(Debug)]
+pub(super) struct Moves {
+    /// Originals of messages whose copies are not durable yet.
+    pub(super) moving: HashMap<QueueId, Move>,
+    pub(super) handovers: Handovers,
+    pub(super) adopted: Vec<(u64, Stored)>,
+    /// Ids of earlier runs whose mail left the queue: segments may still tell of them.
+    pub(super) past_ids: HashSet<QueueId>,
+    /// Ids of this run are not older.
+    pub(super) begun: UnixMs,
+    /// Next index slot to schedule after replay.
+    pub(super) replay_from: Option<usize>,
+    pub(super) replaying: bool,
+    pub(super) replayed: Replayed,
+    /// Ticks until the next segment may be compacted or removed.
+    pub(super) task_rest_ticks: u32,
+}
+
+impl Moves {
+    pub(super) fn new(handover: HandoverId, now: Now) -> Self {
+        Self {
+            moving: HashMap::new(),
+            handovers: Handovers::new(handover),
+            adopted: Vec::new(),
+            past_ids: HashSet::new(),
+            begun: now.unix,
+            replay_from: None,
+            replaying: true,
+            replayed: Replayed::default(),
+            task_rest_ticks: 0,
+        }
+    }
+}
+
 impl ShardCore {
     /// Files of earlier runs: each segment with its size, before any is replayed; and sizes of free ones.
     pub fn found_files(&mut self, segments: &[(SegmentId, u64)], free: &[u64]) {
         for (segment, file_bytes) in segments {
-            self.storage.set.found(*segment, *file_bytes);
+            self.store.queue.set.found(*segment, *file_bytes);
         }
         for file_bytes in free {
-            self.storage.set.free_found(*file_bytes);
+            self.store.queue.set.free_found(*file_bytes);
         }
     }
 
     /// A segment that cannot be read at all; its file stays where it is.
     pub fn replay_unreadable(&mut self, segment: SegmentId, why: &str) {
-        self.storage.set.unreadable(segment);
+        self.store.queue.set.unreadable(segment);
         self.report(format!(
             "queue segment {:08} cannot be read: {why}; the file is kept",
             segment.0
@@ -69,22 +105,22 @@ impl ShardCore {
 
     /// A segment of an earlier run is about to be replayed.
     pub fn replay_segment(&mut self, header: &SegmentHeader) {
-        self.storage.learn(header);
+        self.store.queue.learn(header);
     }
 
     /// The keys to read segments with.
     pub fn keys(&self) -> &KeyRing {
-        self.storage.keys()
+        self.store.queue.keys()
     }
 
     /// What each queue segment holds, oldest first.
     pub fn segments(&self) -> impl Iterator<Item = SegmentUsage> + '_ {
-        self.storage.set.usage()
+        self.store.queue.set.usage()
     }
 
     /// Bytes of records that are not durable yet.
     pub fn waiting_bytes(&self) -> usize {
-        self.storage.waiting_bytes()
+        self.store.queue.waiting_bytes()
     }
 
     /// One record of an earlier run, in the order of the disk.
@@ -92,33 +128,33 @@ impl ShardCore {
         match record {
             // Given to us by a handover that was cut short: another brings it again.
             Record::Message(message) | Record::Moved(Moved { message, .. })
-                if self.handovers.is_void(message.handover) =>
+                if self.moves.handovers.is_void(message.handover) =>
             {
                 self.replay_id(message.queue_id);
             }
             Record::Message(message) => {
-                self.replayed.moved_from.remove(&message.queue_id);
+                self.moves.replayed.moved_from.remove(&message.queue_id);
                 self.replay_message(placement, message);
             }
             Record::Outcome(outcome) => {
-                self.storage.set.note(placement, outcome.about.segment);
-                if !self.handovers.is_void(outcome.state.handover()) {
+                self.store.queue.set.note(placement, outcome.about.segment);
+                if !self.moves.handovers.is_void(outcome.state.handover()) {
                     self.replay_outcome(outcome);
                 }
             }
-            Record::Commit(about) => self.storage.set.note(placement, about.segment),
+            Record::Commit(about) => self.store.queue.set.note(placement, about.segment),
             Record::Cancel(about) => {
-                self.storage.set.note(placement, about.segment);
+                self.store.queue.set.note(placement, about.segment);
                 self.forget_replayed(about.queue_id, about.segment);
             }
             Record::Moved(moved) => {
                 let queue_id = moved.message.queue_id;
-                self.storage.set.moved_from(moved.from);
+                self.store.queue.set.moved_from(moved.from);
                 for segment in self.forget_replayed(queue_id, placement.segment) {
                     // The copied one, or a copy that was given up after a failed write.
-                    self.storage.set.moved_from(segment);
+                    self.store.queue.set.moved_from(segment);
                 }
-                self.replayed.moved_from.insert(queue_id, moved.from);
+                self.moves.replayed.moved_from.insert(queue_id, moved.from);
                 self.replay_message(placement, &moved.message);
                 let about = About {
                     queue_id,
@@ -142,25 +178,25 @@ impl ShardCore {
             ));
         }
         if !summary.damage.is_empty() {
-            self.storage.set.damaged(segment);
+            self.store.queue.set.damaged(segment);
         }
     }
 
     /// Everything there was is read: what is live is scheduled from the next tick on.
     pub fn replay_done(&mut self) {
-        self.replaying = false;
-        self.replay_from = Some(0);
+        self.moves.replaying = false;
+        self.moves.replay_from = Some(0);
     }
 
     fn replay_id(&mut self, queue_id: QueueId) {
         self.ids.saw(queue_id);
         // Should the clock have gone back.
-        self.begun = self.begun.max(UnixMs(queue_id.accepted_ms() + 1));
+        self.moves.begun = self.moves.begun.max(UnixMs(queue_id.accepted_ms() + 1));
     }
 
     fn replay_message(&mut self, placement: Placement, message: &MessageRecord<'_>) {
         self.replay_id(message.queue_id);
-        self.storage.set.live(placement);
+        self.store.queue.set.live(placement);
         for domain in message.recipients.domains() {
             let name = crate::address::Domain::from_stored(domain.domain);
             let destination = self.destination_of(&name);
@@ -178,9 +214,9 @@ impl ShardCore {
                     state: State::Replayed,
                     ..Entry::new(message.queue_id)
                 };
-                let id = self.index.insert(entry);
+                let id = self.mail.index.insert(entry);
                 self.raise(id, Counter::Queued, u32::from(count));
-                self.destinations[destination as usize].busy_len += 1;
+                self.mail.destinations[destination as usize].busy_len += 1;
                 first += count;
             }
         }
@@ -188,10 +224,10 @@ impl ShardCore {
 
     /// Takes the entries that stand in `segment` or before it out again; gives where they stood.
     fn forget_replayed(&mut self, queue_id: QueueId, segment: SegmentId) -> Vec<SegmentId> {
-        let entries: Vec<EntryId> = self.index.siblings(queue_id).collect();
+        let entries: Vec<EntryId> = self.mail.index.siblings(queue_id).collect();
         let mut stood = Vec::new();
         for id in entries {
-            let entry = self.index.get(id);
+            let entry = self.mail.index.get(id);
             if entry.state == State::Replayed && entry.placement.segment <= segment {
                 stood.push(entry.placement.segment);
                 self.finish_entry(id);
@@ -202,15 +238,16 @@ impl ShardCore {
 
     fn replay_outcome(&mut self, outcome: &Outcome) {
         let queue_id = outcome.about.queue_id;
-        let Some(first) = self.index.find(queue_id) else {
+        let Some(first) = self.mail.index.find(queue_id) else {
             return;
         };
-        if self.index.is_only(first) {
+        if self.mail.index.is_only(first) {
             return self.replay_entry_outcome(first, outcome);
         }
         // If it names where one part stands, it is not about another part of the same message.
-        let names = |id: &EntryId| self.index.get(*id).placement.segment == outcome.about.segment;
-        let mut entries: Vec<EntryId> = self.index.siblings(queue_id).collect();
+        let names =
+            |id: &EntryId| self.mail.index.get(*id).placement.segment == outcome.about.segment;
+        let mut entries: Vec<EntryId> = self.mail.index.siblings(queue_id).collect();
         if entries.iter().any(names) {
             entries.retain(names);
         }
@@ -220,12 +257,13 @@ impl ShardCore {
     }
 
     fn replay_entry_outcome(&mut self, id: EntryId, outcome: &Outcome) {
-        let entry = self.index.get(id);
+        let entry = self.mail.index.get(id);
         let About { queue_id, segment } = outcome.about;
         let found = entry.placement.segment;
         // A shard that took over another's mail may have had a part of the same message before, and
         // kept notes about that.
         let earliest = self
+            .moves
             .replayed
             .moved_from
             .get(&queue_id)
@@ -243,7 +281,7 @@ impl ShardCore {
                 queue_id,
                 segment: found,
             };
-            self.replayed.strays.push(Outcome {
+            self.moves.replayed.strays.push(Outcome {
                 about,
                 state: outcome.state,
             });
@@ -252,7 +290,7 @@ impl ShardCore {
 
     /// Applies a state to an entry; whether that changed anything.
     fn replay_state(&mut self, id: EntryId, state: &OutcomeState) -> bool {
-        let entry = self.index.get_mut(id);
+        let entry = self.mail.index.get_mut(id);
         let count = u16::from(entry.recipient_count);
         let from = state.first.max(entry.recipient_first);
         let to = (state.first.saturating_add(state.count)).min(entry.recipient_first + count);
@@ -268,13 +306,13 @@ impl ShardCore {
             }
             return newer;
         }
-        let before = self.done.get(&id).copied().unwrap_or(0);
+        let before = self.mail.done.get(&id).copied().unwrap_or(0);
         let mut done = before;
         for recipient in from..to {
             done |= 1 << (recipient - entry.recipient_first);
         }
         let open = self.open_recipients(id);
-        self.done.insert(id, done);
+        self.mail.done.insert(id, done);
         self.lower(id, Counter::Queued, open - self.open_recipients(id));
         if self.open_recipients(id) == 0 {
             self.finish_entry(id);
@@ -284,36 +322,38 @@ impl ShardCore {
 
     /// Writes the outcomes again that name a segment their message is not in.
     fn write_strays(&mut self, now: Now) {
-        let Replayed { strays, .. } = std::mem::take(&mut self.replayed);
+        let Replayed { strays, .. } = std::mem::take(&mut self.moves.replayed);
         if strays.is_empty() {
             return;
         }
         for Outcome { about, state } in strays {
             self.append_outcome(about.queue_id, about.segment, state, now);
         }
-        self.storage.note_strays();
+        self.store.queue.note_strays();
     }
 
     /// Schedules what replay found, a bounded number of entries a tick.
     pub(super) fn schedule_replayed(&mut self, now: Now) {
-        let Some(from) = self.replay_from else { return };
+        let Some(from) = self.moves.replay_from else {
+            return;
+        };
         self.write_strays(now);
-        let (live, next) = self.index.sweep(from, 16 * ENTRIES_PER_TICK_MAX);
+        let (live, next) = self.mail.index.sweep(from, 16 * ENTRIES_PER_TICK_MAX);
         for id in live {
-            if self.index.get(id).state == State::Replayed {
+            if self.mail.index.get(id).state == State::Replayed {
                 self.schedule_entry(id, now);
             }
         }
-        self.replay_from = next;
+        self.moves.replay_from = next;
     }
 
     fn schedule_entry(&mut self, id: EntryId, now: Now) {
-        let now_s = self.clock.seconds(now);
+        let now_s = self.mail.clock.seconds(now);
         // A clock that was ahead in an earlier run has left times that nobody should wait for.
         let latest_s = now_s.saturating_add(self.settings.retry.longest_s());
-        let entry = self.index.get_mut(id);
+        let entry = self.mail.index.get_mut(id);
         entry.retry_at_s = entry.retry_at_s.min(latest_s);
-        let destination = &mut self.destinations[entry.destination as usize];
+        let destination = &mut self.mail.destinations[entry.destination as usize];
         if owner(&destination.domain, self.shards) != self.me {
             entry.state = State::InFlight;
             return self.transfer(id);
@@ -322,7 +362,7 @@ impl ShardCore {
         if entry.retry_at_s > now_s {
             entry.state = State::Deferred;
             destination.deferred_len += 1;
-            self.wheel.insert(&mut self.index, id);
+            self.mail.wheel.insert(&mut self.mail.index, id);
             self.raise(id, Counter::Deferred, self.open_recipients(id));
         } else {
             self.make_ready(id, now);
@@ -331,23 +371,23 @@ impl ShardCore {
 
     /// Asks for the next segment to be compacted, and lets go of those that hold nothing.
     pub(super) fn clean_segments(&mut self) {
-        let reading = self.replaying || self.replay_from.is_some();
-        if reading || self.storage.is_failing() || self.storage.are_strays_waiting() {
+        let reading = self.moves.replaying || self.moves.replay_from.is_some();
+        if reading || self.store.queue.is_failing() || self.store.queue.are_strays_waiting() {
             return;
         }
-        if self.task_rest_ticks > 0 {
-            self.task_rest_ticks -= 1;
+        if self.moves.task_rest_ticks > 0 {
+            self.moves.task_rest_ticks -= 1;
             return;
         }
-        match self.storage.set.next_task() {
+        match self.store.queue.set.next_task() {
             Some(Task::Remove(segment) | Task::Compact(segment))
-                if self.storage.is_unfinished(segment) =>
+                if self.store.queue.is_unfinished(segment) =>
             {
-                self.storage.set.task_dropped();
+                self.store.queue.set.task_dropped();
             }
             Some(Task::Remove(segment)) => self.retire(segment),
             Some(Task::Compact(segment)) => {
-                self.storage.compaction_begun();
+                self.store.queue.compaction_begun();
                 self.actions.push(Action::Compact { segment });
             }
             Some(Task::DeleteFree) => self.actions.push(Action::DeleteFree),
@@ -357,12 +397,12 @@ impl ShardCore {
 
     /// The task comes again after a rest: trying at once what costs reading a segment is no help.
     fn task_failed(&mut self) {
-        self.storage.set.task_failed();
-        self.task_rest_ticks = TASK_REST_TICKS;
+        self.store.queue.set.task_failed();
+        self.moves.task_rest_ticks = TASK_REST_TICKS;
     }
 
     fn retire(&mut self, segment: SegmentId) {
-        let disposal = self.storage.set.disposal(segment);
+        let disposal = self.store.queue.set.disposal(segment);
         self.actions.push(Action::Retire { segment, disposal });
     }
 
@@ -374,8 +414,8 @@ impl ShardCore {
     ) {
         match result {
             Ok(()) => {
-                self.storage.forget(segment);
-                self.storage.set.removed(segment, disposal);
+                self.store.queue.forget(segment);
+                self.store.queue.set.removed(segment, disposal);
             }
             Err(error) => {
                 self.task_failed();
@@ -389,7 +429,7 @@ impl ShardCore {
 
     pub(super) fn free_deleted(&mut self, result: Result<(), DiskError>) {
         match result {
-            Ok(()) => self.storage.set.free_deleted(),
+            Ok(()) => self.store.queue.set.free_deleted(),
             Err(error) => {
                 self.task_failed();
                 self.report(format!("a free queue file cannot be deleted: {error}"));
@@ -400,9 +440,9 @@ impl ShardCore {
     /// One record of a segment that is being compacted. Returns how many bytes wait to be written:
     /// read on when they are below [`super::storage::BATCH_BYTES_FULL`].
     pub fn compact(&mut self, placement: Placement, record: &Record<'_>, now: Now) -> usize {
-        if self.storage.is_failing() {
-            self.storage.compaction_failed();
-            return self.storage.waiting_bytes();
+        if self.store.queue.is_failing() {
+            self.store.queue.compaction_failed();
+            return self.store.queue.waiting_bytes();
         }
         let message = match record {
             Record::Message(message) => message,
@@ -410,27 +450,33 @@ impl ShardCore {
             Record::Outcome(Outcome { about, .. })
             | Record::Commit(about)
             | Record::Cancel(about) => {
-                if self.storage.set.is_needed(placement.segment, about.segment) {
+                if self
+                    .store
+                    .queue
+                    .set
+                    .is_needed(placement.segment, about.segment)
+                {
                     self.copy_note(record, *about, now);
                 }
-                return self.storage.waiting_bytes();
+                return self.store.queue.waiting_bytes();
             }
-            Record::Blob { .. } | Record::Seal(_) => return self.storage.waiting_bytes(),
+            Record::Blob { .. } | Record::Seal(_) => return self.store.queue.waiting_bytes(),
         };
         let queue_id = message.queue_id;
         let live: Vec<EntryId> = self
+            .mail
             .index
             .siblings(queue_id)
-            .filter(|id| self.index.get(*id).placement == placement)
+            .filter(|id| self.mail.index.get(*id).placement == placement)
             .collect();
         let is_in = |states: &[State]| {
             live.iter()
-                .any(|id| states.contains(&self.index.get(*id).state))
+                .any(|id| states.contains(&self.mail.index.get(*id).state))
         };
         // The outcome of what is handed over names its place.
         let must_stay = is_in(&[State::Storing, State::Handed]);
         let is_held = is_in(&[State::Held]);
-        if !live.is_empty() && !must_stay && !self.moving.contains_key(&queue_id) {
+        if !live.is_empty() && !must_stay && !self.moves.moving.contains_key(&queue_id) {
             let states = self.states_of(message.recipients.len(), &live);
             let moved = Moved {
                 from: placement.segment,
@@ -441,35 +487,35 @@ impl ShardCore {
                     ..*message
                 },
             };
-            match self.storage.append(&Record::Moved(moved), now) {
+            match self.store.queue.append(&Record::Moved(moved), now) {
                 Ok(to) => {
-                    self.storage.set.live(to);
+                    self.store.queue.set.live(to);
                     for id in live {
-                        self.index.get_mut(id).placement = to;
+                        self.mail.index.get_mut(id).placement = to;
                     }
-                    self.moving.insert(
+                    self.moves.moving.insert(
                         queue_id,
                         Move {
                             from: placement,
                             to,
                         },
                     );
-                    self.storage.note_moved(queue_id, to, placement);
+                    self.store.queue.note_moved(queue_id, to, placement);
                 }
                 Err(error) => {
-                    self.storage.compaction_failed();
+                    self.store.queue.compaction_failed();
                     self.report(format!("{queue_id} cannot be moved: {error}"));
                 }
             }
         }
-        self.storage.waiting_bytes()
+        self.store.queue.waiting_bytes()
     }
 
     fn copy_note(&mut self, record: &Record<'_>, about: About, now: Now) {
-        match self.storage.append(record, now) {
-            Ok(to) => self.storage.set.note(to, about.segment),
+        match self.store.queue.append(record, now) {
+            Ok(to) => self.store.queue.set.note(to, about.segment),
             Err(error) => {
-                self.storage.compaction_failed();
+                self.store.queue.compaction_failed();
                 self.report(format!("note on {} not moved: {error}", about.queue_id));
             }
         }
@@ -486,8 +532,8 @@ impl ShardCore {
         };
         let mut each = vec![gone; recipients];
         for id in live {
-            let entry = self.index.get(*id);
-            let done = self.done.get(id).copied().unwrap_or(0);
+            let entry = self.mail.index.get(*id);
+            let done = self.mail.done.get(id).copied().unwrap_or(0);
             for n in 0..usize::from(entry.recipient_count) {
                 if done >> n & 1 == 0
                     && let Some(state) = each.get_mut(usize::from(entry.recipient_first) + n)
@@ -525,16 +571,17 @@ impl ShardCore {
             bytes: &segment.0.to_le_bytes(),
         };
         let fault = match result {
-            Ok(()) if self.storage.is_failing() => Some("writing fails".to_owned()),
+            Ok(()) if self.store.queue.is_failing() => Some("writing fails".to_owned()),
             Ok(()) => self
-                .storage
+                .store
+                .queue
                 .append(&mark, now)
                 .err()
                 .map(|error| error.to_string()),
             Err(why) => Some(why),
         };
         match fault {
-            None => self.storage.note_compacted(segment),
+            None => self.store.queue.note_compacted(segment),
             Some(why) => {
                 self.task_failed();
                 self.report(format!(
@@ -547,7 +594,7 @@ impl ShardCore {
 
     /// All copies out of the segment are durable.
     pub(super) fn compacted(&mut self, segment: SegmentId) {
-        if self.storage.is_compacted(segment) {
+        if self.store.queue.is_compacted(segment) {
             self.retire(segment);
         } else {
             // Something could not be copied: not settled yet, or a write failed. It is tried again.
@@ -557,9 +604,9 @@ impl ShardCore {
 
     /// The record of a message cannot be read: it is reported and its file kept; the rest goes on.
     pub(super) fn quarantine(&mut self, id: EntryId, why: &str) {
-        let entry = self.index.get(id);
+        let entry = self.mail.index.get(id);
         let (queue_id, placement) = (entry.queue_id, entry.placement);
-        self.storage.set.damaged(placement.segment);
+        self.store.queue.set.damaged(placement.segment);
         self.report(format!(
             "message {queue_id} cannot be read back (queue segment {:08}, offset {}, {} bytes: {why}); \
              it is out of the queue, the file is kept: see `hikyaku shard verify`",
@@ -569,8 +616,8 @@ impl ShardCore {
     }
 
     pub(super) fn moved_durable(&mut self, queue_id: QueueId, from: Placement) {
-        self.moving.remove(&queue_id);
-        self.storage.set.dead(from);
+        self.moves.moving.remove(&queue_id);
+        self.store.queue.set.dead(from);
     }
 
     /// The copy was not written: entries point at the original again, and notes about the copy too.
@@ -581,19 +628,20 @@ impl ShardCore {
     ) {
         let mut origins: HashMap<(QueueId, SegmentId), SegmentId> = HashMap::new();
         for (queue_id, from, to) in failed {
-            self.moving.remove(queue_id);
+            self.moves.moving.remove(queue_id);
             origins.insert((*queue_id, to.segment), from.segment);
             let moved: Vec<EntryId> = self
+                .mail
                 .index
                 .siblings(*queue_id)
-                .filter(|id| self.index.get(*id).placement == *to)
+                .filter(|id| self.mail.index.get(*id).placement == *to)
                 .collect();
             let gone = moved.is_empty();
             for id in moved {
-                self.index.get_mut(id).placement = *from;
+                self.mail.index.get_mut(id).placement = *from;
             }
             // A message that was finished meanwhile has let go of the copy already.
-            self.storage.set.dead(if gone { *from } else { *to });
+            self.store.queue.set.dead(if gone { *from } else { *to });
         }
         for Outcome {
             about: About { queue_id, segment },
@@ -608,9 +656,9 @@ impl ShardCore {
 
     /// How old the oldest queued message is, for the operator.
     pub fn oldest_accepted(&self) -> Option<UnixMs> {
-        let (live, _) = self.index.sweep(0, ENTRIES_PER_TICK_MAX);
+        let (live, _) = self.mail.index.sweep(0, ENTRIES_PER_TICK_MAX);
         live.iter()
-            .map(|id| UnixMs(self.index.get(*id).queue_id.accepted_ms()))
+            .map(|id| UnixMs(self.mail.index.get(*id).queue_id.accepted_ms()))
             .min()
     }
 }

@@ -123,8 +123,12 @@ impl ShardCore {
             Counter::Delivering,
             delivery.recipients.len() as u32,
         );
-        self.index.get_mut(delivery.entry).attempts =
-            self.index.get(delivery.entry).attempts.saturating_add(1);
+        self.mail.index.get_mut(delivery.entry).attempts = self
+            .mail
+            .index
+            .get(delivery.entry)
+            .attempts
+            .saturating_add(1);
         self.log_outcomes(&delivery, &settled, &context, now);
         let remote_mta = context.target.as_ref().map(|target| &*target.host);
         self.conclude(delivery.entry, &delivery.message, &settled, remote_mta, now);
@@ -137,7 +141,7 @@ impl ShardCore {
         synthetic: Synthetic,
         now: Now,
     ) {
-        match self.memory.get(&id) {
+        match self.content.kept.get(&id) {
             Some(message) => {
                 let message = Rc::clone(message);
                 self.settle_synthetic(id, &message, synthetic, now);
@@ -153,7 +157,7 @@ impl ShardCore {
         synthetic: Synthetic,
         now: Now,
     ) {
-        let entry = self.index.get_mut(id);
+        let entry = self.mail.index.get_mut(id);
         if !matches!(synthetic, Synthetic::Expired) {
             entry.attempts = entry.attempts.saturating_add(1);
         }
@@ -170,7 +174,7 @@ impl ShardCore {
             Synthetic::NoConnection { .. } => self.count(id, Counter::SessionError, 1),
             Synthetic::Expired => {}
         }
-        let done = self.done.get(&id).copied().unwrap_or(0);
+        let done = self.mail.done.get(&id).copied().unwrap_or(0);
         let recipients: Vec<u8> = (0..count).filter(|n| done >> n & 1 == 0).collect();
         let settled = recipients
             .iter()
@@ -202,8 +206,8 @@ impl ShardCore {
     fn synthetic_reply(&self, destination: DestinationId, synthetic: &Synthetic) -> Reply {
         match synthetic {
             Synthetic::Expired => {
-                let last = match &self.destinations[destination as usize].lookup {
-                    Lookup::Site { site, .. } => &*self.sites[*site as usize].last_failure,
+                let last = match &self.mail.destinations[destination as usize].lookup {
+                    Lookup::Site { site, .. } => &*self.pool.sites[*site as usize].last_failure,
                     _ => "",
                 };
                 let text = if last.is_empty() {
@@ -262,8 +266,8 @@ impl ShardCore {
         };
         match notice {
             Some(submission) => {
-                self.next_key += 1;
-                let key = self.next_key;
+                self.splits.next_key += 1;
+                let key = self.splits.next_key;
                 self.notices.insert(
                     key,
                     Notice {
@@ -288,7 +292,7 @@ impl ShardCore {
         now: Now,
     ) -> Option<Submission> {
         let to = message.envelope.reverse_path.as_ref()?;
-        let first = usize::from(self.index.get(id).recipient_first);
+        let first = usize::from(self.mail.index.get(id).recipient_first);
         let recipients: Vec<DsnRecipient<'_>> = failed
             .iter()
             .map(|one| DsnRecipient {
@@ -359,21 +363,21 @@ impl ShardCore {
 
     /// Writes outcomes to the queue log and moves the entry on: out of the queue, or to its retry.
     fn record(&mut self, id: EntryId, outcomes: &[(u8, OutcomeKind)], now: Now) {
-        let entry = self.index.get(id);
+        let entry = self.mail.index.get(id);
         let (queue_id, segment) = (entry.queue_id, entry.placement.segment);
         let (first, count, attempts) =
             (entry.recipient_first, entry.recipient_count, entry.attempts);
         let all = u128::MAX >> (128 - u32::from(count.max(1)));
-        let mut done = self.done.get(&id).copied().unwrap_or(0);
+        let mut done = self.mail.done.get(&id).copied().unwrap_or(0);
         for (recipient, kind) in outcomes {
             if kind.is_final() {
                 done |= 1 << recipient;
             }
         }
         let retry_at_s = if attempts == 0 {
-            self.clock.seconds(now) + NOTICE_RETRY_S
+            self.mail.clock.seconds(now) + NOTICE_RETRY_S
         } else {
-            self.clock.seconds(now) + self.settings.retry.delay_s(attempts, &mut self.random)
+            self.mail.clock.seconds(now) + self.settings.retry.delay_s(attempts, &mut self.random)
         };
         for run in outcomes.chunk_by(|a, b| a.1 == b.1 && a.0 + 1 == b.0) {
             let kind = run[0].1;
@@ -393,46 +397,50 @@ impl ShardCore {
         }
         if done != 0 {
             let open = self.open_recipients(id);
-            self.done.insert(id, done);
+            self.mail.done.insert(id, done);
             self.lower(id, Counter::Queued, open - self.open_recipients(id));
         }
         self.raise(id, Counter::Deferred, self.open_recipients(id));
-        let entry = self.index.get_mut(id);
+        let entry = self.mail.index.get_mut(id);
         entry.state = State::Deferred;
         entry.retry_at_s = retry_at_s;
-        let destination = &mut self.destinations[entry.destination as usize];
+        let destination = &mut self.mail.destinations[entry.destination as usize];
         destination.busy_len -= 1;
         destination.deferred_len += 1;
-        self.wheel.insert(&mut self.index, id);
+        self.mail.wheel.insert(&mut self.mail.index, id);
     }
 
     /// Takes an entry that is in no list out of the queue.
     pub(super) fn finish_entry(&mut self, id: EntryId) {
-        let entry = self.index.get(id);
+        let entry = self.mail.index.get(id);
         let placement = entry.placement;
         self.lower(id, Counter::Queued, self.open_recipients(id));
-        let entry = self.index.get(id);
+        let entry = self.mail.index.get(id);
         let queue_id = entry.queue_id;
-        self.destinations[entry.destination as usize].busy_len -= 1;
-        self.done.remove(&id);
+        self.mail.destinations[entry.destination as usize].busy_len -= 1;
+        self.mail.done.remove(&id);
         self.memory_drop(id);
         // Two parts of one message may be here under its one id; each stands in a record of its own.
-        let is_last = self.index.remove(id)
+        let is_last = self.mail.index.remove(id)
             || !self
+                .mail
                 .index
                 .siblings(queue_id)
-                .any(|other| self.index.get(other).placement == placement);
+                .any(|other| self.mail.index.get(other).placement == placement);
         if is_last {
-            self.storage.message_done(placement);
+            self.store.queue.message_done(placement);
         }
-        if queue_id.accepted_ms() < self.begun.0 {
-            self.past_ids.insert(queue_id);
+        if queue_id.accepted_ms() < self.moves.begun.0 {
+            self.moves.past_ids.insert(queue_id);
         }
     }
 
     pub(super) fn memory_drop(&mut self, id: EntryId) {
-        if let Some(message) = self.memory.remove(&id) {
-            self.memory_bytes = self.memory_bytes.saturating_sub(message.memory_bytes());
+        if let Some(message) = self.content.kept.remove(&id) {
+            self.content.kept_bytes = self
+                .content
+                .kept_bytes
+                .saturating_sub(message.memory_bytes());
         }
     }
 
@@ -455,10 +463,10 @@ impl ShardCore {
             };
             self.count(delivery.entry, counter, 1);
         }
-        let entry = self.index.get(delivery.entry);
+        let entry = self.mail.index.get(delivery.entry);
         let message = &*delivery.message;
         let first = usize::from(entry.recipient_first);
-        let destination = &self.destinations[delivery.destination as usize];
+        let destination = &self.mail.destinations[delivery.destination as usize];
         let (site, dns) = match &destination.lookup {
             Lookup::Site { targets, .. } => (crate::net::site_name(&targets.site), &*targets.text),
             Lookup::Trouble { trouble, .. } => ("", trouble.as_str()),
@@ -477,7 +485,7 @@ impl ShardCore {
                 OutcomeKind::Delivered => "",
                 _ => self.classify(one, site, destination.domain.as_str()),
             };
-            self.log.push(&LogRecord {
+            self.store.log.push(&LogRecord {
                 message_id: message.message_id.as_deref().unwrap_or("").as_bytes(),
                 group: message.group.as_deref().unwrap_or("").as_bytes(),
                 tags: tags.as_bytes(),

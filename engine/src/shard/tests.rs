@@ -351,7 +351,7 @@ fn mail_for_a_site_whose_last_session_ended_while_others_were_refused_waits_for_
     // The session has nothing more to do and ends.
     world.advance(1);
     let now = world.now.mono;
-    let site = &mut world.core.sites[0];
+    let site = &mut world.core.pool.sites[0];
     assert_eq!(site.conns, 0);
     for target in site.targets.clone() {
         site.cool(target.address, now);
@@ -380,7 +380,7 @@ fn a_refused_session_is_logged_with_the_reply_of_the_peer() {
     };
     world.peer = Peer::Refuses(ClientError::Refused(reply).into());
     world.send("refusing.example");
-    let bytes = world.core.log.take_batch();
+    let bytes = world.core.store.log.take_batch();
     let (_, records) = read_batch(&bytes).unwrap();
     let records: Vec<_> = records.map(Result::unwrap).collect();
     assert_eq!(records.len(), 1, "one message says so for all");
@@ -394,7 +394,7 @@ fn a_refused_session_is_logged_with_the_reply_of_the_peer() {
 
     world.peer = Peer::Refuses("connection refused".into());
     world.send("dead.example");
-    let bytes = world.core.log.take_batch();
+    let bytes = world.core.store.log.take_batch();
     let (_, mut records) = read_batch(&bytes).unwrap();
     let record = records.next().unwrap().unwrap();
     assert_eq!(record.code.map(|code| code.get()), Some(450));
@@ -428,23 +428,30 @@ fn destinations_and_sites_without_mail_do_not_pile_up() {
     world.advance(1000);
     assert_eq!(world.delivered, 200_000);
     let core = &world.core;
-    assert!(core.by_domain.len() <= IDLE_DESTINATIONS_MAX);
-    assert!(core.destinations.len() <= IDLE_DESTINATIONS_MAX + 1000);
-    assert!(core.site_by_key.len() <= SITES_MAX + 1000);
-    assert!(core.sites.len() <= SITES_MAX + 1000, "{}", core.sites.len());
+    assert!(core.mail.by_domain.len() <= IDLE_DESTINATIONS_MAX);
+    assert!(core.mail.destinations.len() <= IDLE_DESTINATIONS_MAX + 1000);
+    assert!(core.pool.by_key.len() <= SITES_MAX + 1000);
     assert!(
-        core.by_domain.len() > IDLE_DESTINATIONS_MAX / 2,
+        core.pool.sites.len() <= SITES_MAX + 1000,
+        "{}",
+        core.pool.sites.len()
+    );
+    assert!(
+        core.mail.by_domain.len() > IDLE_DESTINATIONS_MAX / 2,
         "those that fit are kept"
     );
-    for (domain, id) in &core.by_domain {
-        let destination = &core.destinations[*id as usize];
+    for (domain, id) in &core.mail.by_domain {
+        let destination = &core.mail.destinations[*id as usize];
         assert!(destination.domain == *domain && !destination.is_vacant);
     }
-    for (key, id) in &core.site_by_key {
-        let site = &core.sites[*id as usize];
+    for (key, id) in &core.pool.by_key {
+        let site = &core.pool.sites[*id as usize];
         assert!(site.key == *key && !site.is_vacant);
     }
-    assert!(core.tended.is_empty(), "nothing is left to be looked at");
+    assert!(
+        core.pool.tended.is_empty(),
+        "nothing is left to be looked at"
+    );
 }
 
 #[test]
@@ -454,13 +461,13 @@ fn a_site_is_tended_while_it_has_ready_mail_behind_a_back_off() {
     for _ in 0..3 {
         world.send("later.example");
     }
-    assert_eq!(world.core.tended.len(), 1);
+    assert_eq!(world.core.pool.tended.len(), 1);
     world.peer = Peer::Takes;
     world.advance(120_000);
     world.advance(1000);
     assert_eq!(world.delivered, 3);
     world.advance(1000);
-    assert!(world.core.tended.is_empty());
+    assert!(world.core.pool.tended.is_empty());
 }
 
 #[test]
@@ -488,13 +495,13 @@ fn a_resolver_that_never_answers_costs_an_attempt_and_a_late_answer_is_used() {
     world.send("a.example");
     assert_eq!(world.questions.len(), 1);
     world.advance(QUESTION_MS_MAX - 1);
-    assert_eq!(world.core.lookups.open_len(), 1);
+    assert_eq!(world.core.names.lookups.open_len(), 1);
     world.advance(1);
     assert!(
-        world.core.lookups.open_len() == 0,
+        world.core.names.lookups.open_len() == 0,
         "the question has a deadline"
     );
-    let bytes = world.core.log.take_batch();
+    let bytes = world.core.store.log.take_batch();
     let (_, records) = read_batch(&bytes).unwrap();
     let records: Vec<_> = records.map(Result::unwrap).collect();
     assert_eq!(records.len(), 1);
@@ -564,7 +571,7 @@ fn many_domains_behind_one_host_share_its_question_and_its_site() {
         world.advance(100);
     }
     assert_eq!(world.delivered, DOMAINS);
-    assert_eq!(world.core.site_by_key.len(), 1);
+    assert_eq!(world.core.pool.by_key.len(), 1);
     // A second round that waits at the site while every answer expires is looked up anew in time.
     world.peer = Peer::Refuses("connection refused".into());
     world.advance(1000);
@@ -616,7 +623,10 @@ fn a_dns_backlog_keeps_one_mark_a_domain_and_plans_as_many_as_may_ask() {
     for _ in 0..1000 {
         world.advance(100);
         assert!(world.questions.len() <= OPEN_MAX);
-        assert!(world.core.lookups.queued_len() <= DOMAINS, "once each");
+        assert!(
+            world.core.names.lookups.queued_len() <= DOMAINS,
+            "once each"
+        );
         let rest = world
             .questions
             .split_off(AT_A_TIME.min(world.questions.len()));
@@ -729,7 +739,7 @@ fn a_session_gets_no_more_mail_when_its_time_is_up_or_its_address_has_gone() {
     world.send("a.example");
     assert_eq!((world.connects.len(), world.delivered), (2, 3));
     let (_, _, address) = world.connects[1];
-    world.core.sites[0]
+    world.core.pool.sites[0]
         .targets
         .retain(|target| target.address != address);
     world.send("a.example");

@@ -84,21 +84,26 @@ impl ShardCore {
     pub fn status(&self) -> ShardStatus {
         ShardStatus {
             shard: self.me,
-            replaying: self.replaying || self.replay_from.is_some(),
-            queued: self.index.len() as u64,
-            deferred: self.wheel.len(),
+            replaying: self.moves.replaying || self.moves.replay_from.is_some(),
+            queued: self.mail.index.len() as u64,
+            deferred: self.mail.wheel.len(),
             delivering: self.deliveries.len() as u64,
             delivered: self.counters.total(Counter::Delivered),
             failed: self.counters.total(Counter::Failed),
             expired: self.counters.total(Counter::Expired),
-            destinations: self.by_domain.len() as u64,
-            connections: self.sites.iter().map(|site| u64::from(site.conns)).sum(),
-            memory_bytes: (self.memory_bytes
-                + self.ledger.read_back_bytes()
-                + self.ledger.receiving_bytes()) as u64,
-            waiting_bytes: self.storage.waiting_bytes() as u64,
-            segments: self.storage.set.usage().count() as u64,
-            log_dropped_lines: self.log.dropped_lines(),
+            destinations: self.mail.by_domain.len() as u64,
+            connections: self
+                .pool
+                .sites
+                .iter()
+                .map(|site| u64::from(site.conns))
+                .sum(),
+            memory_bytes: (self.content.kept_bytes
+                + self.content.ledger.read_back_bytes()
+                + self.content.ledger.receiving_bytes()) as u64,
+            waiting_bytes: self.store.queue.waiting_bytes() as u64,
+            segments: self.store.queue.set.usage().count() as u64,
+            log_dropped_lines: self.store.log.dropped_lines(),
             overload: self.overload().map_or("", |overload| match overload {
                 crate::smtp::server::Overload::Disk => "disk",
                 crate::smtp::server::Overload::Queue => "queue",
@@ -110,6 +115,7 @@ impl ShardCore {
     /// Destinations with mail, those with the most first, at most `max`.
     pub fn destinations(&self, max: usize, now: Now) -> Vec<DestinationView> {
         let mut list: Vec<&Destination> = self
+            .mail
             .destinations
             .iter()
             .filter(|destination| destination.queued() > 0)
@@ -124,13 +130,13 @@ impl ShardCore {
     /// One domain, if it has mail or is known.
     pub fn destination(&self, domain: &str, now: Now) -> Option<DestinationView> {
         let domain = crate::address::Domain::from_stored(domain);
-        let id = self.by_domain.get(&domain)?;
-        Some(self.view(&self.destinations[*id as usize], now))
+        let id = self.mail.by_domain.get(&domain)?;
+        Some(self.view(&self.mail.destinations[*id as usize], now))
     }
 
     fn view(&self, destination: &Destination, now: Now) -> DestinationView {
         let site = match &destination.lookup {
-            Lookup::Site { site, .. } => self.sites.get(*site as usize),
+            Lookup::Site { site, .. } => self.pool.sites.get(*site as usize),
             _ => None,
         };
         DestinationView {
@@ -156,7 +162,7 @@ impl ShardCore {
             Lookup::Unknown => Binding::None,
             Lookup::Asking | Lookup::Due => Binding::AwaitingDns,
             Lookup::Queued => Binding::QuestionsMax {
-                open: self.lookups.open_len() as u64,
+                open: self.names.lookups.open_len() as u64,
             },
             Lookup::Trouble { trouble, until } => Binding::DnsTrouble {
                 trouble: trouble.as_str(),
@@ -165,7 +171,7 @@ impl ShardCore {
             Lookup::Failed(_) => Binding::None,
             Lookup::Site { site, .. } => {
                 let sessions_max = self.sessions_max_of(*site, now);
-                let site = &self.sites[*site as usize];
+                let site = &self.pool.sites[*site as usize];
                 if let Some(until) = site.backoff_until.filter(|until| *until > now.mono) {
                     let cause = site.last_failure.clone();
                     return Binding::SiteBackoff {
@@ -196,23 +202,28 @@ impl ShardCore {
 
     /// Every part of a message that is queued here.
     pub fn why(&self, queue_id: QueueId, now: Now) -> Vec<Why> {
-        self.index
+        self.mail
+            .index
             .siblings(queue_id)
             .map(|id| self.why_entry(id, now))
             .collect()
     }
 
     pub(super) fn why_entry(&self, id: EntryId, now: Now) -> Why {
-        let entry = self.index.get(id);
-        let destination = &self.destinations[entry.destination as usize];
+        let entry = self.mail.index.get(id);
+        let destination = &self.mail.destinations[entry.destination as usize];
         let binding = match entry.state {
             State::Replayed => Binding::Replaying,
             State::Storing | State::Held | State::Handed => Binding::Storing,
-            State::InFlight if self.waiting_for_memory.contains(&id) => Binding::Memory,
+            State::InFlight if self.content.waiting.contains(&id) => Binding::Memory,
             State::InFlight => Binding::Delivering,
             State::Deferred => Binding::Retry {
                 attempts: entry.attempts,
-                retry_in_s: u64::from(entry.retry_at_s.saturating_sub(self.clock.seconds(now))),
+                retry_in_s: u64::from(
+                    entry
+                        .retry_at_s
+                        .saturating_sub(self.mail.clock.seconds(now)),
+                ),
             },
             State::Ready | State::Gone => self.binding(destination, now),
         };
@@ -227,7 +238,7 @@ impl ShardCore {
 
     /// The delivery log segment being written, and how many bytes of it are durable.
     pub fn log_end(&self) -> Option<(SegmentId, u64)> {
-        self.log.end()
+        self.store.log.end()
     }
 
     /// The settings in force.

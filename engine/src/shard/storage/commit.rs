@@ -21,7 +21,7 @@ impl ShardCore {
     /// Memory of a batch that was written, for the next one.
     pub fn reuse_batch(&mut self, bytes: Vec<u8>) {
         if bytes.capacity() <= 2 * BATCH_BYTES_FULL
-            && let Some(writer) = &mut self.storage.tail.writer
+            && let Some(writer) = &mut self.store.queue.tail.writer
         {
             writer.recycle(bytes);
         }
@@ -30,29 +30,30 @@ impl ShardCore {
     /// Sends the next batch on its way if none is and there is reason to. Call it when the events at
     /// hand are handled rather than after each, so that what they stored shares a batch.
     pub fn flush(&mut self, now: Now) {
-        if self.storage.in_flight.is_some() || self.storage.is_failing() {
+        if self.store.queue.in_flight.is_some() || self.store.queue.is_failing() {
             return;
         }
-        if self.storage.closed.is_empty() {
-            let filling = &self.storage.filling;
+        if self.store.queue.closed.is_empty() {
+            let filling = &self.store.queue.filling;
             let age_ms = filling.since.map_or(0, |since| now.mono.ms_since(since));
             let urgent = !filling.notes.is_empty() || self.draining;
             if filling.is_empty() || !(urgent || age_ms >= self.settings.outcome_sync_ms_max) {
                 return;
             }
         }
-        let next = self.storage.closed.pop_front().or_else(|| {
-            let batch = self.storage.tail.take_batch()?;
-            Some((batch, std::mem::take(&mut self.storage.filling)))
+        let next = self.store.queue.closed.pop_front().or_else(|| {
+            let batch = self.store.queue.tail.take_batch()?;
+            Some((batch, std::mem::take(&mut self.store.queue.filling)))
         });
         let Some((batch, pending)) = next else { return };
-        self.storage.next_batch += 1;
-        let id = BatchId(self.storage.next_batch << 2 | KIND_QUEUE);
-        self.disk_free_bytes = self
+        self.store.queue.next_batch += 1;
+        let id = BatchId(self.store.queue.next_batch << 2 | KIND_QUEUE);
+        self.store.disk_free_bytes = self
+            .store
             .disk_free_bytes
             .saturating_sub(batch.bytes.len() as u64);
-        let begin = self.storage.begin.remove(&batch.segment);
-        self.storage.in_flight = Some(Flying {
+        let begin = self.store.queue.begin.remove(&batch.segment);
+        self.store.queue.in_flight = Some(Flying {
             id,
             segment: batch.segment,
             end: batch.end(),
@@ -66,7 +67,7 @@ impl ShardCore {
             offset: batch.file_offset,
             bytes: batch.bytes,
             begin: begin.map(|reuse| Begin {
-                segment_bytes: self.storage.tail.segment_bytes,
+                segment_bytes: self.store.queue.tail.segment_bytes,
                 reuse,
             }),
         });
@@ -83,14 +84,14 @@ impl ShardCore {
             KIND_COUNTERS => return self.counters_written(result),
             _ => {}
         }
-        let Some(flying) = self.storage.in_flight.take() else {
+        let Some(flying) = self.store.queue.in_flight.take() else {
             return;
         };
         debug_assert_eq!(flying.id, batch, "one batch is on its way at a time");
         match result {
             Ok(()) => {
-                self.storage.full = false;
-                self.storage.failures = 0;
+                self.store.queue.full = false;
+                self.store.queue.failures = 0;
                 self.batch_durable(flying.segment, flying.end);
                 for note in flying.pending.notes {
                     self.note_durable(&note, now);
@@ -101,7 +102,7 @@ impl ShardCore {
     }
 
     fn batch_durable(&mut self, segment: SegmentId, end: u64) {
-        let storage = &mut self.storage;
+        let storage = &mut self.store.queue;
         if let Some(writer) = &mut storage.tail.writer
             && writer.segment() == segment
         {
@@ -126,7 +127,7 @@ impl ShardCore {
             Waiter::Compaction { from } => return self.moved_durable(note.queue_id, from),
             Waiter::Compacted(segment) => return self.compacted(segment),
             Waiter::Strays => {
-                self.storage.strays_waiting = false;
+                self.store.queue.strays_waiting = false;
                 return;
             }
             Waiter::HandedOver => return self.handed_durable(),
@@ -156,30 +157,30 @@ impl ShardCore {
 
     pub(super) fn stored_ready(&mut self, queue_id: QueueId, now: Now) {
         // One entry is by far the most common; siblings would need a list.
-        let Some(first) = self.index.find(queue_id) else {
+        let Some(first) = self.mail.index.find(queue_id) else {
             return;
         };
-        if self.index.is_only(first) {
+        if self.mail.index.is_only(first) {
             return self.stored_entry_ready(first, now);
         }
-        let entries: Vec<EntryId> = self.index.siblings(queue_id).collect();
+        let entries: Vec<EntryId> = self.mail.index.siblings(queue_id).collect();
         for id in entries {
             self.stored_entry_ready(id, now);
         }
     }
 
     fn stored_entry_ready(&mut self, id: EntryId, now: Now) {
-        let entry = self.index.get(id);
+        let entry = self.mail.index.get(id);
         if entry.state == State::Storing {
-            self.destinations[entry.destination as usize].busy_len -= 1;
+            self.mail.destinations[entry.destination as usize].busy_len -= 1;
             self.make_ready(id, now);
         }
     }
 
     pub(super) fn forget_message(&mut self, queue_id: QueueId) {
-        let entries: Vec<EntryId> = self.index.siblings(queue_id).collect();
+        let entries: Vec<EntryId> = self.mail.index.siblings(queue_id).collect();
         for id in entries {
-            if self.index.get(id).state == State::Storing {
+            if self.mail.index.get(id).state == State::Storing {
                 self.finish_entry(id);
             }
         }
@@ -196,7 +197,7 @@ impl ShardCore {
              rests until outcomes can be written; free space or mend the disk under server.data_dir",
             flying.segment.0
         ));
-        let storage = &mut self.storage;
+        let storage = &mut self.store.queue;
         storage.full = *error == DiskError::Full;
         storage.failing_until = Some(now.mono.plus_ms(storage.rest_ms()));
         // What is durable in these segments will still be read.
@@ -243,30 +244,30 @@ impl ShardCore {
             })
             .collect();
         self.moves_failed(&moves, &mut again.outcomes);
-        self.storage.filling = again;
-        let result = if self.storage.full {
+        self.store.queue.filling = again;
+        let result = if self.store.queue.full {
             Stored::NoSpace
         } else {
             Stored::Failed
         };
         for note in &notes {
             match note.waiter {
-                Waiter::Compacted(_) => self.storage.set.task_failed(),
-                Waiter::Strays => self.storage.note_strays(),
-                Waiter::HandedOver => self.handovers.not_durable(),
+                Waiter::Compacted(_) => self.store.queue.set.task_failed(),
+                Waiter::Strays => self.store.queue.note_strays(),
+                Waiter::HandedOver => self.moves.handovers.not_durable(),
                 Waiter::Compaction { .. } => {}
                 _ => self.forget_message(note.queue_id),
             }
         }
         if flying.begins {
-            self.storage.set.given_up(flying.segment);
+            self.store.queue.set.given_up(flying.segment);
         }
         if has_copies {
-            self.storage.set.copies_given_up(flying.segment);
+            self.store.queue.set.copies_given_up(flying.segment);
         }
         // Files that were not made yet never will be.
-        for (segment, reuse) in std::mem::take(&mut self.storage.begin) {
-            self.storage.set.removed(
+        for (segment, reuse) in std::mem::take(&mut self.store.queue.begin) {
+            self.store.queue.set.removed(
                 segment,
                 if reuse {
                     Disposal::Free
@@ -285,20 +286,21 @@ impl ShardCore {
     /// After a failed write: writes the notes that must not be lost into a new segment.
     pub(in crate::shard) fn retry_write(&mut self, now: Now) {
         if self
-            .storage
+            .store
+            .queue
             .failing_until
             .is_none_or(|until| until > now.mono)
         {
             return;
         }
-        self.storage.failing_until = None;
-        if self.disk_low() && self.storage.full {
+        self.store.queue.failing_until = None;
+        if self.disk_low() && self.store.queue.full {
             // Writing would fail again: wait for room.
-            self.storage.failing_until = Some(now.mono.plus_ms(WRITE_RETRY_MS));
+            self.store.queue.failing_until = Some(now.mono.plus_ms(WRITE_RETRY_MS));
             return;
         }
-        self.storage.full = false;
-        let mut again = std::mem::take(&mut self.storage.filling);
+        self.store.queue.full = false;
+        let mut again = std::mem::take(&mut self.store.queue.filling);
         let records = again
             .outcomes
             .iter()
@@ -318,7 +320,7 @@ impl ShardCore {
         for (record, about) in records {
             self.append_note(&record, about, now);
         }
-        let filling = &mut self.storage.filling;
+        let filling = &mut self.store.queue.filling;
         filling.outcomes.append(&mut again.outcomes);
         filling.commits.append(&mut again.commits);
         filling.cancels.append(&mut again.cancels);
@@ -329,7 +331,7 @@ impl ShardCore {
     /// Deliveries go on.
     fn resume(&mut self, now: Now) {
         // A site with ready mail is among these.
-        for site in self.tended.clone() {
+        for site in self.pool.tended.clone() {
             self.pump(site, true, now);
         }
     }

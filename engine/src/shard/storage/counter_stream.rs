@@ -48,24 +48,25 @@ impl ShardCore {
         self.counters
             .restore(saved)
             .map_err(|error| error.to_string())?;
-        self.saved.durable = Some(segment);
+        self.store.counts.durable = Some(segment);
         Ok(())
     }
 
     pub(in crate::shard) fn save_counters(&mut self, now: Now) {
         let every_ms = self.settings.counter_save_ms;
         let due = self
-            .saved
+            .store
+            .counts
             .saved_at
             .is_none_or(|at| now.mono.ms_since(at) >= every_ms);
-        let closing = self.draining && self.deliveries.is_empty() && self.storage.is_idle();
-        let wanted = !self.saved.closed && (closing || due);
-        if self.saved.in_flight.is_some() || !wanted || self.storage.is_failing() {
+        let closing = self.draining && self.deliveries.is_empty() && self.store.queue.is_idle();
+        let wanted = !self.store.counts.closed && (closing || due);
+        if self.store.counts.in_flight.is_some() || !wanted || self.store.queue.is_failing() {
             return;
         }
-        self.saved.closed = closing;
-        let first = self.saved.saved_at.is_none();
-        self.saved.saved_at = Some(now.mono);
+        self.store.counts.closed = closing;
+        let first = self.store.counts.saved_at.is_none();
+        self.store.counts.saved_at = Some(now.mono);
         if first && !closing {
             return;
         }
@@ -77,18 +78,18 @@ impl ShardCore {
         };
         let room = bytes.len() + 8 * BLOCK_BYTES;
         let segment_bytes = room.next_multiple_of(BLOCK_BYTES) as u32;
-        let mut tail = Tail::new(Stream::Counters, segment_bytes, self.saved.next);
-        let maker = &mut self.storage.maker;
+        let mut tail = Tail::new(Stream::Counters, segment_bytes, self.store.counts.next);
+        let maker = &mut self.store.queue.maker;
         if tail.writer(maker, now.unix).append(&record).is_err() {
             return;
         }
         let Some(batch) = tail.take_batch() else {
             return;
         };
-        self.saved.next = tail.next;
-        self.storage.next_batch += 1;
-        let id = BatchId(self.storage.next_batch << 2 | KIND_COUNTERS);
-        self.saved.in_flight = Some((id, batch.segment));
+        self.store.counts.next = tail.next;
+        self.store.queue.next_batch += 1;
+        let id = BatchId(self.store.queue.next_batch << 2 | KIND_COUNTERS);
+        self.store.counts.in_flight = Some((id, batch.segment));
         self.actions.push(Action::Write {
             batch: id,
             stream: Stream::Counters,
@@ -103,11 +104,11 @@ impl ShardCore {
     }
 
     pub(super) fn counters_written(&mut self, result: Result<(), DiskError>) {
-        let Some((_, segment)) = self.saved.in_flight.take() else {
+        let Some((_, segment)) = self.store.counts.in_flight.take() else {
             return;
         };
         let old = match result {
-            Ok(()) => self.saved.durable.replace(segment),
+            Ok(()) => self.store.counts.durable.replace(segment),
             Err(_) => Some(segment),
         };
         if let Some(segment) = old {

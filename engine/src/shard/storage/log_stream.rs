@@ -84,7 +84,7 @@ impl LogStream {
 
 impl ShardCore {
     pub(in crate::shard) fn flush_log(&mut self, now: Now) {
-        let log = &mut self.log;
+        let log = &mut self.store.log;
         if log.batch.is_due(now.unix) || (self.draining && !log.batch.is_empty()) {
             let lines = log.batch.len();
             let bytes = log.batch.take();
@@ -112,7 +112,7 @@ impl ShardCore {
             log.tail.writer = None;
             log.tail.header.clear();
         }
-        let maker = &mut self.storage.maker;
+        let maker = &mut self.store.queue.maker;
         let appended = match log.tail.writer(maker, now.unix).append(&record) {
             Err(AppendError::Full { .. }) => {
                 log.tail.writer = None;
@@ -134,8 +134,8 @@ impl ShardCore {
             log.dropped_lines += 1;
             return;
         };
-        self.storage.next_batch += 1;
-        let id = BatchId(self.storage.next_batch << 2 | KIND_LOG);
+        self.store.queue.next_batch += 1;
+        let id = BatchId(self.store.queue.next_batch << 2 | KIND_LOG);
         log.in_flight = Some((id, batch.segment, batch.end(), lines));
         self.actions.push(Action::Write {
             batch: id,
@@ -148,7 +148,7 @@ impl ShardCore {
     }
 
     pub(super) fn log_written(&mut self, batch: BatchId, result: Result<(), DiskError>, now: Now) {
-        let log = &mut self.log;
+        let log = &mut self.store.log;
         let Some((id, segment, end, lines)) = log.in_flight.take() else {
             return;
         };

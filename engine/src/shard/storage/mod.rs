@@ -203,11 +203,17 @@ pub(super) struct Storage {
     pub(super) set: crate::queue::set::SegmentSet,
 }
 
-pub(super) fn open(
-    me: ShardId,
-    settings: &Settings,
-    setup: StorageSetup,
-) -> (Storage, LogStream, CounterStream) {
+/// The streams of a shard, and the disk they are on.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) queue: Storage,
+    pub(super) log: LogStream,
+    pub(super) counts: CounterStream,
+    /// Free space as last measured, less what was written since, bytes.
+    pub(super) disk_free_bytes: u64,
+}
+
+pub(super) fn open(me: ShardId, settings: &Settings, setup: StorageSetup) -> Store {
     let storage = Storage {
         maker: Maker {
             shard: me,
@@ -230,9 +236,12 @@ pub(super) fn open(
         strays_waiting: false,
         set: crate::queue::set::SegmentSet::new(settings.segment_bytes),
     };
-    let log = LogStream::new(settings, setup.next_log_segment);
-    let saved = CounterStream::new(setup.next_counters_segment);
-    (storage, log, saved)
+    Store {
+        queue: storage,
+        log: LogStream::new(settings, setup.next_log_segment),
+        counts: CounterStream::new(setup.next_counters_segment),
+        disk_free_bytes: u64::MAX,
+    }
 }
 
 impl Storage {
@@ -480,8 +489,8 @@ impl Storage {
 impl ShardCore {
     /// Starts new segments under `keys`' current key; the older ones stay readable.
     pub fn rekey(&mut self, keys: Arc<KeyRing>) {
-        self.storage.rekey(keys);
-        self.log.tail.writer = None;
-        self.log.tail.header.clear();
+        self.store.queue.rekey(keys);
+        self.store.log.tail.writer = None;
+        self.store.log.tail.header.clear();
     }
 }

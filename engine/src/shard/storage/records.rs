@@ -99,9 +99,9 @@ impl ShardCore {
         hold: Hold,
         now: Now,
     ) {
-        if self.storage.is_failing() {
+        if self.store.queue.is_failing() {
             // Its batch would wait for the disk, and its client with it.
-            let result = if self.storage.full {
+            let result = if self.store.queue.full {
                 Stored::NoSpace
             } else {
                 Stored::Failed
@@ -118,21 +118,22 @@ impl ShardCore {
             }
         };
         let queue_id = submission.queue_id;
-        self.storage.filling.notes.push(Note {
+        self.store.queue.filling.notes.push(Note {
             queue_id,
             placement,
             hold,
             waiter,
         });
-        self.storage.set.live(placement);
-        self.storage.close_full_batch();
+        self.store.queue.set.live(placement);
+        self.store.queue.close_full_batch();
         let message = Rc::new(submission.into_message());
         // What is held for long is read back when its time comes.
         let keep = !matches!(hold, Hold::Handover(_))
-            && self.memory_bytes + message.memory_bytes() <= self.settings.memory_bytes_max
+            && self.content.kept_bytes + message.memory_bytes() <= self.settings.memory_bytes_max
             && !self
+                .content
                 .ledger
-                .is_full(self.memory_bytes + message.memory_bytes());
+                .is_full(self.content.kept_bytes + message.memory_bytes());
         let group = self
             .counters
             .group(message.group.as_deref().unwrap_or(""))
@@ -153,12 +154,12 @@ impl ShardCore {
                     ..Entry::new(queue_id)
                 };
                 first += part.len() as u16;
-                let id = self.index.insert(entry);
+                let id = self.mail.index.insert(entry);
                 self.raise(id, Counter::Queued, part.len() as u32);
-                self.destinations[destination as usize].busy_len += 1;
+                self.mail.destinations[destination as usize].busy_len += 1;
                 if keep {
-                    self.memory_bytes += message.memory_bytes();
-                    self.memory.insert(id, Rc::clone(&message));
+                    self.content.kept_bytes += message.memory_bytes();
+                    self.content.kept.insert(id, Rc::clone(&message));
                 }
             }
         }
@@ -170,7 +171,7 @@ impl ShardCore {
         hold: Hold,
         now: Now,
     ) -> Result<Placement, String> {
-        let mut recipients = std::mem::take(&mut self.storage.recipients);
+        let mut recipients = std::mem::take(&mut self.store.queue.recipients);
         recipients.clear();
         let mut fault = Ok(());
         let envelope = &submission.envelope;
@@ -217,12 +218,13 @@ impl ShardCore {
         });
         let result = match fault {
             Ok(()) => self
-                .storage
+                .store
+                .queue
                 .append(&record, now)
                 .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        self.storage.recipients = recipients;
+        self.store.queue.recipients = recipients;
         result
     }
 
@@ -237,15 +239,15 @@ impl ShardCore {
             about: About { queue_id, segment },
             state,
         };
-        if self.storage.is_failing() {
-            self.storage.filling.outcomes.push(outcome);
+        if self.store.queue.is_failing() {
+            self.store.queue.filling.outcomes.push(outcome);
             return;
         }
-        match self.storage.append(&Record::Outcome(outcome), now) {
+        match self.store.queue.append(&Record::Outcome(outcome), now) {
             Ok(placement) => {
-                self.storage.set.note(placement, segment);
-                self.storage.filling.outcomes.push(outcome);
-                self.storage.close_full_batch();
+                self.store.queue.set.note(placement, segment);
+                self.store.queue.filling.outcomes.push(outcome);
+                self.store.queue.close_full_batch();
             }
             Err(error) => self.report(format!("outcome of {queue_id} cannot be written: {error}")),
         }
@@ -253,38 +255,38 @@ impl ShardCore {
 
     /// Every owner has stored the message: note so, and deliver it.
     pub(in crate::shard) fn confirm(&mut self, queue_id: QueueId, now: Now) {
-        let Some(id) = self.index.find(queue_id) else {
+        let Some(id) = self.mail.index.find(queue_id) else {
             return;
         };
         let about = About {
             queue_id,
-            segment: self.index.get(id).placement.segment,
+            segment: self.mail.index.get(id).placement.segment,
         };
         self.append_note(&Record::Commit(about), about, now);
-        self.storage.filling.commits.push(about);
+        self.store.queue.filling.commits.push(about);
         self.stored_ready(queue_id, now);
     }
 
     /// Another owner failed: the message was never accepted.
     pub(in crate::shard) fn cancel_stored(&mut self, queue_id: QueueId, now: Now) {
-        let Some(id) = self.index.find(queue_id) else {
+        let Some(id) = self.mail.index.find(queue_id) else {
             return;
         };
         let about = About {
             queue_id,
-            segment: self.index.get(id).placement.segment,
+            segment: self.mail.index.get(id).placement.segment,
         };
         self.forget_message(queue_id);
         self.append_note(&Record::Cancel(about), about, now);
-        self.storage.filling.cancels.push(about);
+        self.store.queue.filling.cancels.push(about);
     }
 
     pub(super) fn append_note(&mut self, record: &Record<'_>, about: About, now: Now) {
-        if self.storage.is_failing() {
+        if self.store.queue.is_failing() {
             return;
         }
-        match self.storage.append(record, now) {
-            Ok(placement) => self.storage.set.note(placement, about.segment),
+        match self.store.queue.append(record, now) {
+            Ok(placement) => self.store.queue.set.note(placement, about.segment),
             Err(error) => self.report(format!("note on {} not written: {error}", about.queue_id)),
         }
     }

@@ -4,13 +4,14 @@
 //! connections, back-off. This module keeps the books and chooses targets; what is sent over a
 //! connection and when is `shard::deliver`'s part.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use crate::clock::{Mono, UnixMs};
 use crate::dns::{Target, Targets};
 use crate::ids::ShardId;
 use crate::schedule::destination::DestinationId;
+use crate::slots::Free;
 use crate::smtp::reply::Reply;
 
 /// How long an address that refused or failed is passed over, milliseconds.
@@ -23,6 +24,19 @@ pub const OPENING_MAX: usize = 4;
 
 /// Index into a shard's sites.
 pub type SiteId = u32;
+
+/// Receiving sites and connections of a shard.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    pub(crate) sites: Vec<Site>,
+    pub(crate) by_key: HashMap<Rc<str>, SiteId>,
+    pub(crate) free: Free,
+    /// Sites that every tick looks at.
+    pub(crate) tended: Vec<SiteId>,
+    pub(crate) conns: Conns,
+    /// Equal targets and source addresses take turns.
+    pub(crate) next_turn: usize,
+}
 
 /// A connection: slot and generation, so that a late event of a closed one meets nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
