@@ -18,7 +18,7 @@ use engine::message::header::{HeaderScanner, WatchedHeaders};
 use engine::smtp::client::{ClientConnection, ClientEvent, ClientSettings, OutboundTransaction};
 use engine::smtp::dot::{BareNewline, ContentDecoder, stuff};
 use engine::smtp::server::{
-    Acceptance, Host, Overload, Peer, ServerEvent, ServerSession, ServerSettings,
+    Acceptance, Greeting, Host, Overload, Peer, ServerEvent, ServerSession, ServerSettings,
 };
 
 const NOW: Now = Now {
@@ -73,7 +73,10 @@ fn session() -> ServerSession {
         local_ip: "192.0.2.25".parse().unwrap(),
         may_relay: true,
     };
-    ServerSession::new(Rc::new(settings()), peer, NOW)
+    let mut session = ServerSession::new(Rc::new(settings()), peer, NOW);
+    let mut host = BenchHost(QueueIds::new(ShardId(0)));
+    session.greet(Greeting::Welcome, &mut host, NOW);
+    session
 }
 
 /// Feeds pieces to a session, accepts what comes and throws the replies away.

@@ -9,7 +9,7 @@ use engine::ids::QueueId;
 use engine::message::header::WatchedHeaders;
 use engine::smtp::dot::BareNewline;
 use engine::smtp::server::{
-    Acceptance, AcceptedMessage, Host, Overload, Peer, ServerEvent, ServerSession, ServerSettings,
+    Acceptance, AcceptedMessage, Greeting, Host, Overload, Peer, ServerEvent, ServerSession, ServerSettings,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -59,6 +59,7 @@ fn run(
     let mut host = CountingHost(0);
     let (mut replies, mut messages) = (Vec::new(), Vec::new());
     // Saves the fuzzer from finding the opening each time.
+    session.greet(Greeting::Welcome, &mut host, NOW);
     session.handle_input(b"EHLO a\r\n", &mut host, NOW);
     for piece in input.chunks(piece_bytes.max(1)) {
         session.handle_input(piece, &mut host, NOW);

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use engine::smtp::server::{
-    Acceptance, BACKLOG_BYTES_MAX, ServerEvent, ServerSession, ServerSettings,
+    Acceptance, BACKLOG_BYTES_MAX, Greeting, ServerEvent, ServerSession, ServerSettings,
 };
 
 use crate::server_dialogs::{START, TestHost, peer};
@@ -27,6 +27,7 @@ impl Client {
             closed: false,
             held_max: 0,
         };
+        (client.session).greet(Greeting::Welcome, &mut client.host, START);
         client.say(b"EHLO client.example\r\n");
         client
     }

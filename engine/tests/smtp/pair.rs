@@ -12,7 +12,7 @@ use engine::smtp::client::{
     ClientConnection, ClientEvent, ClientSettings, OutboundTransaction, RecipientOutcome,
 };
 use engine::smtp::server::{
-    Acceptance, AcceptedMessage, Peer, ServerEvent, ServerSession, ServerSettings,
+    Acceptance, AcceptedMessage, Greeting, Peer, ServerEvent, ServerSession, ServerSettings,
 };
 use proptest::prelude::*;
 
@@ -58,10 +58,13 @@ struct Pair {
 
 impl Pair {
     fn new(client: ClientSettings, server: ServerSettings, peer: Peer, seed: u64) -> Self {
+        let mut host = TestHost::default();
+        let mut server = ServerSession::new(Rc::new(server), peer, START);
+        server.greet(Greeting::Welcome, &mut host, START);
         Self {
             client: ClientConnection::new(Rc::new(client), START),
-            server: ServerSession::new(Rc::new(server), peer, START),
-            host: TestHost::default(),
+            server,
+            host,
             now: START,
             to_server: Vec::new(),
             to_client: Vec::new(),

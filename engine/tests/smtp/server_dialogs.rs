@@ -1,6 +1,7 @@
 //! Runs tests/dialogs/server: scripted clients against [`ServerSession`].
 //!
-//! Directives: `set KEY VALUE` before the first step; `host accepts|fails|full|waits` what becomes
+//! Directives: `set KEY VALUE` before the first step; `greet welcome|too-many|shutting-down`, without
+//! which, first of all, the client is welcomed at once; `host accepts|fails|full|waits` what becomes
 //! of messages; `host finish accepts|fails|full`; `overload memory|disk|queue|none`;
 //! `after 30s` lets time pass; `shutdown`; `closes` the session must have closed; `open` it must
 //! not; `message KEY VALUE` checks the last message (`from`, `to`, `content`, `has`, `lacks`,
@@ -15,10 +16,11 @@ use engine::envelope::BodyType;
 use engine::ids::QueueId;
 use engine::smtp::dot::BareNewline;
 use engine::smtp::server::{
-    Acceptance, AcceptedMessage, Host, Overload, Peer, ServerEvent, ServerSession, ServerSettings,
+    Acceptance, AcceptedMessage, Greeting, Host, Overload, Peer, ServerEvent, ServerSession,
+    ServerSettings,
 };
 
-use crate::dialog::{Dialog, Kind, fits, milliseconds, read_all, unescape};
+use crate::dialog::{Dialog, Kind, Step, fits, milliseconds, read_all, unescape};
 
 /// A host that counts ids up from 1.
 #[derive(Debug, Default)]
@@ -136,6 +138,16 @@ impl Run<'_> {
                 self.now.mono = self.now.mono.plus_ms(ms);
                 self.now.unix.0 += ms;
                 self.session.handle_timeout(self.now);
+                self.collect();
+            }
+            "greet" => {
+                let greeting = match rest {
+                    "welcome" => Greeting::Welcome,
+                    "too-many" => Greeting::TooManySessions,
+                    "shutting-down" => Greeting::ShuttingDown,
+                    other => panic!("unknown greeting {other}"),
+                };
+                self.session.greet(greeting, &mut self.host, self.now);
                 self.collect();
             }
             "shutdown" => {
@@ -291,6 +303,10 @@ fn run(dialog: &Dialog, piece_bytes: usize) {
         messages: Vec::new(),
         closed: false,
     };
+    let greets = |step: &Step| matches!(&step.kind, Kind::Directive(word, _) if word == "greet");
+    if !dialog.steps.iter().any(greets) {
+        run.session.greet(Greeting::Welcome, &mut run.host, START);
+    }
     for step in &dialog.steps {
         if !matches!(step.kind, Kind::Say(_)) {
             run.pump();

@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -14,12 +13,12 @@ use engine::config::Listen;
 use engine::ids::QueueId;
 use engine::shard::{Event, Stored, Submission, Ticket};
 use engine::smtp::server::{
-    Acceptance, Host, Overload, Peer, ServerEvent, ServerSession, ServerSettings,
+    Acceptance, Greeting, Host, Overload, Peer, ServerEvent, ServerSession, ServerSettings,
 };
 use futures_lite::future::poll_fn;
-use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::{TcpListener, TcpStream};
 
+use super::transport::Transport;
 use super::{Bell, Shard, now, spawn};
 
 /// One part in so many of the sessions is kept for clients that may relay: outsiders, however many,
@@ -217,8 +216,7 @@ pub(crate) async fn accept_task(shard: Rc<Shard>, listener: TcpListener, door: R
             return;
         };
         match accepted {
-            Ok(stream) if !shard.stopping.get() => greet(&shard, stream, &door),
-            Ok(_) => {}
+            Ok(stream) => welcome(&shard, stream, &door),
             Err(error) => {
                 // Out of descriptors or memory: what is open must first be closed.
                 crate::say!(shard: shard.id, "accept failed: {error}");
@@ -228,37 +226,38 @@ pub(crate) async fn accept_task(shard: Rc<Shard>, listener: TcpListener, door: R
     }
 }
 
-fn greet(shard: &Rc<Shard>, stream: TcpStream, door: &Rc<Door>) {
-    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
+/// Begins a session with a client that has connected, or refuses it.
+fn welcome(shard: &Rc<Shard>, stream: TcpStream, door: &Rc<Door>) {
+    let transport = Transport::plain(stream);
+    let Some((peer, local)) = transport.addresses() else {
         return;
     };
     let (ip, local_ip) = (peer.ip().to_canonical(), local.ip().to_canonical());
     let may_relay = door.listen.borrow().may_relay(ip);
-    let Some(admission) = door.sessions.enter(ip, may_relay) else {
-        let shard = Rc::clone(shard);
-        return spawn(async move { refuse(&shard, stream).await });
-    };
-    // Replies are whole when written: waiting for more would only delay them.
-    let _ = stream.set_nodelay(true);
     let peer = Peer {
         ip,
         port: peer.port(),
         local_ip,
         may_relay,
     };
-    let settings = Rc::clone(&door.settings.borrow());
+    let machine = ServerSession::new(Rc::clone(&door.settings.borrow()), peer, now());
     let shard = Rc::clone(shard);
+    if shard.stopping.get() {
+        return spawn(refuse(shard, transport, machine, Greeting::ShuttingDown));
+    }
+    let Some(admission) = door.sessions.enter(ip, may_relay) else {
+        return spawn(refuse(shard, transport, machine, Greeting::TooManySessions));
+    };
     spawn(async move {
         let ticket = shard.next_ticket.get() + 1;
         shard.next_ticket.set(ticket);
         let slot = Rc::new(SessionSlot::default());
         shard.sessions.borrow_mut().insert(ticket, Rc::clone(&slot));
-        let machine = ServerSession::new(settings, peer, now());
         let mut session = Session {
             shard,
             ticket,
             slot,
-            stream,
+            transport,
             machine,
             out: Vec::new(),
             held: 0,
@@ -271,11 +270,22 @@ fn greet(shard: &Rc<Shard>, stream: TcpStream, door: &Rc<Door>) {
     });
 }
 
-async fn refuse(shard: &Rc<Shard>, mut stream: TcpStream) {
-    let line = b"421 4.7.0 Too many sessions, try again later\r\n";
-    // A client that does not even take this is not waited for.
-    let _ = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, line)).await;
-    let _ = shard;
+/// Tells a client why it gets no session. One that does not even take this is not waited for.
+async fn refuse(
+    shard: Rc<Shard>,
+    mut transport: Transport,
+    mut machine: ServerSession,
+    why: Greeting,
+) {
+    machine.greet(why, &mut ShardHost(&shard), now());
+    let mut line = Vec::new();
+    machine.poll_transmit(&mut line);
+    poll_fn(|cx| {
+        let _ = transport.poll_write(cx, &line);
+        let _ = transport.poll_flush(cx);
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// Octets that a session takes, or a connection out sends, before the shard's other tasks have their turn: a client that sends
@@ -286,7 +296,7 @@ struct Session {
     shard: Rc<Shard>,
     ticket: Ticket,
     slot: Rc<SessionSlot>,
-    stream: TcpStream,
+    transport: Transport,
     machine: ServerSession,
     out: Vec<u8>,
     /// What the shard's ledger holds for this session, bytes.
@@ -304,6 +314,8 @@ enum Step {
 
 impl Session {
     async fn run(&mut self) {
+        let mut host = ShardHost(&self.shard);
+        self.machine.greet(Greeting::Welcome, &mut host, now());
         loop {
             if self.transmit().await.is_err() || self.drain_events() {
                 break;
@@ -319,6 +331,7 @@ impl Session {
             }
         }
         let _ = self.transmit().await;
+        let _ = poll_fn(|cx| Poll::Ready(self.transport.poll_close(cx))).await;
         self.shard.core.borrow_mut().receiving(self.held, 0);
     }
 
@@ -377,7 +390,7 @@ impl Session {
             return Poll::Pending;
         }
         let mut scratch = self.shard.scratch.borrow_mut();
-        match Pin::new(&mut self.stream).poll_read(cx, &mut scratch) {
+        match self.transport.poll_read(cx, &mut scratch) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(0)) if self.machine.awaits_finish() => {
                 self.heard_all = true;
@@ -422,11 +435,19 @@ impl Session {
                 if self.slot.timed_out.take() {
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                 }
-                Pin::new(&mut self.stream).poll_write(cx, &self.out[sent..])
+                self.transport.poll_write(cx, &self.out[sent..])
             })
             .await?;
         }
-        Ok(())
+        poll_fn(|cx| {
+            let flushed = self.transport.poll_flush(cx);
+            self.slot.bell.listen(cx.waker());
+            if flushed.is_pending() && self.slot.timed_out.take() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            flushed
+        })
+        .await
     }
 }
 

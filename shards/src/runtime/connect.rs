@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,10 +16,10 @@ use engine::smtp::client::{
     ClientConnection, ClientEvent, ClientSettings, Disconnect, OutboundTransaction,
 };
 use futures_lite::future::poll_fn;
-use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
 use super::accept::TURN_BYTES;
+use super::transport::Transport;
 use super::{Bell, Shard, now, socket, spawn};
 
 /// What all connections of a shard share.
@@ -83,13 +82,12 @@ pub(crate) fn open(shard: &Rc<Shard>, id: ConnId, target: Target, source: Option
         };
         let (phase, cause) = match connected {
             Ok(stream) => {
-                let _ = stream.set_nodelay(true);
                 let machine = ClientConnection::new(setup.settings, now());
                 let mut connection = Connection {
                     shard: Rc::clone(&shard),
                     id,
                     slot: Rc::clone(&slot),
-                    stream,
+                    transport: Transport::plain(stream),
                     machine,
                     out: Vec::new(),
                     begun,
@@ -137,7 +135,7 @@ struct Connection {
     shard: Rc<Shard>,
     id: ConnId,
     slot: Rc<ConnSlot>,
-    stream: TcpStream,
+    transport: Transport,
     machine: ClientConnection,
     out: Vec<u8>,
     begun: Now,
@@ -189,9 +187,9 @@ impl Connection {
                 ClientEvent::Ready { greeting, .. } => {
                     let connect_ms = now().mono.ms_since(self.begun.mono);
                     let peer = Rc::new(PeerInfo {
-                        source_ip: self.stream.local_addr().ok().map(|local| local.ip()),
+                        source_ip: self.transport.local_ip(),
                         greeting: greeting.text,
-                        tls: "".into(),
+                        tls: self.transport.security().into(),
                         connect_ms: u32::try_from(connect_ms).unwrap_or(u32::MAX),
                     });
                     self.offered = true;
@@ -253,7 +251,7 @@ impl Connection {
     /// Takes what the server has said, or that it is gone, to the machine.
     fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = self.shard.scratch.borrow_mut();
-        match Pin::new(&mut self.stream).poll_read(cx, &mut scratch) {
+        match self.transport.poll_read(cx, &mut scratch) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(0)) => self.machine.handle_closed(Disconnect::Eof, now()),
             Poll::Ready(Ok(octets)) => self.machine.handle_input(&scratch[..octets], now()),
@@ -297,8 +295,26 @@ impl Connection {
                     octets => sent += octets,
                 }
             }
+            while poll_fn(|cx| self.poll_flush(cx)).await? {
+                heard = true;
+                if self.machine.is_closed() && !parting {
+                    return Ok(heard);
+                }
+            }
             self.machine.handle_sent(now());
         }
+    }
+
+    /// False once all that was written has left; true if a reply came instead.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if let Poll::Ready(done) = self.transport.poll_flush(cx) {
+            return Poll::Ready(done.map(|()| false));
+        }
+        self.slot.bell.listen(cx.waker());
+        if self.slot.timed_out.take() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        self.poll_reply(cx).map(|()| Ok(true))
     }
 
     /// Octets written; 0 if a reply came instead.
@@ -307,7 +323,7 @@ impl Connection {
         if self.slot.timed_out.take() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        match Pin::new(&mut self.stream).poll_write(cx, &self.out[sent..]) {
+        match self.transport.poll_write(cx, &self.out[sent..]) {
             Poll::Pending => self.poll_reply(cx).map(|()| Ok(0)),
             written => written,
         }

@@ -1,7 +1,7 @@
 //! The shards as they run: pinned executors that pump completions into the engine.
 //!
 //! Every file here carries out one kind of action and decides nothing: `accept` SMTP sessions in,
-//! `connect` connections out, `disk` segment files, `replay` the files of earlier runs, `resolver` DNS,
+//! `connect` connections out (both over a `transport`), `disk` segment files, `replay` the files of earlier runs, `resolver` DNS,
 //! `mailbox` what comes from other threads. [`Shard`] joins them to the engine's [`ShardCore`].
 
 pub(crate) mod accept;
@@ -13,6 +13,7 @@ pub(crate) mod mesh;
 mod replay;
 pub(crate) mod resolver;
 mod socket;
+mod transport;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -1,6 +1,8 @@
 //! One SMTP session on the server's side, from greeting to close (RFC 5321).
 //!
-//! Feed [`ServerSession`] what the client sends with [`ServerSession::handle_input`], and after
+//! A session begins in silence, waiting for [`ServerSession::greet`]: whoever runs it may first have to
+//! find out who the client is, or whether there is room for it. From then on,
+//! feed [`ServerSession`] what the client sends with [`ServerSession::handle_input`], and after
 //! each call take out what is to be sent ([`ServerSession::poll_transmit`]) and what happened
 //! ([`ServerSession::poll_event`]). A whole message comes out as [`ServerEvent::Message`]; the
 //! session then waits for [`ServerSession::finish`] before it answers and goes on. Call
@@ -177,6 +179,17 @@ pub enum Acceptance {
     InsufficientStorage,
 }
 
+/// How a client is greeted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Greeting {
+    /// Its session begins: 220.
+    Welcome,
+    /// It, or all clients, have as many sessions as they may: 421 4.7.0, and closed.
+    TooManySessions,
+    /// No session begins any more: 421 4.3.2, and closed.
+    ShuttingDown,
+}
+
 /// Something the runtime has to act on.
 #[derive(Debug)]
 pub enum ServerEvent {
@@ -211,6 +224,8 @@ pub struct ServerSession {
 
 #[derive(Debug)]
 enum State {
+    /// The client is not greeted yet. What it sends ahead all the same is kept.
+    Opening,
     /// The next octet belongs to a command line.
     Command,
     /// The next octet belongs to content, or to a chunk that is thrown away.
@@ -240,22 +255,18 @@ struct Transaction {
 }
 
 impl ServerSession {
-    /// A session with a client that has just connected. The greeting waits to be transmitted.
+    /// A session with a client that has just connected and is still to be greeted.
     pub fn new(settings: Rc<ServerSettings>, peer: Peer, now: Now) -> Self {
-        let mut replies = Vec::with_capacity(256);
-        replies.extend_from_slice(b"220 ");
-        replies.extend_from_slice(settings.hostname.as_bytes());
-        replies.extend_from_slice(b" ESMTP Hikyaku\r\n");
         Self {
             settings,
             peer,
-            state: State::Command,
+            state: State::Opening,
             hello: None,
             transaction: None,
             line: Vec::new(),
             line_bytes_dropped: 0,
             backlog: Vec::new(),
-            replies,
+            replies: Vec::with_capacity(256),
             events: VecDeque::new(),
             errors: 0,
             idle_commands: 0,
@@ -266,8 +277,34 @@ impl ServerSession {
         }
     }
 
+    /// Greets the client, and goes on with what it sent ahead. Poll for everything afterwards.
+    ///
+    /// Does nothing if it was greeted before, or the session was closed meanwhile.
+    pub fn greet(&mut self, greeting: Greeting, host: &mut impl Host, now: Now) {
+        if !matches!(self.state, State::Opening) {
+            return;
+        }
+        self.last_input = now.mono;
+        match greeting {
+            Greeting::Welcome => {
+                self.state = State::Command;
+                self.reply_with_hostname("220 ", " ESMTP Hikyaku");
+                self.consume_backlog(host, now);
+            }
+            Greeting::TooManySessions => {
+                self.reply("421 4.7.0 Too many sessions, try again later");
+                self.close();
+            }
+            Greeting::ShuttingDown => self.close_for_shutdown(),
+        }
+    }
+
     /// Takes in everything the client sent. Poll for transmits, events and the timeout afterwards.
     pub fn handle_input(&mut self, input: &[u8], host: &mut impl Host, now: Now) {
+        if matches!(self.state, State::Opening) {
+            // Its time is not prolonged: it has nothing to say yet.
+            return self.keep(input);
+        }
         self.last_input = now.mono;
         if matches!(self.state, State::Awaiting(_)) {
             return self.keep(input);
@@ -304,12 +341,7 @@ impl ServerSession {
         if self.shutting_down {
             return self.close_for_shutdown();
         }
-        if !self.backlog.is_empty() {
-            let mut backlog = std::mem::take(&mut self.backlog);
-            let left = self.consume(&backlog, host, now).len();
-            backlog.drain(..backlog.len() - left);
-            self.backlog = backlog;
-        }
+        self.consume_backlog(host, now);
     }
 
     /// Moves what is to be sent to the end of `out`; false if there was nothing.
@@ -339,6 +371,7 @@ impl ServerSession {
         let idle = self.last_input.plus_ms(silence_ms);
         let content_started = match &self.state {
             State::Awaiting(_) | State::Closed => return None,
+            State::Opening => None,
             State::Content(receiving) => Some(receiving.started),
             State::Command => {
                 let chunks = self.transaction.as_ref().and_then(|t| t.chunks.as_ref());
@@ -413,13 +446,23 @@ impl ServerSession {
             + self.replies.capacity()
     }
 
+    /// Goes on with what the client sent while it was not listened to.
+    fn consume_backlog(&mut self, host: &mut impl Host, now: Now) {
+        if !self.backlog.is_empty() {
+            let mut backlog = std::mem::take(&mut self.backlog);
+            let left = self.consume(&backlog, host, now).len();
+            backlog.drain(..backlog.len() - left);
+            self.backlog = backlog;
+        }
+    }
+
     /// Works through `input` until it is used up or a message has to be waited for; what is left.
     fn consume<'a>(&mut self, mut input: &'a [u8], host: &mut impl Host, now: Now) -> &'a [u8] {
         while !input.is_empty() {
             input = match &self.state {
                 State::Command => self.command_octets(input, host, now),
                 State::Content(_) => self.content_octets(input, now),
-                State::Awaiting(_) => return input,
+                State::Opening | State::Awaiting(_) => return input,
                 State::Closed => return &[],
             };
         }
