@@ -100,6 +100,34 @@ fn refuses_with_452(daemon: &Daemon) {
     assert!(refused, "answered {said:?}\n{}", daemon.log_tail());
 }
 
+fn mail_is_taken_again(daemon: &Daemon) {
+    let again = within(Duration::from_secs(20), || refusal(daemon).is_none());
+    assert!(
+        again,
+        "still refused: {:?}\n{}",
+        refusal(daemon),
+        daemon.log_tail()
+    );
+}
+
+/// All that was accepted reaches the far end.
+fn all_arrive(accepted: &[u64], tally: &Tally, daemon: &Daemon) {
+    let missing = || {
+        let times = tally.times();
+        let is_missing = |id: &&u64| times.get(**id as usize).is_none_or(|times| *times == 0);
+        accepted.iter().filter(is_missing).count()
+    };
+    let arrived = within(Duration::from_secs(60), || missing() == 0);
+    assert!(
+        arrived,
+        "{} of {} lost, {:?}\n{}",
+        missing(),
+        accepted.len(),
+        tally.totals(),
+        daemon.log_tail()
+    );
+}
+
 #[test]
 fn full_disk_is_answered_452_and_recovers_when_mail_has_gone() {
     let Some(programs) = common::programs() else {
@@ -121,23 +149,8 @@ fn full_disk_is_answered_452_and_recovers_when_mail_has_gone() {
     let fleet = Fleet::start(&world, Arc::clone(&tally)).unwrap();
     let accepted: Vec<u64> = injected.accepted().collect();
     assert!(accepted.len() > 1000, "only {} fitted", accepted.len());
-    let missing = || {
-        let times = tally.times();
-        accepted
-            .iter()
-            .filter(|id| times.get(**id as usize).is_none_or(|t| *t == 0))
-            .count()
-    };
-    let drained = within(Duration::from_secs(60), || missing() == 0);
-    assert!(
-        drained,
-        "{} of {} lost\n{}",
-        missing(),
-        accepted.len(),
-        daemon.log_tail()
-    );
-    let again = within(Duration::from_secs(20), || refusal(&daemon).is_none());
-    assert!(again, "still refused: {:?}", refusal(&daemon));
+    all_arrive(&accepted, &tally, &daemon);
+    mail_is_taken_again(&daemon);
     fleet.stop();
 }
 
@@ -170,26 +183,9 @@ fn disk_filled_by_others_is_survived() {
     assert!(daemon.is_running(), "{}", daemon.log_tail());
     refuses_with_452(&daemon);
     std::fs::remove_file(&ballast).unwrap();
-    let again = within(Duration::from_secs(20), || refusal(&daemon).is_none());
-    assert!(
-        again,
-        "still refused: {:?}\n{}",
-        refusal(&daemon),
-        daemon.log_tail()
-    );
+    mail_is_taken_again(&daemon);
     let accepted: Vec<u64> = injected.accepted().collect();
-    let arrived = within(Duration::from_secs(20), || {
-        let times = tally.times();
-        accepted
-            .iter()
-            .all(|id| times.get(*id as usize).is_some_and(|times| *times > 0))
-    });
-    assert!(
-        arrived,
-        "accepted mail arrives: {} accepted, {:?}",
-        accepted.len(),
-        tally.totals()
-    );
+    all_arrive(&accepted, &tally, &daemon);
     fleet.stop();
 }
 
@@ -226,14 +222,7 @@ fn daemon_starts_on_a_full_disk_and_drains_it() {
     let world = World::single(Ipv4Addr::LOCALHOST, far_end.port());
     let fleet = Fleet::start(&world, Arc::clone(&tally)).unwrap();
     let accepted: Vec<u64> = injected.accepted().collect();
-    let drained = within(Duration::from_secs(60), || {
-        let times = tally.times();
-        accepted
-            .iter()
-            .all(|id| times.get(*id as usize).is_some_and(|times| *times > 0))
-    });
-    assert!(drained, "{:?}\n{}", tally.totals(), daemon.log_tail());
-    let again = within(Duration::from_secs(20), || refusal(&daemon).is_none());
-    assert!(again, "still refused: {:?}", refusal(&daemon));
+    all_arrive(&accepted, &tally, &daemon);
+    mail_is_taken_again(&daemon);
     fleet.stop();
 }

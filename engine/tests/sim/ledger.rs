@@ -14,10 +14,13 @@ use engine::keys::KeyRing;
 use engine::queue::cipher::{SegmentName, Stream};
 use engine::queue::record::{About, Message, Outcome, OutcomeKind, Record};
 use engine::queue::replay::{Contents, SegmentReader};
-use engine::queue::segment::SegmentHeader;
 use engine::shard::Stored;
 
-use super::net::{self, Kind, Plan};
+mod audit;
+mod mail;
+
+pub(crate) use audit::is_sealed;
+use mail::{Fate, Mail, Part, fails_in_dns};
 
 /// A rule was broken.
 pub(crate) type Checked = Result<(), String>;
@@ -30,84 +33,6 @@ pub(crate) enum Heard {
     Told(Stored),
     /// The process went before it answered.
     Nothing,
-}
-
-#[derive(Debug, Default)]
-struct Fate {
-    budget: u32,
-    tries: u32,
-    taken: u32,
-    refused: bool,
-    recorded: Option<OutcomeKind>,
-    /// A durable notification names it.
-    notified: bool,
-}
-
-/// A message's record at one shard.
-#[derive(Debug)]
-struct Part {
-    shard: u16,
-    /// Where it stood and stands.
-    segments: Vec<SegmentId>,
-    addresses: Vec<String>,
-    /// Written and synced; after a cut, perhaps only in part.
-    durable: bool,
-    /// It was synced for sure.
-    certain: bool,
-    /// Its write failed, so it has to be cancelled.
-    failed: bool,
-    /// It was there at a cut: an outcome nobody saw become durable may have become moot, as its
-    /// message's segment was removed before.
-    saw_cut: bool,
-    /// The handover it depends on.
-    handover: Option<HandoverId>,
-    /// Recipients that were handed over to others, by which handovers.
-    given: BTreeMap<String, BTreeSet<HandoverId>>,
-    /// Cancelled, or its folder is gone.
-    void: bool,
-    /// Its shard has let go of every segment it stood in.
-    let_go: bool,
-    done: BTreeSet<String>,
-    /// Recorded in a batch of which a cut has left nobody knows what.
-    perhaps: BTreeMap<String, OutcomeKind>,
-    perhaps_void: bool,
-}
-
-impl Part {
-    /// Whether its shard may send it: it was not given to it by a handover that may yet be void.
-    fn is_its_own(&self, noted: &BTreeSet<HandoverId>) -> bool {
-        self.handover
-            .is_none_or(|handover| noted.contains(&handover))
-    }
-}
-
-#[derive(Debug)]
-struct Mail {
-    text: Vec<u8>,
-    reverse_path: Option<String>,
-    heard: Heard,
-    is_notice: bool,
-    /// A record about it was lost to a bad sector: nothing is promised of it any more.
-    spoiled: bool,
-    injected_s: u64,
-    fates: BTreeMap<String, Fate>,
-    parts: Vec<Part>,
-}
-
-impl Mail {
-    /// Its outcome is known to nobody, but a cut may have left it, or made it moot; and all that has
-    /// to come before it has happened.
-    fn may_be_done(&self, address: &str) -> bool {
-        let of_it = |part: &&Part| part.addresses.iter().any(|other| other == address);
-        let fate = &self.fates[address];
-        let told = fate.notified || self.reverse_path.is_none();
-        self.parts.iter().filter(of_it).any(|part| part.saw_cut)
-            && match expected_kind(address) {
-                OutcomeKind::Delivered => fate.taken > 0,
-                OutcomeKind::Failed => (fate.refused || fails_in_dns(address)) && told,
-                _ => told,
-            }
-    }
 }
 
 /// What a batch holds, until it is durable.
@@ -648,45 +573,6 @@ impl Ledger {
         }
     }
 
-    /// All is written down: no part on disk is open.
-    pub(crate) fn nothing_open(&self) -> Checked {
-        for (n, mail) in self
-            .mails
-            .iter()
-            .enumerate()
-            .filter(|(_, mail)| !mail.spoiled)
-        {
-            let is_left = |part: &&Part| part.failed && !part.void && !part.saw_cut;
-            if let Some(part) = mail.parts.iter().find(is_left) {
-                return Err(format!(
-                    "mail {n} at shard {} was not cancelled after its write failed",
-                    part.shard
-                ));
-            }
-            // A cancel is moot when the segment of what it is about goes before it is written.
-            let was_refused = matches!(mail.heard, Heard::Told(told) if told != Stored::Durable);
-            let is_open =
-                |part: &&Part| part.certain && !part.void && !(was_refused && part.let_go);
-            for part in mail.parts.iter().filter(is_open) {
-                let open = |address: &&String| {
-                    let settled = part.done.contains(*address)
-                        || part.perhaps.contains_key(*address)
-                        || part.saw_cut && mail.may_be_done(address);
-                    !settled
-                };
-                if let Some(address) = part.addresses.iter().find(open)
-                    && !part.perhaps_void
-                {
-                    return Err(format!(
-                        "the outcome of mail {n} to {address} at shard {} was never durable",
-                        part.shard
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Power or the process went.
     pub(crate) fn cut(&mut self) {
         self.writing.clear();
@@ -723,96 +609,8 @@ impl Ledger {
     pub(crate) fn heard(&self, mail: usize) -> Heard {
         self.mails[mail].heard
     }
-
-    /// Mail of which all is over, one way or another.
-    pub(crate) fn settled(&self) -> Checked {
-        for (n, mail) in self
-            .mails
-            .iter()
-            .enumerate()
-            .filter(|(_, mail)| !mail.spoiled)
-        {
-            let owed = mail.heard == Heard::Told(Stored::Durable);
-            for (address, fate) in &mail.fates {
-                let what = format!("mail {n} to {address}");
-                match fate.recorded {
-                    None if owed && !mail.may_be_done(address) => {
-                        return Err(format!("{what} was answered 250 and is lost: {fate:?}"));
-                    }
-                    None => {}
-                    Some(kind) => {
-                        check_kind(address, kind).map_err(|why| format!("{what}: {why}"))?
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// How many messages of clients there are, and how many of them were answered 250.
-    pub(crate) fn counts(&self) -> (usize, usize, usize) {
-        let clients = self.mails.iter().filter(|mail| !mail.is_notice);
-        let durable = clients
-            .clone()
-            .filter(|mail| mail.heard == Heard::Told(Stored::Durable));
-        (
-            clients.count(),
-            durable.count(),
-            self.mails.iter().filter(|mail| mail.is_notice).count(),
-        )
-    }
-}
-
-/// What the address and its domain lead to.
-fn expected_kind(address: &str) -> OutcomeKind {
-    match (net::kind(address), net::plan(address)) {
-        (Kind::NoSuchDomain | Kind::NullMx, _) => OutcomeKind::Failed,
-        (Kind::Dead | Kind::NoDns, _) => OutcomeKind::Expired,
-        (_, Plan::Refuse) => OutcomeKind::Failed,
-        (_, Plan::PutOffAlways) => OutcomeKind::Expired,
-        _ => OutcomeKind::Delivered,
-    }
-}
-
-fn check_kind(address: &str, kind: OutcomeKind) -> Checked {
-    let expected = expected_kind(address);
-    if kind == expected {
-        Ok(())
-    } else {
-        Err(format!("{kind:?} instead of {expected:?}"))
-    }
-}
-
-fn fails_in_dns(address: &str) -> bool {
-    matches!(net::kind(address), Kind::NoSuchDomain | Kind::NullMx)
 }
 
 fn is_notice(content: &[u8]) -> bool {
     String::from_utf8_lossy(content).contains("Final-Recipient: rfc822; ")
-}
-
-/// No file of the queue can be read with other keys, nor under another name.
-pub(crate) fn is_sealed(
-    front: &[u8],
-    right: &KeyRing,
-    wrong: &KeyRing,
-    name: SegmentName,
-) -> Checked {
-    if SegmentHeader::open(front, wrong, name).is_ok() {
-        return Err(format!("{name:?} opens without its key"));
-    }
-    let SegmentName {
-        stream,
-        shard,
-        segment,
-    } = name;
-    let elsewhere = SegmentName {
-        stream,
-        shard: ShardId(shard.0 + 1),
-        segment,
-    };
-    if SegmentHeader::open(front, right, elsewhere).is_ok() {
-        return Err(format!("{name:?} opens as another shard's"));
-    }
-    Ok(())
 }

@@ -24,17 +24,20 @@
 //! `make sim` runs a thousand seeds, `make sim SEED=7` one of them, with a trace. In `cargo test`,
 //! `HIKYAKU_SIM_SEEDS` says how many (100 unless set).
 //!
-//! Files: `world` the clock and the plan of a seed, `actions` what shards ask for, carried out in `jobs`
+//! Files: `world` the clock, the daemon's starts and ends; `plan` what a seed has in store, `clients` its mail, `actions` what shards ask for, carried out in `jobs`
 //! (disk), `reading` and `peers`; `damage` bad sectors, `process` what a running daemon has open, `disk`, `net`, `ledger` the checks.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
 mod actions;
+mod checks;
+mod clients;
 mod damage;
 mod disk;
 mod jobs;
 mod ledger;
 mod net;
 mod peers;
+mod plan;
 mod process;
 mod reading;
 mod world;

@@ -7,58 +7,27 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use engine::address::Address;
-use engine::bounce::Classifier;
 use engine::clock::{Mono, Now, UnixMs};
-use engine::counters::{By, Counter, Window};
-use engine::dns::DnsPolicy;
-use engine::dsn::DsnReturn;
-use engine::envelope::Envelope;
 use engine::ids::{SegmentId, ShardId};
 use engine::keys::{KeyRing, MasterKey};
-use engine::net::IpFamily;
-use engine::queue::cipher::{SegmentName, Stream};
-use engine::queue::segment::{SEGMENT_HEADER_BYTES, file_name};
+use engine::queue::cipher::Stream;
 use engine::random::Random;
-use engine::schedule::retry::RetrySchedule;
 use engine::shard::storage::StorageSetup;
-use engine::shard::{Event, NotedHandovers, Settings, ShardCore, Submission};
+use engine::shard::{NotedHandovers, Settings, ShardCore};
 
 use super::disk::Disk;
-use super::ledger::{self, Checked, Heard, Ledger};
-use super::net;
+use super::ledger::{Checked, Ledger};
+use super::plan::{Faults, faults, settings};
 use super::process::{Moment, Process, Reading, Shard, Why};
 
 const START_MS: u64 = 1_800_000_000_000;
-const SECOND_US: u64 = 1_000_000;
+pub(crate) const SECOND_US: u64 = 1_000_000;
 /// A world that has not come to rest by then never will.
 const END_US: u64 = 20_000 * SECOND_US;
 const MOMENTS_MAX: u64 = 3_000_000;
-const EXPIRE_AFTER_S: u32 = 1800;
-/// Whether the wall clock leaps: not before ages and retries run on monotonic time.
-const WALL_LEAPS: bool = false;
-
-/// How often what goes wrong, per mille of its occasions.
-#[derive(Debug, Default)]
-pub(crate) struct Faults {
-    pub(crate) write: u64,
-    pub(crate) read: u64,
-    pub(crate) full: u64,
-    pub(crate) slow: u64,
-    pub(crate) refuse: u64,
-    pub(crate) reset: u64,
-    pub(crate) reply_lost: u64,
-    pub(crate) whole_4xx: u64,
-    pub(crate) dns: u64,
-    /// The resolver never answers.
-    pub(crate) dns_lost: u64,
-    /// Power goes soon after a compaction has begun.
-    pub(crate) compaction: u64,
-    /// A sector is bad at a start.
-    pub(crate) sector: u64,
-}
+pub(crate) const EXPIRE_AFTER_S: u32 = 1800;
 
 /// A fault of the machinery that no shard can make up for: the ledger has to notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,92 +101,19 @@ pub(crate) struct World {
     wall_off_ms: i64,
     /// Handovers that were noted before the start.
     pub(crate) noted: NotedHandovers,
-    to_inject: usize,
+    pub(crate) to_inject: usize,
     pub(crate) tickets: HashMap<u64, usize>,
     pub(crate) next_number: u64,
     quiet_since_us: Option<u64>,
     pub(crate) summary: Summary,
 }
 
-fn classifier() -> Arc<Classifier> {
-    static BUILTIN: OnceLock<Arc<Classifier>> = OnceLock::new();
-    Arc::clone(BUILTIN.get_or_init(|| Arc::new(Classifier::builtin())))
-}
-
-fn random_key(random: &mut Random) -> MasterKey {
+pub(crate) fn random_key(random: &mut Random) -> MasterKey {
     let mut bytes = [0; 32];
     for chunk in bytes.chunks_mut(8) {
         chunk.copy_from_slice(&random.next().to_le_bytes());
     }
     MasterKey::from_bytes(&mut bytes)
-}
-
-fn settings(random: &mut Random) -> Settings {
-    Settings {
-        hostname: "relay.example".into(),
-        own: Default::default(),
-        routes: Default::default(),
-        retry: RetrySchedule {
-            delays_s: vec![2, 10, 30, 60, 300],
-            jitter_percent: 20,
-            expire_after_s: EXPIRE_AFTER_S,
-        },
-        dns_policy: DnsPolicy {
-            mx_port: 25,
-            mx_hosts_max: 20,
-            family: IpFamily::Any,
-            allowed: Vec::new(),
-        },
-        sessions_per_site_max: 1 + random.below(4) as u32,
-        messages_per_session_max: 1 + random.below(20) as u32,
-        recipients_per_message_max: [1, 2, 100][random.below(3) as usize],
-        connection_ms_max: 20_000,
-        connection_idle_ms_max: 5000,
-        site_backoff_s: (1, 20),
-        source_addresses: Vec::new(),
-        dsn: true,
-        dsn_return: DsnReturn::Headers,
-        content_bytes_max: 96 << 10,
-        memory_bytes_max: [0, 20_000, 64 << 20][random.below(3) as usize],
-        queued_entries_max: 100_000,
-        disk_reserve_bytes: 1 << 20,
-        outcome_sync_ms_max: [0, 50, 1000][random.below(3) as usize],
-        dns_entries_max: 1000,
-        dns_ttl_s_max: (86_400, 900),
-        questions_max: [2, 1000, 1000][random.below(3) as usize],
-        segment_bytes: [32, 64, 256][random.below(3) as usize] * 1024,
-        log_segment_bytes: 64 * 1024,
-        log_rotate_ms: 60_000,
-        counter_domains_max: 100,
-        counter_groups_max: 100,
-        counter_save_ms: 10_000,
-        classifier: classifier(),
-    }
-}
-
-fn faults(random: &mut Random) -> Faults {
-    // Some seeds have none of a kind, so that others are met alone.
-    let mut some = |most: u64| {
-        if random.below(2) == 0 {
-            0
-        } else {
-            1 + random.below(most)
-        }
-    };
-    Faults {
-        write: some(30),
-        read: some(50),
-        full: some(100),
-        slow: some(100),
-        refuse: some(200),
-        reset: some(100),
-        reply_lost: some(100),
-        whole_4xx: some(100),
-        dns: some(200),
-        dns_lost: some(100),
-        compaction: some(300),
-        sector: some(400),
-    }
 }
 
 impl World {
@@ -268,90 +164,6 @@ impl World {
         });
         world.plan();
         world
-    }
-
-    /// Mail, cuts and calm.
-    fn plan(&mut self) {
-        self.at(0, Moment::Boot);
-        let mails = 30 + self.random.below(31) as usize;
-        let span_us = (5 + self.random.below(116)) * SECOND_US;
-        for n in 0..mails {
-            let at = self.random.below(span_us);
-            self.at(at, Moment::Inject(n, 0));
-        }
-        self.to_inject = mails;
-        for _ in 0..self.random.below(6) {
-            let at = self.random.below(span_us + 60 * SECOND_US);
-            self.at(at, Moment::Cut);
-        }
-        for _ in 0..self.random.below(6) {
-            let at = self.random.below(span_us + 60 * SECOND_US);
-            self.at(at, Moment::Command);
-        }
-        if WALL_LEAPS {
-            self.plan_leap(span_us);
-        }
-        if self.random.below(2) == 0 {
-            self.steps_to_cut = Some(1 + self.random.below(200));
-        }
-        self.at(span_us + 90 * SECOND_US, Moment::Calm);
-    }
-
-    /// The wall clock is days ahead or an hour behind, for a moment or for good.
-    fn plan_leap(&mut self, span_us: u64) {
-        let at = self.random.below(span_us);
-        let off_ms = [2 * 86_400_000, -3_600_000][self.random.below(2) as usize];
-        self.at(at, Moment::Leap(off_ms));
-        if self.random.below(2) == 0 {
-            self.at(at + 100_000, Moment::Leap(0));
-        }
-    }
-
-    /// An operator has everything tried again, or one domain's mail, or the configuration read anew.
-    fn command(&mut self) -> Checked {
-        let which = self.random.below(4);
-        let domain = net::DOMAINS[self.random.below(net::RECIPIENT_DOMAINS) as usize].0;
-        let settings = Rc::clone(&self.settings);
-        let Some(process) = &mut self.process else {
-            return Ok(());
-        };
-        for shard in &mut process.shards {
-            match which {
-                0 => shard.core.reload(Rc::clone(&settings)),
-                1 => shard.core.retry(None),
-                _ => shard.core.retry(Some(domain)),
-            }
-        }
-        self.trace(|_| format!("an operator's command: {which} {domain}"));
-        let shards = self
-            .process
-            .as_ref()
-            .map_or(0, |process| process.shards.len());
-        (0..shards).try_for_each(|shard| self.carry_out(shard))
-    }
-
-    /// Nothing is queued, and as much is delivered as peers have taken: in total, by domain, by group.
-    fn check_counters(&self) -> Checked {
-        for shard in &self.process.as_ref().unwrap().shards {
-            for by in [By::Total, By::Domain, By::Group] {
-                let table = shard.core.counters().table(by, Window::All);
-                let sum = |counter: Counter| {
-                    let rows = table.rows().values().flatten();
-                    rows.map(|values| values[counter as usize]).sum::<u64>()
-                };
-                let levels = [Counter::Queued, Counter::Deferred, Counter::Delivering];
-                let sums = levels.map(sum);
-                if sums != [0; 3] || sum(Counter::Delivered) != shard.delivered {
-                    return Err(format!(
-                        "{by:?}: the queue is empty and the levels are {sums:?}; {} delivered are \
-                         counted, and peers have taken {}",
-                        sum(Counter::Delivered),
-                        shard.delivered
-                    ));
-                }
-            }
-        }
-        Ok(())
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -480,28 +292,6 @@ impl World {
                     && shard.gone.is_empty()
                     && shard.adopting.is_none()
             })
-    }
-
-    fn why_not_empty(&self) -> String {
-        let Some(process) = &self.process else {
-            return "it is not running".into();
-        };
-        let mut text = format!("{} readings; ", process.readings.len());
-        for shard in &process.shards {
-            let status = shard.core.status();
-            text += &format!(
-                "shard {}: {} queued, {} deferred, {} delivering, replaying {}, drained {}, {}, {:?}; ",
-                status.shard.0,
-                status.queued,
-                status.deferred,
-                status.delivering,
-                status.replaying,
-                shard.core.is_drained(),
-                status.overload,
-                shard.core.destinations(20, self.now()),
-            );
-        }
-        text
     }
 
     fn happen(&mut self, moment: Moment) -> Checked {
@@ -721,143 +511,5 @@ impl World {
             .readings
             .insert(number, reading);
         self.soon(20_000, Moment::Chunk(number));
-    }
-
-    /// A client sends a message.
-    fn inject(&mut self, n: usize, tries: u32) -> Checked {
-        let at_shard = self.random.below(u64::from(self.shards)) as usize;
-        let process = self.process.as_mut().filter(|process| !process.draining);
-        let Some(shard) = process.and_then(|process| process.shards.get_mut(at_shard)) else {
-            let at = self.now_us + SECOND_US;
-            self.at(at, Moment::Inject(n, tries));
-            return Ok(());
-        };
-        if shard.core.overload().is_some() {
-            // The client is told 452 before it sends, and comes again.
-            let at = self.now_us + 2 * SECOND_US;
-            self.at(at, Moment::Inject(n, tries));
-            return Ok(());
-        }
-        self.to_inject -= 1;
-        let now = self.now();
-        let queue_id = self.process.as_mut().unwrap().shards[at_shard]
-            .core
-            .next_queue_id(now);
-        let submission = self.message(n, tries, queue_id);
-        let names: Vec<String> = submission
-            .recipients()
-            .iter()
-            .map(|recipient| recipient.as_str().to_owned())
-            .collect();
-        let reverse_path = &submission.envelope.reverse_path;
-        let from = reverse_path.as_ref().map(Address::as_str);
-        let now_s = self.now_s();
-        let mail = self
-            .ledger
-            .injected(&submission.content, from, &names, now_s);
-        self.trace(|_| {
-            let bytes = submission.content.len();
-            format!(
-                "shard {at_shard}: {queue_id} mail {mail} from {from:?} to {names:?}, {bytes} bytes"
-            )
-        });
-        self.next_number += 1;
-        let ticket = self.next_number;
-        self.tickets.insert(ticket, mail);
-        if self.strikes(self.faults.full) {
-            self.full_until_us = self.now_us + self.random.below(8 * SECOND_US);
-            self.trace(|_| "the disk is full".into());
-        }
-        self.event(
-            at_shard,
-            Event::Accepted {
-                ticket,
-                submission: Box::new(submission),
-            },
-        )
-    }
-
-    fn message(&mut self, n: usize, tries: u32, queue_id: engine::ids::QueueId) -> Submission {
-        let random = &mut self.random;
-        let mut recipients = Vec::new();
-        for r in 0..1 + random.below(3) * random.below(3) {
-            let domain = net::DOMAINS[random.below(net::RECIPIENT_DOMAINS) as usize].0;
-            let plan = net::random_plan(random);
-            recipients.push(
-                Address::parse(&format!("m{n}r{r}-{plan}@{domain}"))
-                    .unwrap()
-                    .into(),
-            );
-        }
-        let reverse_path = match random.below(10) {
-            0 | 1 => None,
-            2 => Some(format!("s{n}@gone-sender.example")),
-            _ => Some(format!("s{n}@sender.example")),
-        };
-        let bytes = [100, 1000, 3000, 8000][random.below(4) as usize] + random.below(500) as usize;
-        let mut content =
-            format!("Message-ID: <{n}.{tries}@client.example>\r\nSubject: {n}\r\n\r\n")
-                .into_bytes();
-        while content.len() < bytes {
-            content.extend_from_slice(b"Simulated mail, one line of it.\r\n");
-        }
-        Submission {
-            queue_id,
-            accepted: self.now().unix,
-            envelope: Arc::new(Envelope::new(
-                reverse_path.map(|path| Address::parse(&path).unwrap()),
-                recipients,
-            )),
-            group: [None, Some("news".into()), Some("orders".into())][n % 3].clone(),
-            tags: Vec::new(),
-            message_id: None,
-            peer: None,
-            options: Box::default(),
-            content,
-        }
-    }
-
-    /// A session is answered; the client of mail that was not taken gives up.
-    pub(crate) fn answer(&mut self, ticket: u64, result: engine::shard::Stored) -> Checked {
-        let Some(mail) = self.tickets.remove(&ticket) else {
-            return Err("an answer to nobody".into());
-        };
-        self.trace(|_| format!("mail {mail} is answered {result:?}"));
-        self.ledger.answered(mail, result)?;
-        debug_assert_eq!(self.ledger.heard(mail), Heard::Told(result));
-        Ok(())
-    }
-
-    /// Nothing is queued: the disk holds two segments a shard at most, and no file of another key's.
-    fn check_disk(&mut self) -> Checked {
-        let wrong = KeyRing::new(random_key(&mut Random::new(u64::MAX)));
-        for shard in 0..self.shards {
-            let folder = (shard, Stream::Queue);
-            let (bytes, most) = (
-                self.disk.bytes(folder),
-                2 * u64::from(self.settings.segment_bytes),
-            );
-            if bytes > most {
-                let usage: Vec<_> = self.process.as_ref().unwrap().shards[usize::from(shard)]
-                    .core
-                    .segments()
-                    .collect();
-                return Err(format!(
-                    "shard {shard} has {bytes} bytes of nothing on disk: {usage:?}"
-                ));
-            }
-            for (segment, _) in self.disk.list(folder).segments {
-                let front = self
-                    .disk
-                    .read(folder, &file_name(segment), 0, SEGMENT_HEADER_BYTES);
-                let name = SegmentName {
-                    stream: Stream::Queue,
-                    shard: ShardId(shard),
-                    segment,
-                };
-                ledger::is_sealed(front.unwrap(), &self.keys, &wrong, name)?;
-            }
-        }
-        Ok(())
     }
 }

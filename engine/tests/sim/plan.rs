@@ -1,0 +1,175 @@
+//! What a seed has in store: its settings, what goes wrong how often, when mail comes and power goes.
+
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+
+use engine::bounce::Classifier;
+use engine::dns::DnsPolicy;
+use engine::dsn::DsnReturn;
+use engine::net::IpFamily;
+use engine::random::Random;
+use engine::schedule::retry::RetrySchedule;
+use engine::shard::Settings;
+
+use super::ledger::Checked;
+use super::net;
+use super::process::Moment;
+use super::world::{EXPIRE_AFTER_S, SECOND_US, World};
+
+/// Whether the wall clock leaps: not before ages and retries run on monotonic time.
+const WALL_LEAPS: bool = false;
+
+/// How often what goes wrong, per mille of its occasions.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    pub(crate) write: u64,
+    pub(crate) read: u64,
+    pub(crate) full: u64,
+    pub(crate) slow: u64,
+    pub(crate) refuse: u64,
+    pub(crate) reset: u64,
+    pub(crate) reply_lost: u64,
+    pub(crate) whole_4xx: u64,
+    pub(crate) dns: u64,
+    /// The resolver never answers.
+    pub(crate) dns_lost: u64,
+    /// Power goes soon after a compaction has begun.
+    pub(crate) compaction: u64,
+    /// A sector is bad at a start.
+    pub(crate) sector: u64,
+}
+
+pub(crate) fn classifier() -> Arc<Classifier> {
+    static BUILTIN: OnceLock<Arc<Classifier>> = OnceLock::new();
+    Arc::clone(BUILTIN.get_or_init(|| Arc::new(Classifier::builtin())))
+}
+
+pub(crate) fn settings(random: &mut Random) -> Settings {
+    Settings {
+        hostname: "relay.example".into(),
+        own: Default::default(),
+        routes: Default::default(),
+        retry: RetrySchedule {
+            delays_s: vec![2, 10, 30, 60, 300],
+            jitter_percent: 20,
+            expire_after_s: EXPIRE_AFTER_S,
+        },
+        dns_policy: DnsPolicy {
+            mx_port: 25,
+            mx_hosts_max: 20,
+            family: IpFamily::Any,
+            allowed: Vec::new(),
+        },
+        sessions_per_site_max: 1 + random.below(4) as u32,
+        messages_per_session_max: 1 + random.below(20) as u32,
+        recipients_per_message_max: [1, 2, 100][random.below(3) as usize],
+        connection_ms_max: 20_000,
+        connection_idle_ms_max: 5000,
+        site_backoff_s: (1, 20),
+        source_addresses: Vec::new(),
+        dsn: true,
+        dsn_return: DsnReturn::Headers,
+        content_bytes_max: 96 << 10,
+        memory_bytes_max: [0, 20_000, 64 << 20][random.below(3) as usize],
+        queued_entries_max: 100_000,
+        disk_reserve_bytes: 1 << 20,
+        outcome_sync_ms_max: [0, 50, 1000][random.below(3) as usize],
+        dns_entries_max: 1000,
+        dns_ttl_s_max: (86_400, 900),
+        questions_max: [2, 1000, 1000][random.below(3) as usize],
+        segment_bytes: [32, 64, 256][random.below(3) as usize] * 1024,
+        log_segment_bytes: 64 * 1024,
+        log_rotate_ms: 60_000,
+        counter_domains_max: 100,
+        counter_groups_max: 100,
+        counter_save_ms: 10_000,
+        classifier: classifier(),
+    }
+}
+
+pub(crate) fn faults(random: &mut Random) -> Faults {
+    // Some seeds have none of a kind, so that others are met alone.
+    let mut some = |most: u64| {
+        if random.below(2) == 0 {
+            0
+        } else {
+            1 + random.below(most)
+        }
+    };
+    Faults {
+        write: some(30),
+        read: some(50),
+        full: some(100),
+        slow: some(100),
+        refuse: some(200),
+        reset: some(100),
+        reply_lost: some(100),
+        whole_4xx: some(100),
+        dns: some(200),
+        dns_lost: some(100),
+        compaction: some(300),
+        sector: some(400),
+    }
+}
+
+impl World {
+    /// Mail, cuts and calm.
+    pub(crate) fn plan(&mut self) {
+        self.at(0, Moment::Boot);
+        let mails = 30 + self.random.below(31) as usize;
+        let span_us = (5 + self.random.below(116)) * SECOND_US;
+        for n in 0..mails {
+            let at = self.random.below(span_us);
+            self.at(at, Moment::Inject(n, 0));
+        }
+        self.to_inject = mails;
+        for _ in 0..self.random.below(6) {
+            let at = self.random.below(span_us + 60 * SECOND_US);
+            self.at(at, Moment::Cut);
+        }
+        for _ in 0..self.random.below(6) {
+            let at = self.random.below(span_us + 60 * SECOND_US);
+            self.at(at, Moment::Command);
+        }
+        if WALL_LEAPS {
+            self.plan_leap(span_us);
+        }
+        if self.random.below(2) == 0 {
+            self.steps_to_cut = Some(1 + self.random.below(200));
+        }
+        self.at(span_us + 90 * SECOND_US, Moment::Calm);
+    }
+
+    /// The wall clock is days ahead or an hour behind, for a moment or for good.
+    pub(crate) fn plan_leap(&mut self, span_us: u64) {
+        let at = self.random.below(span_us);
+        let off_ms = [2 * 86_400_000, -3_600_000][self.random.below(2) as usize];
+        self.at(at, Moment::Leap(off_ms));
+        if self.random.below(2) == 0 {
+            self.at(at + 100_000, Moment::Leap(0));
+        }
+    }
+
+    /// An operator has everything tried again, or one domain's mail, or the configuration read anew.
+    pub(crate) fn command(&mut self) -> Checked {
+        let which = self.random.below(4);
+        let domain = net::DOMAINS[self.random.below(net::RECIPIENT_DOMAINS) as usize].0;
+        let settings = Rc::clone(&self.settings);
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
+        for shard in &mut process.shards {
+            match which {
+                0 => shard.core.reload(Rc::clone(&settings)),
+                1 => shard.core.retry(None),
+                _ => shard.core.retry(Some(domain)),
+            }
+        }
+        self.trace(|_| format!("an operator's command: {which} {domain}"));
+        let shards = self
+            .process
+            .as_ref()
+            .map_or(0, |process| process.shards.len());
+        (0..shards).try_for_each(|shard| self.carry_out(shard))
+    }
+}
