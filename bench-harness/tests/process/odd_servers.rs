@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use crate::common::{Client, Relay, eventually};
@@ -106,4 +108,36 @@ fn utf8_header_section_for_a_server_without_smtputf8_fails_without_being_sent() 
         panic!("content is not asked for");
     });
     fails_at_once(24, address, 100, "日本", " SMTPUTF8");
+}
+
+#[test]
+fn server_that_answers_before_it_is_asked_is_left_alone_for_a_while() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&connections);
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            counted.fetch_add(1, Ordering::Relaxed);
+            thread::spawn(move || {
+                // Greeting, and all the replies it will ever give.
+                let script = b"220 odd.test\r\n250 a\r\n250 b\r\n250 c\r\n354 d\r\n250 e\r\n";
+                let _ = stream.write_all(script);
+                let _ = stream.read_to_end(&mut Vec::new());
+            });
+        }
+    });
+    let route = ("odd.test".to_owned(), address.to_string());
+    let Some(relay) = Relay::start(6, |s| s.routes.insert(0, route)) else {
+        return;
+    };
+    let mut client = Client::hello(relay.address());
+    for _ in 0..5 {
+        assert_eq!(client.transaction("d@odd.test", "Subject: x\r\n\r\n"), 250);
+    }
+    let waits = || relay.daemon.control("/api/v1/queue").unwrap();
+    let rests = eventually(|| format!("{:?}", waits()).contains("backoff"));
+    let connections = connections.load(Ordering::Relaxed);
+    assert!(rests, "{connections} connections: {:?}", waits());
+    assert!(connections < 40, "{connections} connections");
 }

@@ -501,7 +501,9 @@ impl ShardCore {
         if conn.peer.is_none() {
             site.opening -= 1;
         }
-        let lost = conn.answered == 0 && !conn.quitting;
+        // One that was given mail and answered none of it is lost, whoever ended it: a server that
+        // talks out of turn would else be connected to again at once, for ever.
+        let lost = conn.answered == 0 && (!conn.quitting || conn.started > 0);
         if lost && conn.peer.is_some() {
             site.broken = site.broken.saturating_add(1);
         }
