@@ -3,11 +3,14 @@
 //! [`HeaderScanner`] looks at each field once, as soon as it is complete, so that a message costs
 //! the same whether it comes in one read or in a thousand. It finds what the relay needs (hops,
 //! Date, Message-ID, the group and tag fields) and where the section ends; [`HeaderScan::rewrite`]
-//! then takes fields out and puts missing ones in. Field bodies are not parsed, nothing is decoded.
+//! then takes fields out and puts missing ones in. Field bodies are not parsed; of group and tag
+//! fields the encoded words are decoded ([`super::encoded_word`]).
 
 use std::ops::Range;
 
 use memchr::memchr;
+
+use super::encoded_word;
 
 /// Longest header section looked at, octets; a longer one is refused.
 pub const HEADER_BYTES_MAX: usize = 512 * 1024;
@@ -163,13 +166,13 @@ impl HeaderScanner {
         if let Some(name) = &watched.group
             && let Some(value) = value_of(field, name)
         {
-            self.scan.group = self.scan.group.take().or_else(|| clean(value));
+            self.scan.group = self.scan.group.take().or_else(|| words(value));
             self.strip(&range, watched);
         }
         for name in &watched.tags {
             if let Some(value) = value_of(field, name) {
                 if self.scan.tags.len() < TAGS_MAX
-                    && let Some(value) = clean(value)
+                    && let Some(value) = words(value)
                 {
                     self.scan.tags.push((name.clone(), value));
                 }
@@ -216,6 +219,14 @@ fn value_of<'a>(field: &'a [u8], name: &str) -> Option<&'a [u8]> {
         return None;
     }
     rest.trim_ascii_start().strip_prefix(b":")
+}
+
+/// An unstructured field body as [`clean`] leaves it, its encoded words decoded.
+fn words(value: &[u8]) -> Option<Box<str>> {
+    match encoded_word::decoded(value) {
+        Some(text) => clean(text.as_bytes()),
+        None => clean(value),
+    }
 }
 
 /// A field body on one line: unfolded, trimmed, bounded, controls as spaces; `None` if empty.
@@ -334,6 +345,15 @@ mod tests {
         assert!(id.len() <= VALUE_BYTES_MAX && id.chars().all(|c| c == 'あ'));
         assert_eq!(&*scan.tags[0].1, "a b c");
         assert_eq!(clean(b" \r\n "), None);
+    }
+
+    #[test]
+    fn group_and_tags_in_encoded_words_are_decoded() {
+        let message = "X-Hikyaku-Group: =?UTF-8?B?5aSP44Gu?=\r\n =?iso-2022-jp?B?GyRCJDskaBsoQg==?= 1\r\n\
+            X-Campaign: =?iso-8859-1?q?caf=E9_a?= =?utf-8?Q?=0D=0Ab?=\r\n\r\n";
+        let scan = scan(message.as_bytes());
+        assert_eq!(scan.group.as_deref(), Some("夏のせよ 1"));
+        assert_eq!(&*scan.tags[0].1, "café ab");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 pub mod date;
 pub mod downgrade;
+mod encoded_word;
 pub mod header;
 
 pub use downgrade::{DowngradeError, downgrade};
