@@ -116,6 +116,7 @@ pub fn server(config: &Config) -> ServerSettings {
         errors_max: limits.errors_per_session_max,
         hops_max: limits.hops_max,
         content_line_bytes_max: limits.content_line_bytes_max as usize,
+        nul_octets: limits.nul_octets,
         messages_per_session_max: limits.messages_per_session_max,
         add_date: config.server.add_date,
         add_message_id: config.server.add_message_id,

@@ -3,6 +3,7 @@
 use super::reader::Reader;
 use super::{D, H, KIB, MIB, S, TIB};
 use crate::limits::{MESSAGE_BYTES_MAX, RECIPIENTS_MAX};
+use crate::smtp::dot::NulOctets;
 use crate::smtp::server::ServerSettings;
 
 /// `[limits]`: what clients and memory may take.
@@ -16,6 +17,8 @@ pub struct Limits {
     pub hops_max: u32,
     /// Longest line of content, CRLF not counted, bytes.
     pub content_line_bytes_max: u64,
+    /// What a NUL octet in content leads to.
+    pub nul_octets: NulOctets,
     /// SMTP sessions in, in all.
     pub sessions_max: u32,
     /// SMTP sessions in from one client address.
@@ -60,6 +63,10 @@ pub(super) fn read(r: &mut Reader<'_, '_>) -> Limits {
             "content_line_bytes_max",
             machine.content_line_bytes_max as u64,
             998..=MESSAGE_BYTES_MAX,
+        ),
+        nul_octets: r.word(
+            "nul_octets",
+            &[("refuse", NulOctets::Refuse), ("pass", NulOctets::Pass)],
         ),
         sessions_max: r.at_start("sessions_max", |r, key| {
             r.number(key, 10_000, 1..=1_000_000)

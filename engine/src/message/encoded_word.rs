@@ -21,7 +21,7 @@ pub(super) fn decoded(value: &[u8]) -> Option<String> {
     {
         let encoded = word(token);
         // White space between two encoded words only separates them (§6.2).
-        if !text.is_empty() && !(is_behind_encoded && encoded.is_some()) {
+        if !text.is_empty() && (!is_behind_encoded || encoded.is_none()) {
             text.push(' ');
         }
         is_behind_encoded = encoded.is_some();

@@ -20,6 +20,17 @@ pub enum BareNewline {
     Normalise,
 }
 
+/// What to do with content that holds a NUL octet (obsolete in RFC 5322 §4: none is to be
+/// sent any more).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NulOctets {
+    /// Refuse the message: programs behind us may cut it off there.
+    #[default]
+    Refuse,
+    /// Take and send it as it is.
+    Pass,
+}
+
 /// What [`ContentDecoder::decode`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decoded {

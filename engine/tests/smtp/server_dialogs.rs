@@ -14,7 +14,7 @@ use engine::address::Address;
 use engine::clock::{Mono, Now, UnixMs};
 use engine::envelope::BodyType;
 use engine::ids::QueueId;
-use engine::smtp::dot::BareNewline;
+use engine::smtp::dot::{BareNewline, NulOctets};
 use engine::smtp::server::{
     Acceptance, AcceptedMessage, Greeting, Host, Overload, Peer, ServerEvent, ServerSession,
     ServerSettings,
@@ -274,6 +274,7 @@ fn settings(dialog: &Dialog) -> (ServerSettings, bool) {
             "add_message_id" => settings.add_message_id = value == "yes",
             "data_idle_ms" => settings.data_idle_ms_max = value.parse().unwrap(),
             "normalise" => settings.bare_newline = BareNewline::Normalise,
+            "nul" => settings.nul_octets = NulOctets::Pass,
             "postmaster" => settings.postmaster = Some(value.parse().unwrap()),
             "group" => settings.watched.group = Some(value.into()),
             "tag" => settings.watched.tags.push(value.into()),

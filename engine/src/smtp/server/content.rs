@@ -4,13 +4,15 @@
 //! header section is looked at, and changed, as soon as it has come in: what is moved then is what
 //! came with it in the same read, not a body of megabytes.
 
+use memchr::memchr;
+
 use super::{AcceptedMessage, Host, ServerEvent, ServerSession, State, Transaction};
 use crate::clock::{Mono, Now};
 use crate::envelope::Envelope;
 use crate::ids::QueueId;
 use crate::message::date::rfc5322_date;
 use crate::message::header::{HEADER_BYTES_MAX, HeaderScan, HeaderScanner};
-use crate::smtp::dot::ContentDecoder;
+use crate::smtp::dot::{ContentDecoder, NulOctets};
 use crate::smtp::received::Protocol;
 
 /// Room for content when MAIL gave no SIZE, octets.
@@ -182,6 +184,12 @@ impl ServerSession {
         // Normalising may take back the CR that ended the last read, so the content may shrink.
         let after = receiving.bytes + receiving.content.len() as u64;
         receiving.bytes = after.saturating_sub(before as u64);
+        if self.settings.nul_octets == NulOctets::Refuse
+            && let Some(new) = receiving.content.get(before..)
+            && memchr(0, new).is_some()
+        {
+            receiving.refuse("550 5.6.0 The content holds a NUL octet");
+        }
         let complete = ended && receiving.chunk.is_none_or(|chunk| chunk.last);
         self.check_content(complete, now);
         if ended {

@@ -25,7 +25,7 @@ use std::rc::Rc;
 use memchr::memchr;
 
 use self::content::Receiving;
-use super::dot::BareNewline;
+use super::dot::{BareNewline, NulOctets};
 use super::received::ReceivedField;
 use crate::address::Address;
 use crate::clock::{Mono, Now};
@@ -98,6 +98,8 @@ pub struct ServerSettings {
     pub watched: WatchedHeaders,
     /// What a CR or LF of its own leads to.
     pub bare_newline: BareNewline,
+    /// What a NUL octet in content leads to.
+    pub nul_octets: NulOctets,
     /// Where mail to `<Postmaster>` goes, taken from any client; `None`: to
     /// `postmaster@hostname`, and only from clients that may relay.
     pub postmaster: Option<Address>,
@@ -126,6 +128,7 @@ impl Default for ServerSettings {
             add_message_id: true,
             watched: WatchedHeaders::default(),
             bare_newline: BareNewline::Reject,
+            nul_octets: NulOctets::Refuse,
             postmaster: None,
             // RFC 5321 §4.5.3.2.7: a server should wait five minutes for the next command.
             idle_ms_max: 300_000,
