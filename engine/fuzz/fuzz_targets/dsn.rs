@@ -11,7 +11,7 @@ use engine::smtp::reply::ReplyParser;
 use engine::status::EnhancedStatus;
 use libfuzzer_sys::fuzz_target;
 
-fn report(data: &[u8], smtputf8: bool) {
+fn report(data: &[u8], to: &str) {
     let said = String::from_utf8_lossy(data);
     let wire = [b"550 5.1.1 ", data, b"\r\n"].concat();
     let mut parser = ReplyParser::default();
@@ -19,7 +19,7 @@ fn report(data: &[u8], smtputf8: bool) {
         Ok(Some(view)) => Some(view.to_reply()),
         _ => None,
     };
-    let to = Address::parse("sender@example.jp").unwrap();
+    let to = Address::parse(to).unwrap();
     let recipient = DsnRecipient {
         final_recipient: &said,
         action: Action::Failed,
@@ -42,7 +42,6 @@ fn report(data: &[u8], smtputf8: bool) {
         original_id: QueueId(1),
         arrival: UnixMs(0),
         to: &to,
-        smtputf8,
         recipients: &[recipient, delayed],
         header_section: data,
         whole: None,
@@ -62,8 +61,8 @@ fn report(data: &[u8], smtputf8: bool) {
 }
 
 fuzz_target!(|data: &[u8]| {
-    report(data, false);
-    report(data, true);
+    report(data, "sender@example.jp");
+    report(data, "送信者@example.jp");
     if let Ok(seven_bit) = downgrade(data) {
         assert!(seven_bit.len() <= 8 * data.len() + 200);
         assert!(seven_bit.ends_with(b"\r\n"));

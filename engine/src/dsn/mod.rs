@@ -1,8 +1,9 @@
 //! Delivery status notifications: what a sender is told when a message fails or waits long.
 //!
 //! [`build`] writes the content: a multipart/report (RFC 6522) of a text for people, a
-//! machine-readable part (RFC 3464) and the header section of the message, its body left out. Where
-//! addresses or headers need UTF-8 and the sender spoke SMTPUTF8, the parts of RFC 6533 are used.
+//! machine-readable part (RFC 3464) and the header section of the message, its body left out. All of
+//! it is ASCII, so that it passes every server, unless the sender's own address is not: then the
+//! parts of RFC 6533 are used.
 //! [`DsnRequest::envelope`] has the null reverse-path (RFC 5321 §4.5.5), and a request cannot be
 //! made without a sender to tell: nothing with a null reverse-path is ever answered. When a
 //! notification is due is the schedule's business.
@@ -43,8 +44,6 @@ pub struct DsnRequest<'a> {
     pub arrival: UnixMs,
     /// The reverse-path of that message.
     pub to: &'a Address,
-    /// That message came with SMTPUTF8, so its sender can read UTF-8 addresses.
-    pub smtputf8: bool,
     /// Whom it is about, at least one.
     pub recipients: &'a [DsnRecipient<'a>],
     /// The message's header section ([`crate::message::header::section`]), or all of its content.
@@ -109,13 +108,10 @@ impl DsnRequest<'_> {
         }
     }
 
-    /// Whether the parts of RFC 6533 are used. Not for 8-bit headers of a sender who never spoke
-    /// SMTPUTF8: such a sender could not be told at all.
+    /// Whether the parts of RFC 6533 are used: only where the report goes nowhere without SMTPUTF8. That
+    /// the sender spoke SMTPUTF8 to us says nothing of the server that takes its reports.
     fn needs_utf8(&self) -> bool {
-        let to_ascii = self.to.to_ascii().is_some();
-        let content_ascii = self.recipients.iter().all(|r| r.final_recipient.is_ascii())
-            && self.returned_header().is_ascii();
-        !to_ascii || self.smtputf8 && !content_ascii
+        self.to.to_ascii().is_none()
     }
 
     /// All of the message, if it is to be returned and can go into a 7-bit part: a message within a
@@ -453,7 +449,6 @@ mod tests {
             original_id: "0000000000001".parse().unwrap(),
             arrival: UnixMs(1_795_502_969_000),
             to,
-            smtputf8: false,
             recipients,
             header_section: b"Subject: hello\r\nX: y\r\n\r\nbody",
             whole: None,
@@ -553,13 +548,14 @@ X: y
     }
 
     #[test]
-    fn utf8_is_used_only_for_senders_who_speak_it() {
-        let to = Address::parse("sender@example.com").unwrap();
+    fn utf8_is_used_only_where_the_report_needs_it_to_arrive() {
+        let to = Address::parse("sender@例え.example").unwrap();
         let said = reply("550 5.1.1 知らない\r\n".as_bytes());
         let recipients = [recipient("用户@例え.jp", &said)];
         let mut request = request(&to, &recipients);
         request.header_section = "Subject: 件名\r\n\r\n".as_bytes();
 
+        // The message came with SMTPUTF8; whether its sender's server offers it, nobody knows.
         let ascii = build(&request);
         assert!(ascii.is_ascii() && !request.envelope().smtputf8);
         let ascii = String::from_utf8(ascii).unwrap();
@@ -567,7 +563,8 @@ X: y
         assert!(ascii.contains("quoted-printable\r\n\r\nSubject: =E4=BB=B6=E5=90=8D\r\n"));
         assert!(ascii.contains("smtp; 550 5.1.1 ????"));
 
-        request.smtputf8 = true;
+        let to = Address::parse("送信者@example.com").unwrap();
+        request.to = &to;
         let utf8 = String::from_utf8(build(&request)).unwrap();
         assert!(request.envelope().smtputf8);
         for text in [

@@ -320,7 +320,6 @@ impl ShardCore {
             original_id: message.queue_id,
             arrival: message.accepted,
             to,
-            smtputf8: message.envelope.smtputf8,
             recipients: &recipients,
             header_section: message.header_section(),
             whole: whole.as_deref(),

@@ -143,11 +143,11 @@ impl Active {
         };
         let hindrance = active.fit_to(offered);
         for text in &active.transaction.recipients {
-            let hindrance = hindrance.clone().or_else(|| {
-                on_the_wire(text, active.smtputf8)
-                    .is_none()
-                    .then(non_ascii_address)
-            });
+            // Of both, the address is what the sender can change: its status goes before the content's.
+            let hindrance = match on_the_wire(text, active.smtputf8) {
+                Some(_) => hindrance.clone(),
+                None => Some(non_ascii_address()),
+            };
             active.recipients.push(match hindrance {
                 None => Recipient::Pending,
                 Some(reply) => Recipient::Unsendable(RecipientResult {
