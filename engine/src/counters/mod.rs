@@ -36,9 +36,9 @@ pub enum Counter {
     Tempfail,
     /// Temporary failures of DNS.
     DnsTempfail,
-    /// No connection.
+    /// No connection, or no greeting.
     ConnectFail,
-    /// The connection broke, or the far side broke the protocol.
+    /// A session broke after its greeting, or the far side broke the protocol, and a message felt it.
     SessionError,
     /// Permanent failures of DNS.
     DnsFail,

@@ -18,8 +18,7 @@ use crate::phase::Phase;
 use crate::pool::{BROKEN_MAX, Conn, ConnId, OPENING_MAX, PeerInfo, SiteId, sessions_share};
 use crate::queue::segment::Placement;
 use crate::schedule::index::{EntryId, State};
-use crate::smtp::client::{OutboundTransaction, RecipientResult};
-use crate::status::EnhancedStatus;
+use crate::smtp::client::{OutboundTransaction, RecipientOutcome, RecipientResult};
 
 /// A connection is opened beside busy ones only if this many messages wait for each of them, or if
 /// they have waited for a tick.
@@ -61,9 +60,9 @@ pub(super) struct Reading {
     read_back_bytes: usize,
 }
 
-/// Whether the peer said something about the recipient, rather than the connection being lost.
+/// Whether the peer said something about the recipient, rather than the session being broken.
 fn is_answer(result: &RecipientResult) -> bool {
-    result.reply.enhanced != Some(EnhancedStatus::new(4, 4, 2))
+    result.outcome != RecipientOutcome::Lost
 }
 
 /// The `turn`th of our addresses that can reach `target`. It moves on by one more after each round, so
@@ -543,7 +542,7 @@ impl ShardCore {
         site.failures = site.failures.saturating_add(1);
         let cause = site.last_failure.clone();
         let (target, refusal) = (site.last_failed.clone(), site.last_refusal.clone());
-        let connecting = phase <= Phase::Ehlo;
+        let connecting = phase <= Phase::Greeting;
         if let Some(entry) = self.next_entry(site_id, now) {
             let synthetic = Synthetic::NoConnection {
                 phase,

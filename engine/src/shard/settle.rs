@@ -111,7 +111,7 @@ impl ShardCore {
                 recipient: *recipient,
                 kind: match result.outcome {
                     RecipientOutcome::Delivered => OutcomeKind::Delivered,
-                    RecipientOutcome::Deferred => OutcomeKind::Deferred,
+                    RecipientOutcome::Deferred | RecipientOutcome::Lost => OutcomeKind::Deferred,
                     RecipientOutcome::Failed => OutcomeKind::Failed,
                 },
                 phase: Some(result.phase),
@@ -129,6 +129,12 @@ impl ShardCore {
             .get(delivery.entry)
             .attempts
             .saturating_add(1);
+        if results
+            .iter()
+            .any(|result| result.outcome == RecipientOutcome::Lost)
+        {
+            self.count(delivery.entry, Counter::SessionError, 1);
+        }
         self.log_outcomes(&delivery, &settled, &context, now);
         let remote_mta = context.target.as_ref().map(|target| &*target.host);
         self.conclude(delivery.entry, &delivery.message, &settled, remote_mta, now);

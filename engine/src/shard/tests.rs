@@ -12,6 +12,7 @@ use super::{
 use crate::address::Address;
 use crate::bounce::Classifier;
 use crate::clock::{Mono, Now, UnixMs};
+use crate::counters::Counter;
 use crate::delivery_log::read_batch;
 use crate::dns::{Answer, DnsPolicy, MxRecord, Question};
 use crate::dsn::DsnReturn;
@@ -78,6 +79,8 @@ fn settings() -> Settings {
 enum Peer {
     Takes,
     Refuses(Cause),
+    /// Greets, and is lost within each transaction.
+    Breaks,
 }
 
 struct World {
@@ -245,7 +248,7 @@ impl World {
             } => {
                 self.connects.push((conn, source, target.address));
                 match self.peer.clone() {
-                    Peer::Takes => Event::Connected {
+                    Peer::Takes | Peer::Breaks => Event::Connected {
                         conn,
                         peer: Rc::new(PeerInfo::default()),
                     },
@@ -254,6 +257,26 @@ impl World {
                         phase: Phase::Greeting,
                         cause,
                     },
+                }
+            }
+            Action::Start { conn, transaction } if matches!(self.peer, Peer::Breaks) => {
+                let (phase, token) = (Phase::Data, transaction.token);
+                let result = RecipientResult {
+                    outcome: RecipientOutcome::Lost,
+                    phase,
+                    reply: Reply::synthetic(421, EnhancedStatus::new(4, 4, 2), "lost"),
+                };
+                let results = vec![result; transaction.recipients.len()];
+                let finished = Event::Finished {
+                    conn,
+                    token,
+                    results,
+                };
+                self.core.handle(finished, self.now);
+                Event::Closed {
+                    conn,
+                    phase,
+                    cause: "lost".into(),
                 }
             }
             Action::Start { conn, transaction } => {
@@ -816,4 +839,20 @@ fn a_full_queue_takes_the_notifications_of_other_shards_up_to_a_reserve() {
         assert_eq!(give(&mut world, true), Some(Stored::Durable));
     }
     assert_eq!(give(&mut world, true), Some(Stored::NoSpace));
+}
+
+#[test]
+fn a_greeted_session_that_breaks_counts_as_a_session_error() {
+    let counted = |world: &World, counter| world.core.counters().total(counter);
+    let mut world = World::new(settings());
+    world.peer = Peer::Breaks;
+    world.send("broken.example");
+    assert_eq!(counted(&world, Counter::SessionError), 1);
+    assert_eq!(counted(&world, Counter::Tempfail), 1);
+    assert_eq!(counted(&world, Counter::ConnectFail), 0);
+
+    world.peer = Peer::Refuses("connection refused".into());
+    world.send("dead.example");
+    assert_eq!(counted(&world, Counter::SessionError), 1);
+    assert_eq!(counted(&world, Counter::ConnectFail), 1);
 }

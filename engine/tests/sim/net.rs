@@ -152,7 +152,7 @@ pub(crate) fn result(
 
 pub(crate) fn lost() -> RecipientResult {
     result(
-        RecipientOutcome::Deferred,
+        RecipientOutcome::Lost,
         Phase::EndOfData,
         421,
         (4, 4, 2),

@@ -99,7 +99,7 @@ impl World {
                     }
                 }
                 RecipientOutcome::Failed => self.ledger.refused(mail, recipient),
-                RecipientOutcome::Deferred => {}
+                RecipientOutcome::Deferred | RecipientOutcome::Lost => {}
             }
             results.push(result);
         }

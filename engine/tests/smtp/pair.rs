@@ -350,5 +350,5 @@ fn a_server_that_falls_silent_is_given_up_in_no_time_at_all() {
         pair.run(&mut Vec::new().into_iter());
     }
     let outcomes = outcomes(&pair.events);
-    assert_eq!(outcomes[&1], [(RecipientOutcome::Deferred, 421)]);
+    assert_eq!(outcomes[&1], [(RecipientOutcome::Lost, 421)]);
 }

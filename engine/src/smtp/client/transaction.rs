@@ -39,6 +39,9 @@ pub enum RecipientOutcome {
     Delivered,
     /// Worth another try.
     Deferred,
+    /// The same, as the session broke before it was decided: the connection was lost, or the server
+    /// broke the protocol.
+    Lost,
     /// Not to be tried again.
     Failed,
 }
@@ -377,7 +380,10 @@ impl Active {
 
     /// One reply decides for every recipient not yet decided.
     fn decide_open(&mut self, reply: &Reply, phase: Phase) {
-        let outcome = outcome_of(reply);
+        self.settle_open(outcome_of(reply), reply, phase);
+    }
+
+    fn settle_open(&mut self, outcome: RecipientOutcome, reply: &Reply, phase: Phase) {
         for recipient in &mut self.recipients {
             if matches!(recipient, Recipient::Pending | Recipient::Accepted) {
                 let reply = reply.clone();
@@ -408,7 +414,9 @@ impl Active {
     pub(super) fn connection_ended(&mut self, error: &ClientError) {
         let phase = self.step.phase();
         let reply = match error {
-            ClientError::Refused(reply) if reply.code.is_transient() => reply.clone(),
+            ClientError::Refused(reply) if reply.code.is_transient() => {
+                return self.decide_open(reply, phase);
+            }
             ClientError::Protocol(_) | ClientError::UnexpectedReply(_) => {
                 Reply::synthetic(451, EnhancedStatus::new(4, 5, 0), &error.to_string())
             }
@@ -417,7 +425,7 @@ impl Active {
                 Reply::synthetic(421, EnhancedStatus::new(4, 4, 2), &text)
             }
         };
-        self.decide_open(&reply, phase);
+        self.settle_open(RecipientOutcome::Lost, &reply, phase);
     }
 
     /// The event that ends the transaction; every recipient has been decided.
