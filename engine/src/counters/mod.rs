@@ -306,6 +306,16 @@ impl Counters {
         self.total.ever()[counter as usize]
     }
 
+    /// A level of one domain's row.
+    pub(crate) fn domain_level(&self, row: DomainRow, counter: Counter) -> u64 {
+        self.domains.get(row.0).ever()[counter as usize]
+    }
+
+    /// As [`Self::domain_level`], of a group.
+    pub(crate) fn group_level(&self, row: GroupRow, counter: Counter) -> u64 {
+        self.groups.get(row.0).ever()[counter as usize]
+    }
+
     /// An answer. Windows have a row only for what was active in them.
     pub fn table(&self, by: By, window: Window) -> CounterTable {
         let mut table = CounterTable::new(by, window, self.periods);
@@ -365,12 +375,20 @@ impl Rows {
 
     #[inline]
     fn row(&mut self, id: RowId) -> &mut Row {
-        let current = self
-            .rows
-            .get(id.index as usize)
-            .is_some_and(|slot| slot.generation == id.generation);
-        let index = if current { id.index as usize } else { 0 };
-        &mut self.rows[index].row
+        let at = self.place(id);
+        &mut self.rows[at].row
+    }
+
+    fn get(&self, id: RowId) -> &Row {
+        &self.rows[self.place(id)].row
+    }
+
+    #[inline]
+    fn place(&self, id: RowId) -> usize {
+        let place = id.index as usize;
+        let slot = self.rows.get(place);
+        let is_current = slot.is_some_and(|slot| slot.generation == id.generation);
+        if is_current { place } else { 0 }
     }
 
     /// The row of that number as it is now; `(other)` if there is none.

@@ -8,8 +8,19 @@ use crate::clock::Mono;
 use crate::counters::DomainRow;
 use crate::dns::{DnsFailure, DnsTrouble, Targets};
 
-/// Index into a shard's destinations.
-pub type DestinationId = u32;
+/// Names a destination of a shard, for as long as it has mail or a lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DestinationId(u32);
+
+impl DestinationId {
+    pub(super) const fn new(slot: u32) -> Self {
+        Self(slot)
+    }
+
+    pub(super) const fn slot(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// How far a destination is with finding its receiving site.
 #[derive(Clone, Debug)]
@@ -46,15 +57,12 @@ pub struct Destination {
     /// The domain.
     pub domain: Domain,
     /// Where its mail is counted; good while it has any.
-    pub row: DomainRow,
+    pub(super) row: DomainRow,
     /// Entries that could be sent now.
-    pub ready: List,
-    /// How many entries are in `ready`.
-    pub ready_len: u32,
-    /// Entries in the retry wheel.
-    pub deferred_len: u32,
-    /// Entries being stored, read back or with a connection.
-    pub busy_len: u32,
+    pub(super) ready: List,
+    pub(super) ready_len: u32,
+    pub(super) deferred_len: u32,
+    pub(super) busy_len: u32,
     /// Where its mail goes.
     pub lookup: Lookup,
     /// DNS failures in a row.
@@ -62,7 +70,7 @@ pub struct Destination {
     /// Whether it stands in its site's round.
     pub in_round: bool,
     /// The slot is free.
-    pub is_vacant: bool,
+    pub(super) is_vacant: bool,
 }
 
 impl Destination {
@@ -79,6 +87,29 @@ impl Destination {
             dns_failures: 0,
             in_round: false,
             is_vacant: false,
+        }
+    }
+
+    /// Entries that could be sent now.
+    pub const fn ready_len(&self) -> u32 {
+        self.ready_len
+    }
+
+    /// Entries that wait for a retry.
+    pub const fn deferred_len(&self) -> u32 {
+        self.deferred_len
+    }
+
+    /// Entries being stored, read back or with a connection.
+    pub const fn busy_len(&self) -> u32 {
+        self.busy_len
+    }
+
+    /// The site in whose round it stands.
+    pub const fn round(&self) -> Option<u32> {
+        match self.lookup {
+            Lookup::Site { site, .. } if self.in_round => Some(site),
+            _ => None,
         }
     }
 

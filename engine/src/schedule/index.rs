@@ -6,6 +6,7 @@
 
 use hashbrown::HashTable;
 
+use super::destination::DestinationId;
 use crate::ids::{Offset, QueueId, SegmentId};
 use crate::queue::segment::Placement;
 
@@ -46,11 +47,13 @@ pub enum State {
     Handed,
     /// In its destination's ready list.
     Ready,
-    /// Its record is being read back for a connection, or it is with a connection.
+    /// Taken for a connection or to be settled without one; its record may be being read back.
     InFlight,
+    /// With a connection.
+    Sending,
     /// In the wheel until `retry_at_s`.
     Deferred,
-    /// Done or cancelled while a list still links it; freed when the list reaches it.
+    /// No entry any more: free, or freed when the list that still links it comes to it.
     Gone,
 }
 
@@ -61,13 +64,13 @@ pub struct Entry {
     pub queue_id: QueueId,
     /// Where its record lies.
     pub placement: Placement,
-    /// Index into the shard's destinations.
-    pub destination: u32,
+    /// Its recipients' domain.
+    pub destination: DestinationId,
     /// Where it is counted by group: the number of a row that stays while the entry does.
     pub group: u32,
     /// Link of the list it is in.
-    pub(crate) next: Option<EntryId>,
-    pub(crate) sibling: Option<EntryId>,
+    pub(super) next: Option<EntryId>,
+    pub(super) sibling: Option<EntryId>,
     /// Not before this second since the epoch.
     pub retry_at_s: u32,
     /// First of its recipients within the record.
@@ -90,7 +93,7 @@ impl Entry {
                 offset: Offset(0),
                 bytes: 0,
             },
-            destination: 0,
+            destination: DestinationId::new(0),
             group: 0,
             next: None,
             sibling: None,
@@ -186,8 +189,9 @@ impl Index {
         id
     }
 
-    /// Takes the entry out; it must be in no list. Returns whether it was the last of its message.
-    pub fn remove(&mut self, id: EntryId) -> bool {
+    /// Nobody finds the entry any more. Returns whether it was the last of its message. To be followed by
+    /// [`Index::give`] once no list links it.
+    pub fn unlink(&mut self, id: EntryId) -> bool {
         let (queue_id, after) = (self.get(id).queue_id, self.get(id).sibling);
         let chunks = &self.chunks;
         let found = self.by_queue_id.find_entry(hash(queue_id), |other| {
@@ -214,15 +218,21 @@ impl Index {
                 }
             }
         }
-        let free = self.free;
         *self.get_mut(id) = Entry {
-            next: free,
+            // A list may still go on from here.
+            next: self.get(id).next,
             state: State::Gone,
             ..Entry::new(QueueId(0))
         };
-        self.free = Some(id);
         self.len -= 1;
         last
+    }
+
+    /// The slot of an unlinked entry, in no list, is free from now on.
+    pub fn give(&mut self, id: EntryId) {
+        debug_assert_eq!(self.get(id).state, State::Gone, "it is somebody's");
+        self.get_mut(id).next = self.free;
+        self.free = Some(id);
     }
 
     /// One entry of the message; [`Index::siblings`] gives all.
@@ -292,6 +302,11 @@ impl List {
         self.tail = Some(id);
     }
 
+    /// Every entry in it, in order.
+    pub fn iter<'a>(&self, index: &'a Index) -> impl Iterator<Item = EntryId> + use<'a> {
+        std::iter::successors(self.head, |id| index.get(*id).next)
+    }
+
     /// Takes the first.
     pub fn pop(&mut self, index: &mut Index) -> Option<EntryId> {
         let id = self.head?;
@@ -320,7 +335,8 @@ mod tests {
                 of_message.push(index.insert(Entry::new(QueueId(message))));
             } else {
                 let victim = of_message.swap_remove(rng.below(of_message.len() as u64) as usize);
-                assert_eq!(index.remove(victim), of_message.is_empty());
+                assert_eq!(index.unlink(victim), of_message.is_empty());
+                index.give(victim);
             }
             let mut found: Vec<_> = index.siblings(QueueId(message)).collect();
             let mut expected = of_message.clone();

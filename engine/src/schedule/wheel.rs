@@ -45,6 +45,13 @@ impl Wheel {
         self.len == 0
     }
 
+    /// Every entry that waits.
+    pub fn iter<'a>(&'a self, index: &'a Index) -> impl Iterator<Item = EntryId> + 'a {
+        let old = self.old.iter().flat_map(|(slots, _)| slots.as_flattened());
+        let heads = self.slots.as_flattened().iter().chain(old);
+        heads.flat_map(|head| std::iter::successors(*head, |id| index.get(*id).next))
+    }
+
     /// Puts `entry`, which is in no list, to come up at its `retry_at_s`.
     pub fn insert(&mut self, index: &mut Index, entry: EntryId) {
         self.len += 1;

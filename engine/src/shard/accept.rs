@@ -144,7 +144,7 @@ impl ShardCore {
                 // full queue must take it, or would be full for good. A notification has a reserve:
                 // refused, what it tells of would stay, and be tried again.
                 let notices_max = self.settings.queued_entries_max + NOTICES_RESERVE;
-                let has_reserve = is_notice && self.mail.index.len() < notices_max;
+                let has_reserve = is_notice && self.mail.len() < notices_max;
                 let is_refused = match self.overload() {
                     Some(Overload::Queue) => handover.is_none() && !has_reserve,
                     other => other.is_some(),
@@ -172,7 +172,7 @@ impl ShardCore {
     /// done, since notes about it, copied forward behind the second, would be taken for the second's.
     fn rename_if_known(&mut self, submission: &mut Submission, now: Now) {
         let queue_id = submission.queue_id;
-        if self.mail.index.find(queue_id).is_some() || self.moves.past_ids.contains(&queue_id) {
+        if self.mail.find(queue_id).is_some() || self.moves.past_ids.contains(&queue_id) {
             submission.queue_id = self.next_queue_id(now);
         }
     }

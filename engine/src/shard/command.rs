@@ -5,7 +5,6 @@ use super::{ENTRIES_PER_TICK_MAX, ShardCore, Why};
 use crate::address::Domain;
 use crate::clock::Now;
 use crate::schedule::destination::{DestinationId, Lookup};
-use crate::schedule::index::State;
 
 /// A search through the queue, as far as it has come.
 #[derive(Debug)]
@@ -49,16 +48,16 @@ impl ShardCore {
         let only = search
             .domain
             .as_ref()
-            .map(|domain| self.mail.by_domain.get(domain));
-        let (live, next) = self.mail.index.sweep(from, ENTRIES_PER_TICK_MAX);
+            .map(|domain| self.mail.find_destination(domain));
+        let (live, next) = self.mail.sweep(from, ENTRIES_PER_TICK_MAX);
         search.from = next;
         for id in live {
             if search.found.len() >= search.rows_max {
                 search.from = None;
                 break;
             }
-            let destination = self.mail.index.get(id).destination;
-            if only.is_none_or(|only| only == Some(&destination)) {
+            let destination = self.mail.get(id).destination;
+            if only.is_none_or(|only| only == Some(destination)) {
                 search.found.push(self.why_entry(id, now));
             }
         }
@@ -69,12 +68,7 @@ impl ShardCore {
     /// back-off of every site, or of that domain's. Ask [`Self::retry_some`] until it is through, and then
     /// only begin another.
     pub fn retry(&mut self, domain: Option<&str>) {
-        let only = domain.map(|domain| {
-            self.mail
-                .by_domain
-                .get(&Domain::from_stored(domain))
-                .copied()
-        });
+        let only = domain.map(|domain| self.mail.find_destination(&Domain::from_stored(domain)));
         self.retrying = Some(Retrying {
             only,
             count: 0,
@@ -82,14 +76,14 @@ impl ShardCore {
         });
         match only {
             None => (0..self.pool.sites.len()).for_each(|site| self.lift_back_off(site)),
-            Some(Some(id)) => match &self.mail.destinations[id as usize].lookup {
+            Some(Some(id)) => match &self.mail.destination(id).lookup {
                 Lookup::Site { site, .. } => self.lift_back_off(*site as usize),
                 Lookup::Trouble { .. } => self.look_up_soon(id),
                 _ => {}
             },
             Some(None) => {}
         }
-        self.mail.wheel.rebuild();
+        self.mail.hasten();
     }
 
     fn lift_back_off(&mut self, site: usize) {
@@ -101,31 +95,15 @@ impl ShardCore {
 
     /// Goes on with a retry, a bounded number of entries; how many were made ready, once it is through.
     pub fn retry_some(&mut self, now: Now) -> Option<u64> {
-        let now_s = self.mail.clock.seconds(now);
-        let mut retrying = self.retrying.take();
-        let is_through = self.mail.wheel.rebuild_some(
-            &mut self.mail.index,
-            ENTRIES_PER_TICK_MAX,
-            |index, id| {
-                let entry = index.get_mut(id);
-                let Some(retrying) = &mut retrying else {
-                    return;
-                };
-                let is_wanted = match retrying.only {
-                    None => true,
-                    Some(only) => only == Some(entry.destination),
-                };
-                if is_wanted && entry.state == State::Deferred && entry.retry_at_s > now_s {
-                    entry.retry_at_s = now_s;
-                    retrying.count += 1;
-                }
-            },
-        );
-        if let Some(retrying) = &mut retrying {
-            retrying.is_done |= is_through;
-        }
-        self.retrying = retrying;
-        let retrying = self.retrying.as_ref()?;
+        let now_s = self.mail.seconds(now);
+        let retrying = self.retrying.as_mut()?;
+        let only = retrying.only;
+        let is_wanted = |id| only.is_none_or(|only| only == Some(id));
+        let (count, is_through) = self
+            .mail
+            .hasten_some(now_s, ENTRIES_PER_TICK_MAX, is_wanted);
+        retrying.count += count;
+        retrying.is_done |= is_through;
         retrying.is_done.then_some(retrying.count)
     }
 }

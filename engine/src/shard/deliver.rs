@@ -12,12 +12,11 @@ use std::rc::Rc;
 use super::settle::Synthetic;
 use super::{Action, Cause, Delivery, DiskError, Message, READS_MAX, ReadId, ShardCore};
 use crate::clock::Now;
-use crate::counters::Counter;
 use crate::dns::Target;
 use crate::phase::Phase;
 use crate::pool::{BROKEN_MAX, Conn, ConnId, OPENING_MAX, PeerInfo, SiteId, sessions_share};
 use crate::queue::segment::Placement;
-use crate::schedule::index::{EntryId, State};
+use crate::schedule::index::EntryId;
 use crate::smtp::client::{OutboundTransaction, RecipientOutcome, RecipientResult};
 
 /// A connection is opened beside busy ones only if this many messages wait for each of them, or if
@@ -232,7 +231,7 @@ impl ShardCore {
 
     /// Bytes of an entry's record.
     fn record_bytes(&self, id: EntryId) -> usize {
-        self.mail.index.get(id).placement.bytes as usize
+        self.mail.get(id).placement.bytes as usize
     }
 
     /// Puts a connection that has nothing to do among its site's idle ones.
@@ -262,7 +261,7 @@ impl ShardCore {
             // Only whether there is room was asked; the connection that takes it asks again.
             self.content.ledger.dropped(bytes);
             self.content.waiting.pop_front();
-            self.put_back(id, now);
+            self.make_ready(id, now);
         }
     }
 
@@ -290,7 +289,7 @@ impl ShardCore {
 
     /// Where the message of an entry can be read back.
     fn readable_placement(&self, id: EntryId) -> Placement {
-        let entry = self.mail.index.get(id);
+        let entry = self.mail.get(id);
         // A copy that is not durable cannot be read back yet; its original can.
         match self.moves.moving.get(&entry.queue_id) {
             Some(moving) if moving.to == entry.placement => moving.from,
@@ -300,19 +299,12 @@ impl ShardCore {
 
     /// The disk did not give a message back: it may the next time.
     fn defer_unread(&mut self, id: EntryId, error: &DiskError, now: Now) {
-        let retry_at_s = self.mail.clock.seconds(now) + UNREAD_RETRY_S;
-        let entry = self.mail.index.get_mut(id);
-        entry.state = State::Deferred;
-        entry.retry_at_s = retry_at_s;
-        let (queue_id, destination) = (entry.queue_id, entry.destination);
+        let retry_at_s = self.mail.seconds(now) + UNREAD_RETRY_S;
+        let queue_id = self.mail.get(id).queue_id;
         self.report(format!(
             "message {queue_id} cannot be read back: {error}; it is tried again in {UNREAD_RETRY_S} s"
         ));
-        let destination = &mut self.mail.destinations[destination as usize];
-        destination.busy_len -= 1;
-        destination.deferred_len += 1;
-        self.mail.wheel.insert(&mut self.mail.index, id);
-        self.raise(id, Counter::Deferred, self.open_recipients(id));
+        self.mail.deferred(id, retry_at_s, &mut self.counters);
     }
 
     pub(super) fn record_read(
@@ -361,7 +353,7 @@ impl ShardCore {
             (Ok(message), Purpose::Send(conn)) if self.pool.conns.get_mut(conn).is_some() => {
                 self.start(conn, entry, Rc::new(message), read_back_bytes, now);
             }
-            (Ok(_), Purpose::Send(_)) => self.put_back(entry, now),
+            (Ok(_), Purpose::Send(_)) => self.make_ready(entry, now),
             (Ok(message), Purpose::Transfer) => self.transfer_message(entry, &message, now),
             (Err(Unread::Disk(error)), Purpose::Transfer) if !self.is_expired(entry, now) => {
                 self.report(format!("a message to be moved to another shard: {error}"));
@@ -394,14 +386,14 @@ impl ShardCore {
         read_back_bytes: usize,
         now: Now,
     ) {
-        let entry = self.mail.index.get(entry_id);
+        let entry = self.mail.get(entry_id);
         let (first, count) = (usize::from(entry.recipient_first), entry.recipient_count);
         let destination = entry.destination;
-        let done = self.mail.done.get(&entry_id).copied().unwrap_or(0);
+        let done = self.mail.done_bits(entry_id);
         let recipients: Vec<u8> = (0..count).filter(|n| done >> n & 1 == 0).collect();
         let Some(conn) = self.pool.conns.get_mut(conn_id) else {
             self.content.ledger.dropped(read_back_bytes);
-            return self.put_back(entry_id, now);
+            return self.make_ready(entry_id, now);
         };
         conn.in_flight += 1;
         conn.started += 1;
@@ -425,7 +417,8 @@ impl ShardCore {
         };
         let ready_since = message.accepted;
         let started = now;
-        self.raise(entry_id, Counter::Delivering, recipients.len() as u32);
+        self.mail
+            .sending(entry_id, recipients.len() as u32, &mut self.counters);
         let delivery = Delivery {
             entry: entry_id,
             recipients,
@@ -477,16 +470,14 @@ impl ShardCore {
             return;
         };
         self.content.ledger.dropped(delivery.read_back_bytes);
-        self.lower(
-            delivery.entry,
-            Counter::Delivering,
-            delivery.recipients.len() as u32,
-        );
+        let recipients = delivery.recipients.len() as u32;
+        self.mail
+            .returned(delivery.entry, recipients, &mut self.counters);
         if let Some(conn) = self.pool.conns.get_mut(id) {
             conn.in_flight -= 1;
             conn.quitting = true;
         }
-        self.put_back(delivery.entry, now);
+        self.make_ready(delivery.entry, now);
     }
 
     pub(super) fn closed(&mut self, id: ConnId, phase: Phase, cause: Cause, now: Now) {

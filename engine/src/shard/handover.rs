@@ -124,8 +124,8 @@ impl ShardCore {
     }
 
     pub(super) fn transfer_message(&mut self, id: EntryId, message: &Message, now: Now) {
-        let entry = self.mail.index.get(id);
-        let done = self.mail.done.get(&id).copied().unwrap_or(0);
+        let entry = self.mail.get(id);
+        let done = self.mail.done_bits(id);
         let first = usize::from(entry.recipient_first);
         let recipients = (0..usize::from(entry.recipient_count))
             .filter(|n| done >> n & 1 == 0)
@@ -144,8 +144,8 @@ impl ShardCore {
         }
         self.moves.handovers.moving -= 1;
         self.moves.handovers.given.push(id);
-        let entry = self.mail.index.get_mut(id);
-        entry.state = State::Handed;
+        self.mail.handed(id);
+        let entry = self.mail.get(id);
         let (first, count) = (entry.recipient_first, u16::from(entry.recipient_count));
         let (queue_id, segment) = (entry.queue_id, entry.placement.segment);
         let state = OutcomeState::handed_over(first, count, self.moves.handovers.id);
@@ -219,11 +219,10 @@ impl ShardCore {
 
     /// A message given to us is durable.
     pub(super) fn hold(&mut self, queue_id: QueueId, handover: HandoverId) {
-        let entries: Vec<EntryId> = self.mail.index.siblings(queue_id).collect();
+        let entries: Vec<EntryId> = self.mail.siblings(queue_id).collect();
         for id in entries {
-            let entry = self.mail.index.get_mut(id);
-            if entry.state == State::Storing {
-                entry.state = State::Held;
+            if self.mail.get(id).state == State::Storing {
+                self.mail.held(id);
             }
         }
         self.moves
@@ -243,11 +242,9 @@ impl ShardCore {
             .remove(&handover)
             .unwrap_or_default()
         {
-            let entries: Vec<EntryId> = self.mail.index.siblings(queue_id).collect();
+            let entries: Vec<EntryId> = self.mail.siblings(queue_id).collect();
             for id in entries {
-                let entry = self.mail.index.get(id);
-                if entry.state == State::Held {
-                    self.mail.destinations[entry.destination as usize].busy_len -= 1;
+                if self.mail.get(id).state == State::Held {
                     self.make_ready(id, now);
                 }
             }

@@ -8,37 +8,28 @@ use super::{IDLE_DESTINATIONS_MAX, SITES_MAX, ShardCore};
 use crate::address::Domain;
 use crate::clock::Now;
 use crate::pool::{Site, SiteId};
-use crate::schedule::destination::{Destination, DestinationId, Lookup};
+use crate::schedule::destination::{DestinationId, Lookup};
 use crate::slots::put;
 
 impl ShardCore {
-    /// A destination for a domain that has none.
-    pub(super) fn add_destination(&mut self, domain: &Domain) -> DestinationId {
-        if self.mail.by_domain.len() >= IDLE_DESTINATIONS_MAX {
-            for id in self.mail.free.step(self.mail.destinations.len()) {
+    /// The destination of that domain, a new one if there is none.
+    pub(super) fn destination_of(&mut self, domain: &Domain) -> DestinationId {
+        if let Some(id) = self.mail.find_destination(domain) {
+            return id;
+        }
+        if self.mail.destinations_len() >= IDLE_DESTINATIONS_MAX {
+            for id in self.mail.next_slots() {
                 self.evict_destination(id);
             }
         }
-        let destination = Destination::new(domain.clone());
-        put(
-            &mut self.mail.destinations,
-            &mut self.mail.free,
-            destination,
-        )
+        self.mail.add_destination(domain)
     }
 
-    /// Gives the slot away if nothing stands behind the destination: no mail, and no list that is sure
-    /// to come back to it.
     fn evict_destination(&mut self, id: DestinationId) {
-        let destination = &self.mail.destinations[id as usize];
-        let resting = matches!(destination.lookup, Lookup::Unknown | Lookup::Site { .. });
-        if destination.is_vacant || destination.queued() > 0 || destination.in_round || !resting {
-            return;
+        if self.mail.is_idle(id) {
+            self.set_lookup(id, Lookup::Unknown);
+            self.mail.drop_destination(id);
         }
-        self.mail.by_domain.remove(&destination.domain);
-        self.set_lookup(id, Lookup::Unknown);
-        self.mail.destinations[id as usize].is_vacant = true;
-        self.mail.free.give(id);
     }
 
     /// What is known of where a destination's mail goes; a site counts those that lead to it.
@@ -48,7 +39,7 @@ impl ShardCore {
             Lookup::Trouble { until, .. } => self.names.lookups.trouble(id, *until),
             _ => {}
         }
-        let before = std::mem::replace(&mut self.mail.destinations[id as usize].lookup, lookup);
+        let before = std::mem::replace(&mut self.mail.destination_mut(id).lookup, lookup);
         match before {
             Lookup::Site { site, .. } => self.pool.sites[site as usize].bound -= 1,
             Lookup::Trouble { until, .. } => self.names.lookups.no_trouble(id, until),

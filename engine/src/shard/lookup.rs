@@ -47,7 +47,7 @@ impl ShardCore {
     }
 
     pub(super) fn look_up(&mut self, id: DestinationId, now: Now) {
-        let destination = &self.mail.destinations[id as usize];
+        let destination = self.mail.destination(id);
         let has_begun = !matches!(destination.lookup, Lookup::Unknown);
         let settings = Rc::clone(&self.settings);
         let plan = dns::plan(
@@ -65,7 +65,7 @@ impl ShardCore {
             Plan::Trouble(trouble) => self.dns_trouble(id, trouble, now),
             Plan::Failure(failure) => {
                 self.set_lookup(id, Lookup::Failed(failure));
-                self.mail.failing.push_back(id);
+                self.mail.fail_soon(id);
                 self.fail_ready(now);
             }
         }
@@ -104,7 +104,7 @@ impl ShardCore {
             let Some(id) = next.or_else(|| self.names.lookups.take_queued(open_max)) else {
                 return;
             };
-            if self.mail.destinations[id as usize].ready_len > 0 {
+            if self.mail.destination(id).ready_len() > 0 {
                 self.look_up(id, now);
             } else {
                 self.set_lookup(id, Lookup::Unknown);
@@ -118,7 +118,7 @@ impl ShardCore {
         let waiting = self.names.lookups.answered(&question);
         self.names.cache.put(question, answer, ttl_s, now.mono);
         for id in waiting {
-            if matches!(self.mail.destinations[id as usize].lookup, Lookup::Asking) {
+            if matches!(self.mail.destination(id).lookup, Lookup::Asking) {
                 self.look_up_soon(id);
             }
         }
@@ -139,14 +139,14 @@ impl ShardCore {
                 site
             }
         };
-        self.mail.destinations[id as usize].dns_failures = 0;
+        self.mail.destination_mut(id).dns_failures = 0;
         self.set_lookup(id, Lookup::Site { site, targets });
         self.enrol(id, site, now);
     }
 
     /// No answer: one message is deferred and says so, for all of its domain.
     fn dns_trouble(&mut self, id: DestinationId, trouble: DnsTrouble, now: Now) {
-        let destination = &mut self.mail.destinations[id as usize];
+        let destination = self.mail.destination_mut(id);
         let exponent = u32::from(destination.dns_failures.min(10));
         destination.dns_failures = destination.dns_failures.saturating_add(1);
         let wait_s = (DNS_RETRY_S_MIN << exponent).min(DNS_RETRY_S_MAX);

@@ -22,6 +22,7 @@
 
 mod accept;
 pub mod adopt;
+mod check;
 pub mod command;
 mod content;
 mod deliver;
@@ -48,7 +49,6 @@ pub use handover::NotedHandovers;
 pub use message::{Message, MessageWith, Submission};
 pub use view::{DestinationView, ShardStatus, Why};
 
-use crate::address::Domain;
 use crate::bounce::Classifier;
 use crate::clock::{Now, UnixMs};
 use crate::counters::{Counter, Counters};
@@ -278,12 +278,12 @@ impl ShardCore {
 
     /// The next queue id for a message accepted here.
     pub fn next_queue_id(&mut self, now: Now) -> QueueId {
-        self.ids.next(self.mail.clock.unix(now).0)
+        self.ids.next(self.mail.unix(now).0)
     }
 
     /// Takes in the time; a leap of the wall clock is told, and nothing expires or waits by it.
     fn observe(&mut self, now: Now) {
-        if let Some(leap_ms) = self.mail.clock.observe(now) {
+        if let Some(leap_ms) = self.mail.observe(now) {
             let way = if leap_ms > 0 { "ahead" } else { "back" };
             self.report(format!(
                 "the wall clock has leapt {way} by {} s; retry times and ages go on without it",
@@ -296,7 +296,7 @@ impl ShardCore {
     pub fn overload(&self) -> Option<Overload> {
         if self.disk_low() || self.store.queue.is_full() {
             Some(Overload::Disk)
-        } else if self.mail.index.len() >= self.settings.queued_entries_max {
+        } else if self.mail.len() >= self.settings.queued_entries_max {
             Some(Overload::Queue)
         } else if self.store.queue.waiting_bytes() > storage::WAITING_BYTES_MAX
             || self.content.ledger.is_full(self.held_bytes())
@@ -369,53 +369,15 @@ impl ShardCore {
         self.actions.push(Action::Report { line });
     }
 
-    /// Recipients of an entry that are not done.
-    fn open_recipients(&self, id: EntryId) -> u32 {
-        let done = self.mail.done.get(&id).map_or(0, |done| done.count_ones());
-        u32::from(self.mail.index.get(id).recipient_count).saturating_sub(done)
-    }
-
     /// Counts something that happened to an entry's mail.
     fn count(&mut self, id: EntryId, counter: Counter, n: u32) {
-        let entry = self.mail.index.get(id);
-        let row = self.mail.destinations[entry.destination as usize].row;
-        self.counters
-            .count(row, self.counters.group_row(entry.group), counter, n);
-    }
-
-    fn raise(&mut self, id: EntryId, counter: Counter, n: u32) {
-        let entry = self.mail.index.get(id);
-        let row = self.mail.destinations[entry.destination as usize].row;
-        self.counters
-            .raise(row, self.counters.group_row(entry.group), counter, n);
-    }
-
-    fn lower(&mut self, id: EntryId, counter: Counter, n: u32) {
-        let entry = self.mail.index.get(id);
-        let row = self.mail.destinations[entry.destination as usize].row;
-        self.counters
-            .lower(row, self.counters.group_row(entry.group), counter, n);
+        let (row, group) = self.mail.rows(id, &self.counters);
+        self.counters.count(row, group, counter, n);
     }
 
     /// The counters, for an operator's question.
     pub const fn counters(&self) -> &Counters {
         &self.counters
-    }
-
-    fn destination_of(&mut self, domain: &Domain) -> DestinationId {
-        let id = match self.mail.by_domain.get(domain) {
-            Some(id) => *id,
-            None => {
-                let id = self.add_destination(domain);
-                self.mail.by_domain.insert(domain.clone(), id);
-                id
-            }
-        };
-        let destination = &mut self.mail.destinations[id as usize];
-        if destination.queued() == 0 {
-            destination.row = self.counters.domain(domain.as_str());
-        }
-        id
     }
 }
 

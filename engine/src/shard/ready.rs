@@ -8,58 +8,34 @@
 use super::settle::Synthetic;
 use super::{ENTRIES_PER_TICK_MAX, READS_MAX, ShardCore};
 use crate::clock::Now;
-use crate::counters::Counter;
 use crate::pool::SiteId;
 use crate::schedule::destination::{DestinationId, Lookup};
 use crate::schedule::index::{EntryId, State};
+use crate::schedule::mail::{Listed, Taken};
 
 impl ShardCore {
     /// The entry, in no list, may be sent from now on.
     pub(super) fn make_ready(&mut self, id: EntryId, now: Now) {
-        let entry = self.mail.index.get_mut(id);
-        entry.state = State::Ready;
-        let destination_id = entry.destination;
-        let destination = &mut self.mail.destinations[destination_id as usize];
-        destination.ready.push(&mut self.mail.index, id);
-        destination.ready_len += 1;
-        if destination.in_round
-            && let Lookup::Site { site, .. } = destination.lookup
-        {
-            self.pool.sites[site as usize].ready_len += 1;
-        }
-        self.activate(destination_id, now);
-    }
-
-    /// An entry that was taken for a connection but never tried is ready again.
-    pub(super) fn put_back(&mut self, entry: EntryId, now: Now) {
-        let destination = self.mail.index.get(entry).destination;
-        self.mail.destinations[destination as usize].busy_len -= 1;
-        self.make_ready(entry, now);
+        let listed = self.mail.ready(id);
+        self.listed(listed, now);
     }
 
     /// Deferred entries whose time has come are ready.
     pub(super) fn wake_deferred(&mut self, now: Now) {
-        let mut due = Vec::new();
-        let now_s = self.mail.clock.seconds(now);
-        self.mail.wheel.advance(
-            &mut self.mail.index,
-            now_s,
-            ENTRIES_PER_TICK_MAX,
-            |_, id| due.push(id),
-        );
-        for id in due {
-            let entry = self.mail.index.get(id);
-            if entry.state == State::Gone {
-                self.mail.index.remove(id);
-            } else if entry.retry_at_s > now_s {
-                // Farther ahead than the wheel reaches.
-                self.mail.wheel.insert(&mut self.mail.index, id);
-            } else {
-                self.mail.destinations[entry.destination as usize].deferred_len -= 1;
-                self.lower(id, Counter::Deferred, self.open_recipients(id));
-                self.make_ready(id, now);
-            }
+        let now_s = self.mail.seconds(now);
+        let woken = self
+            .mail
+            .woken(now_s, ENTRIES_PER_TICK_MAX, &mut self.counters);
+        for listed in woken {
+            self.listed(listed, now);
         }
+    }
+
+    fn listed(&mut self, listed: Listed, now: Now) {
+        if let Some(site) = listed.round {
+            self.pool.sites[site as usize].ready_len += 1;
+        }
+        self.activate(listed.destination, now);
     }
 
     /// Every destination is looked up anew: routes may have changed.
@@ -68,9 +44,9 @@ impl ShardCore {
             site.round.clear();
             site.ready_len = 0;
         }
-        let ids = 0..self.mail.destinations.len() as DestinationId;
+        let ids = self.mail.destination_ids();
         for id in ids.clone() {
-            let destination = &mut self.mail.destinations[id as usize];
+            let destination = self.mail.destination_mut(id);
             destination.in_round = false;
             if matches!(destination.lookup, Lookup::Site { .. }) {
                 self.set_lookup(id, Lookup::Unknown);
@@ -78,8 +54,8 @@ impl ShardCore {
         }
         // Planned over the next ticks: there may be a million.
         for id in ids {
-            let destination = &self.mail.destinations[id as usize];
-            if matches!(destination.lookup, Lookup::Unknown) && destination.ready_len > 0 {
+            let destination = self.mail.destination(id);
+            if matches!(destination.lookup, Lookup::Unknown) && destination.ready_len() > 0 {
                 self.look_up_soon(id);
             }
         }
@@ -87,8 +63,8 @@ impl ShardCore {
 
     /// Brings a destination with ready mail on its way: to its site, or to the resolver first.
     pub(super) fn activate(&mut self, id: DestinationId, now: Now) {
-        let destination = &self.mail.destinations[id as usize];
-        if destination.ready_len == 0 {
+        let destination = self.mail.destination(id);
+        if destination.ready_len() == 0 {
             return;
         }
         match &destination.lookup {
@@ -103,12 +79,12 @@ impl ShardCore {
     }
 
     pub(super) fn enrol(&mut self, id: DestinationId, site_id: SiteId, now: Now) {
-        let destination = &mut self.mail.destinations[id as usize];
+        let destination = self.mail.destination_mut(id);
         if !destination.in_round {
             destination.in_round = true;
             let site = &mut self.pool.sites[site_id as usize];
             site.round.push_back(id);
-            site.ready_len += u64::from(destination.ready_len);
+            site.ready_len += u64::from(destination.ready_len());
             self.tend(site_id);
         }
         self.pump(site_id, false, now);
@@ -117,14 +93,14 @@ impl ShardCore {
     /// Fails ready mail of destinations that have no host, a bounded number at a time.
     pub(super) fn fail_ready(&mut self, now: Now) {
         for _ in 0..ENTRIES_PER_TICK_MAX {
-            let Some(id) = self.mail.failing.front().copied() else {
+            let Some(id) = self.mail.next_failing() else {
                 return;
             };
             if self.content.reads.len() >= READS_MAX || self.is_stalled() {
                 return;
             }
-            let Lookup::Failed(failure) = self.mail.destinations[id as usize].lookup else {
-                self.mail.failing.pop_front();
+            let Lookup::Failed(failure) = self.mail.destination(id).lookup else {
+                self.mail.failing_over();
                 continue;
             };
             match self.pop_ready(id, now) {
@@ -132,7 +108,7 @@ impl ShardCore {
                     self.settle_without_connection(entry, Synthetic::DnsFailure(failure), now);
                 }
                 None => {
-                    self.mail.failing.pop_front();
+                    self.mail.failing_over();
                     self.set_lookup(id, Lookup::Unknown);
                 }
             }
@@ -143,7 +119,7 @@ impl ShardCore {
     pub(super) fn next_entry(&mut self, site_id: SiteId, now: Now) -> Option<EntryId> {
         loop {
             let id = *self.pool.sites[site_id as usize].round.front()?;
-            let expired = match &self.mail.destinations[id as usize].lookup {
+            let expired = match &self.mail.destination(id).lookup {
                 Lookup::Site { targets, .. } => targets.expires <= now.mono,
                 _ => true,
             };
@@ -154,9 +130,9 @@ impl ShardCore {
                 continue;
             }
             let entry = self.pop_ready(id, now);
-            let destination = &mut self.mail.destinations[id as usize];
+            let destination = self.mail.destination_mut(id);
             let site = &mut self.pool.sites[site_id as usize];
-            if destination.ready_len == 0 {
+            if destination.ready_len() == 0 {
                 site.round.pop_front();
                 destination.in_round = false;
             } else if site.round.len() > 1 {
@@ -169,7 +145,7 @@ impl ShardCore {
     }
 
     fn leave_round(&mut self, site_id: SiteId, id: DestinationId) {
-        let destination = &mut self.mail.destinations[id as usize];
+        let destination = self.mail.destination_mut(id);
         let site = &mut self.pool.sites[site_id as usize];
         destination.in_round = false;
         debug_assert_eq!(
@@ -178,7 +154,7 @@ impl ShardCore {
             "only the next in turn leaves"
         );
         site.round.pop_front();
-        site.ready_len -= u64::from(destination.ready_len);
+        site.ready_len -= u64::from(destination.ready_len());
         self.set_lookup(id, Lookup::Unknown);
     }
 
@@ -186,35 +162,24 @@ impl ShardCore {
     /// expired are settled on the way.
     pub(super) fn pop_ready(&mut self, id: DestinationId, now: Now) -> Option<EntryId> {
         loop {
-            let destination = &mut self.mail.destinations[id as usize];
-            let entry_id = destination.ready.pop(&mut self.mail.index)?;
-            destination.ready_len -= 1;
-            if destination.in_round
-                && let Lookup::Site { site, .. } = destination.lookup
-            {
+            let Taken { entry, round } = self.mail.taken(id)?;
+            if let Some(site) = round {
                 self.pool.sites[site as usize].ready_len -= 1;
             }
-            if self.mail.index.get(entry_id).state == State::Gone {
-                self.mail.index.remove(entry_id);
+            if self.is_expired(entry, now) {
+                self.settle_without_connection(entry, Synthetic::Expired, now);
                 continue;
             }
-            destination.busy_len += 1;
-            self.mail.index.get_mut(entry_id).state = State::InFlight;
-            if self.is_expired(entry_id, now) {
-                self.settle_without_connection(entry_id, Synthetic::Expired, now);
-                continue;
-            }
-            return Some(entry_id);
+            return Some(entry);
         }
     }
 
     pub(super) fn is_expired(&self, id: EntryId, now: Now) -> bool {
         let age_ms = self
             .mail
-            .clock
             .unix(now)
             .0
-            .saturating_sub(self.mail.index.get(id).queue_id.accepted_ms());
+            .saturating_sub(self.mail.get(id).queue_id.accepted_ms());
         age_ms >= u64::from(self.settings.retry.expire_after_s) * 1000
     }
 
@@ -224,14 +189,9 @@ impl ShardCore {
         if self.content.reads.len() >= READS_MAX || self.is_stalled() {
             return;
         }
-        let (live, next) = self
-            .mail
-            .index
-            .sweep(self.mail.sweep_from, ENTRIES_PER_TICK_MAX);
-        self.mail.sweep_from = next.unwrap_or(0);
         let mut seen = Vec::new();
-        for id in live {
-            let entry = self.mail.index.get(id);
+        for id in self.mail.sweep_on(ENTRIES_PER_TICK_MAX) {
+            let entry = self.mail.get(id);
             if entry.state == State::Ready
                 && self.is_expired(id, now)
                 && !seen.contains(&entry.destination)
@@ -247,14 +207,14 @@ impl ShardCore {
     /// Settles the expired entries at the head of a ready list.
     fn expire_ready(&mut self, id: DestinationId, now: Now) {
         while self.content.reads.len() < READS_MAX {
-            let Some(first) = self.mail.destinations[id as usize].ready.first() else {
+            let Some(first) = self.mail.first_ready(id) else {
                 return;
             };
-            if self.mail.index.get(first).state != State::Gone && !self.is_expired(first, now) {
+            if !self.is_expired(first, now) {
                 return;
             }
             if let Some(live) = self.pop_ready(id, now) {
-                return self.put_back(live, now);
+                return self.make_ready(live, now);
             }
         }
     }

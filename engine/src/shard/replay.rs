@@ -10,7 +10,6 @@ use std::collections::{HashMap, HashSet};
 use super::handover::Handovers;
 use super::{Action, DiskError, ENTRIES_PER_TICK_MAX, ShardCore, Stored};
 use crate::clock::{Now, UnixMs};
-use crate::counters::Counter;
 use crate::ids::{HandoverId, QueueId, SegmentId};
 use crate::keys::KeyRing;
 use crate::queue::record::{
@@ -22,7 +21,8 @@ use crate::queue::segment::Placement;
 use crate::queue::segment::SegmentHeader;
 use crate::queue::set::{Disposal, SegmentUsage, Task};
 use crate::route::owner;
-use crate::schedule::index::{Entry, EntryId, State};
+use crate::schedule::index::{EntryId, State};
+use crate::schedule::mail::NewEntry;
 
 /// Blob kind that marks the end of a compaction's copies.
 const BLOB_COMPACTED: u16 = 2;
@@ -205,18 +205,15 @@ impl ShardCore {
             let mut first = domain.first;
             while first < domain.first + domain.count {
                 let count = (domain.first + domain.count - first).min(per_entry);
-                let entry = Entry {
+                let entry = NewEntry {
+                    queue_id: message.queue_id,
                     placement,
                     destination,
                     group,
                     recipient_first: first,
                     recipient_count: count as u8,
-                    state: State::Replayed,
-                    ..Entry::new(message.queue_id)
                 };
-                let id = self.mail.index.insert(entry);
-                self.raise(id, Counter::Queued, u32::from(count));
-                self.mail.destinations[destination as usize].busy_len += 1;
+                self.mail.restored(entry, &mut self.counters);
                 first += count;
             }
         }
@@ -224,10 +221,10 @@ impl ShardCore {
 
     /// Takes the entries that stand in `segment` or before it out again; gives where they stood.
     fn forget_replayed(&mut self, queue_id: QueueId, segment: SegmentId) -> Vec<SegmentId> {
-        let entries: Vec<EntryId> = self.mail.index.siblings(queue_id).collect();
+        let entries: Vec<EntryId> = self.mail.siblings(queue_id).collect();
         let mut stood = Vec::new();
         for id in entries {
-            let entry = self.mail.index.get(id);
+            let entry = self.mail.get(id);
             if entry.state == State::Replayed && entry.placement.segment <= segment {
                 stood.push(entry.placement.segment);
                 self.finish_entry(id);
@@ -238,16 +235,15 @@ impl ShardCore {
 
     fn replay_outcome(&mut self, outcome: &Outcome) {
         let queue_id = outcome.about.queue_id;
-        let Some(first) = self.mail.index.find(queue_id) else {
+        let Some(first) = self.mail.find(queue_id) else {
             return;
         };
-        if self.mail.index.is_only(first) {
+        if self.mail.is_only(first) {
             return self.replay_entry_outcome(first, outcome);
         }
         // If it names where one part stands, it is not about another part of the same message.
-        let names =
-            |id: &EntryId| self.mail.index.get(*id).placement.segment == outcome.about.segment;
-        let mut entries: Vec<EntryId> = self.mail.index.siblings(queue_id).collect();
+        let names = |id: &EntryId| self.mail.get(*id).placement.segment == outcome.about.segment;
+        let mut entries: Vec<EntryId> = self.mail.siblings(queue_id).collect();
         if entries.iter().any(names) {
             entries.retain(names);
         }
@@ -257,7 +253,7 @@ impl ShardCore {
     }
 
     fn replay_entry_outcome(&mut self, id: EntryId, outcome: &Outcome) {
-        let entry = self.mail.index.get(id);
+        let entry = self.mail.get(id);
         let About { queue_id, segment } = outcome.about;
         let found = entry.placement.segment;
         // A shard that took over another's mail may have had a part of the same message before, and
@@ -290,7 +286,7 @@ impl ShardCore {
 
     /// Applies a state to an entry; whether that changed anything.
     fn replay_state(&mut self, id: EntryId, state: &OutcomeState) -> bool {
-        let entry = self.mail.index.get_mut(id);
+        let entry = self.mail.get(id);
         let count = u16::from(entry.recipient_count);
         let from = state.first.max(entry.recipient_first);
         let to = (state.first.saturating_add(state.count)).min(entry.recipient_first + count);
@@ -298,23 +294,17 @@ impl ShardCore {
             return false;
         }
         if !state.kind.is_final() {
-            // Notes copied forward come late: the one after more attempts holds.
-            let newer = (state.attempts, state.next_retry_s) > (entry.attempts, entry.retry_at_s);
-            if newer {
-                entry.attempts = state.attempts;
-                entry.retry_at_s = state.next_retry_s;
-            }
-            return newer;
+            return self
+                .mail
+                .attempts_restored(id, state.attempts, state.next_retry_s);
         }
-        let before = self.mail.done.get(&id).copied().unwrap_or(0);
+        let before = self.mail.done_bits(id);
         let mut done = before;
         for recipient in from..to {
             done |= 1 << (recipient - entry.recipient_first);
         }
-        let open = self.open_recipients(id);
-        self.mail.done.insert(id, done);
-        self.lower(id, Counter::Queued, open - self.open_recipients(id));
-        if self.open_recipients(id) == 0 {
+        self.mail.recipients_done(id, done, &mut self.counters);
+        if self.mail.open_recipients(id) == 0 {
             self.finish_entry(id);
         }
         done != before
@@ -338,9 +328,9 @@ impl ShardCore {
             return;
         };
         self.write_strays(now);
-        let (live, next) = self.mail.index.sweep(from, 16 * ENTRIES_PER_TICK_MAX);
+        let (live, next) = self.mail.sweep(from, 16 * ENTRIES_PER_TICK_MAX);
         for id in live {
-            if self.mail.index.get(id).state == State::Replayed {
+            if self.mail.get(id).state == State::Replayed {
                 self.schedule_entry(id, now);
             }
         }
@@ -348,22 +338,18 @@ impl ShardCore {
     }
 
     fn schedule_entry(&mut self, id: EntryId, now: Now) {
-        let now_s = self.mail.clock.seconds(now);
+        let now_s = self.mail.seconds(now);
         // A clock that was ahead in an earlier run has left times that nobody should wait for.
         let latest_s = now_s.saturating_add(self.settings.retry.longest_s());
-        let entry = self.mail.index.get_mut(id);
-        entry.retry_at_s = entry.retry_at_s.min(latest_s);
-        let destination = &mut self.mail.destinations[entry.destination as usize];
+        let entry = self.mail.get(id);
+        let retry_at_s = entry.retry_at_s.min(latest_s);
+        let destination = self.mail.destination(entry.destination);
         if owner(&destination.domain, self.shards) != self.me {
-            entry.state = State::InFlight;
+            self.mail.leaving(id);
             return self.transfer(id);
         }
-        destination.busy_len -= 1;
-        if entry.retry_at_s > now_s {
-            entry.state = State::Deferred;
-            destination.deferred_len += 1;
-            self.mail.wheel.insert(&mut self.mail.index, id);
-            self.raise(id, Counter::Deferred, self.open_recipients(id));
+        if retry_at_s > now_s {
+            self.mail.deferred(id, retry_at_s, &mut self.counters);
         } else {
             self.make_ready(id, now);
         }
@@ -465,13 +451,12 @@ impl ShardCore {
         let queue_id = message.queue_id;
         let live: Vec<EntryId> = self
             .mail
-            .index
             .siblings(queue_id)
-            .filter(|id| self.mail.index.get(*id).placement == placement)
+            .filter(|id| self.mail.get(*id).placement == placement)
             .collect();
         let is_in = |states: &[State]| {
             live.iter()
-                .any(|id| states.contains(&self.mail.index.get(*id).state))
+                .any(|id| states.contains(&self.mail.get(*id).state))
         };
         // The outcome of what is handed over names its place.
         let must_stay = is_in(&[State::Storing, State::Handed]);
@@ -491,7 +476,7 @@ impl ShardCore {
                 Ok(to) => {
                     self.store.queue.set.live(to);
                     for id in live {
-                        self.mail.index.get_mut(id).placement = to;
+                        self.mail.moved(id, to);
                     }
                     self.moves.moving.insert(
                         queue_id,
@@ -532,8 +517,8 @@ impl ShardCore {
         };
         let mut each = vec![gone; recipients];
         for id in live {
-            let entry = self.mail.index.get(*id);
-            let done = self.mail.done.get(id).copied().unwrap_or(0);
+            let entry = self.mail.get(*id);
+            let done = self.mail.done_bits(*id);
             for n in 0..usize::from(entry.recipient_count) {
                 if done >> n & 1 == 0
                     && let Some(state) = each.get_mut(usize::from(entry.recipient_first) + n)
@@ -604,7 +589,7 @@ impl ShardCore {
 
     /// The record of a message cannot be read: it is reported and its file kept; the rest goes on.
     pub(super) fn quarantine(&mut self, id: EntryId, why: &str) {
-        let entry = self.mail.index.get(id);
+        let entry = self.mail.get(id);
         let (queue_id, placement) = (entry.queue_id, entry.placement);
         self.store.queue.set.damaged(placement.segment);
         self.report(format!(
@@ -632,13 +617,12 @@ impl ShardCore {
             origins.insert((*queue_id, to.segment), from.segment);
             let moved: Vec<EntryId> = self
                 .mail
-                .index
                 .siblings(*queue_id)
-                .filter(|id| self.mail.index.get(*id).placement == *to)
+                .filter(|id| self.mail.get(*id).placement == *to)
                 .collect();
             let gone = moved.is_empty();
             for id in moved {
-                self.mail.index.get_mut(id).placement = *from;
+                self.mail.moved(id, *from);
             }
             // A message that was finished meanwhile has let go of the copy already.
             self.store.queue.set.dead(if gone { *from } else { *to });
@@ -656,9 +640,9 @@ impl ShardCore {
 
     /// How old the oldest queued message is, for the operator.
     pub fn oldest_accepted(&self) -> Option<UnixMs> {
-        let (live, _) = self.mail.index.sweep(0, ENTRIES_PER_TICK_MAX);
+        let (live, _) = self.mail.sweep(0, ENTRIES_PER_TICK_MAX);
         live.iter()
-            .map(|id| UnixMs(self.mail.index.get(*id).queue_id.accepted_ms()))
+            .map(|id| UnixMs(self.mail.get(*id).queue_id.accepted_ms()))
             .min()
     }
 }

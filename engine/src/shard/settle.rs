@@ -21,7 +21,8 @@ use crate::phase::Phase;
 use crate::pool::PeerInfo;
 use crate::queue::record::{OutcomeKind, OutcomeState};
 use crate::schedule::destination::{DestinationId, Lookup};
-use crate::schedule::index::{EntryId, State};
+use crate::schedule::index::EntryId;
+use crate::schedule::mail::Done;
 use crate::smtp::client::{RecipientOutcome, RecipientResult};
 use crate::smtp::reply::Reply;
 use crate::status::EnhancedStatus;
@@ -118,17 +119,9 @@ impl ShardCore {
                 reply: result.reply.clone(),
             })
             .collect();
-        self.lower(
-            delivery.entry,
-            Counter::Delivering,
-            delivery.recipients.len() as u32,
-        );
-        self.mail.index.get_mut(delivery.entry).attempts = self
-            .mail
-            .index
-            .get(delivery.entry)
-            .attempts
-            .saturating_add(1);
+        let recipients = delivery.recipients.len() as u32;
+        self.mail
+            .answered(delivery.entry, recipients, &mut self.counters);
         if results
             .iter()
             .any(|result| result.outcome == RecipientOutcome::Lost)
@@ -163,10 +156,10 @@ impl ShardCore {
         synthetic: Synthetic,
         now: Now,
     ) {
-        let entry = self.mail.index.get_mut(id);
         if !matches!(synthetic, Synthetic::Expired) {
-            entry.attempts = entry.attempts.saturating_add(1);
+            self.mail.attempted(id);
         }
+        let entry = self.mail.get(id);
         let (count, destination) = (entry.recipient_count, entry.destination);
         let reply = self.synthetic_reply(destination, &synthetic);
         match synthetic {
@@ -180,7 +173,7 @@ impl ShardCore {
             Synthetic::NoConnection { .. } => self.count(id, Counter::SessionError, 1),
             Synthetic::Expired => {}
         }
-        let done = self.mail.done.get(&id).copied().unwrap_or(0);
+        let done = self.mail.done_bits(id);
         let recipients: Vec<u8> = (0..count).filter(|n| done >> n & 1 == 0).collect();
         let settled = recipients
             .iter()
@@ -212,7 +205,7 @@ impl ShardCore {
     fn synthetic_reply(&self, destination: DestinationId, synthetic: &Synthetic) -> Reply {
         match synthetic {
             Synthetic::Expired => {
-                let last = match &self.mail.destinations[destination as usize].lookup {
+                let last = match &self.mail.destination(destination).lookup {
                     Lookup::Site { site, .. } => &*self.pool.sites[*site as usize].last_failure,
                     _ => "",
                 };
@@ -298,7 +291,7 @@ impl ShardCore {
         now: Now,
     ) -> Option<Submission> {
         let to = message.envelope.reverse_path.as_ref()?;
-        let first = usize::from(self.mail.index.get(id).recipient_first);
+        let first = usize::from(self.mail.get(id).recipient_first);
         let recipients: Vec<DsnRecipient<'_>> = failed
             .iter()
             .map(|one| DsnRecipient {
@@ -368,21 +361,21 @@ impl ShardCore {
 
     /// Writes outcomes to the queue log and moves the entry on: out of the queue, or to its retry.
     fn record(&mut self, id: EntryId, outcomes: &[(u8, OutcomeKind)], now: Now) {
-        let entry = self.mail.index.get(id);
+        let entry = self.mail.get(id);
         let (queue_id, segment) = (entry.queue_id, entry.placement.segment);
         let (first, count, attempts) =
             (entry.recipient_first, entry.recipient_count, entry.attempts);
         let all = u128::MAX >> (128 - u32::from(count.max(1)));
-        let mut done = self.mail.done.get(&id).copied().unwrap_or(0);
+        let mut done = self.mail.done_bits(id);
         for (recipient, kind) in outcomes {
             if kind.is_final() {
                 done |= 1 << recipient;
             }
         }
         let retry_at_s = if attempts == 0 {
-            self.mail.clock.seconds(now) + NOTICE_RETRY_S
+            self.mail.seconds(now) + NOTICE_RETRY_S
         } else {
-            self.mail.clock.seconds(now) + self.settings.retry.delay_s(attempts, &mut self.random)
+            self.mail.seconds(now) + self.settings.retry.delay_s(attempts, &mut self.random)
         };
         for run in outcomes.chunk_by(|a, b| a.1 == b.1 && a.0 + 1 == b.0) {
             let kind = run[0].1;
@@ -400,38 +393,22 @@ impl ShardCore {
             self.finish_entry(id);
             return;
         }
-        if done != 0 {
-            let open = self.open_recipients(id);
-            self.mail.done.insert(id, done);
-            self.lower(id, Counter::Queued, open - self.open_recipients(id));
-        }
-        self.raise(id, Counter::Deferred, self.open_recipients(id));
-        let entry = self.mail.index.get_mut(id);
-        entry.state = State::Deferred;
-        entry.retry_at_s = retry_at_s;
-        let destination = &mut self.mail.destinations[entry.destination as usize];
-        destination.busy_len -= 1;
-        destination.deferred_len += 1;
-        self.mail.wheel.insert(&mut self.mail.index, id);
+        self.mail.recipients_done(id, done, &mut self.counters);
+        self.mail.deferred(id, retry_at_s, &mut self.counters);
     }
 
-    /// Takes an entry that is in no list out of the queue.
+    /// Takes an entry out of the queue.
     pub(super) fn finish_entry(&mut self, id: EntryId) {
-        let entry = self.mail.index.get(id);
-        let placement = entry.placement;
-        self.lower(id, Counter::Queued, self.open_recipients(id));
-        let entry = self.mail.index.get(id);
-        let queue_id = entry.queue_id;
-        self.mail.destinations[entry.destination as usize].busy_len -= 1;
-        self.mail.done.remove(&id);
         self.memory_drop(id);
-        // Two parts of one message may be here under its one id; each stands in a record of its own.
-        let is_last = self.mail.index.remove(id)
-            || !self
-                .mail
-                .index
-                .siblings(queue_id)
-                .any(|other| self.mail.index.get(other).placement == placement);
+        let Done {
+            queue_id,
+            placement,
+            is_last,
+            round,
+        } = self.mail.done(id, &mut self.counters);
+        if let Some(site) = round {
+            self.pool.sites[site as usize].ready_len -= 1;
+        }
         if is_last {
             self.store.queue.message_done(placement);
         }
@@ -468,10 +445,10 @@ impl ShardCore {
             };
             self.count(delivery.entry, counter, 1);
         }
-        let entry = self.mail.index.get(delivery.entry);
+        let entry = self.mail.get(delivery.entry);
         let message = &*delivery.message;
         let first = usize::from(entry.recipient_first);
-        let destination = &self.mail.destinations[delivery.destination as usize];
+        let destination = self.mail.destination(delivery.destination);
         let (site, dns) = match &destination.lookup {
             Lookup::Site { targets, .. } => (crate::net::site_name(&targets.site), &*targets.text),
             Lookup::Trouble { trouble, .. } => ("", trouble.as_str()),

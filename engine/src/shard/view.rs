@@ -85,13 +85,13 @@ impl ShardCore {
         ShardStatus {
             shard: self.me,
             replaying: self.moves.replaying || self.moves.replay_from.is_some(),
-            queued: self.mail.index.len() as u64,
-            deferred: self.mail.wheel.len(),
+            queued: self.mail.len() as u64,
+            deferred: self.mail.deferred_len(),
             delivering: self.deliveries.len() as u64,
             delivered: self.counters.total(Counter::Delivered),
             failed: self.counters.total(Counter::Failed),
             expired: self.counters.total(Counter::Expired),
-            destinations: self.mail.by_domain.len() as u64,
+            destinations: self.mail.destinations_len() as u64,
             connections: self
                 .pool
                 .sites
@@ -116,8 +116,7 @@ impl ShardCore {
     pub fn destinations(&self, max: usize, now: Now) -> Vec<DestinationView> {
         let mut list: Vec<&Destination> = self
             .mail
-            .destinations
-            .iter()
+            .destinations()
             .filter(|destination| destination.queued() > 0)
             .collect();
         list.sort_by_key(|destination| std::cmp::Reverse(destination.queued()));
@@ -130,8 +129,8 @@ impl ShardCore {
     /// One domain, if it has mail or is known.
     pub fn destination(&self, domain: &str, now: Now) -> Option<DestinationView> {
         let domain = crate::address::Domain::from_stored(domain);
-        let id = self.mail.by_domain.get(&domain)?;
-        Some(self.view(&self.mail.destinations[*id as usize], now))
+        let id = self.mail.find_destination(&domain)?;
+        Some(self.view(self.mail.destination(id), now))
     }
 
     fn view(&self, destination: &Destination, now: Now) -> DestinationView {
@@ -142,9 +141,9 @@ impl ShardCore {
         DestinationView {
             domain: destination.domain.as_str().to_owned(),
             site: site.map_or_else(String::new, |site| site.key.to_string()),
-            ready: u64::from(destination.ready_len),
-            deferred: u64::from(destination.deferred_len),
-            busy: u64::from(destination.busy_len),
+            ready: u64::from(destination.ready_len()),
+            deferred: u64::from(destination.deferred_len()),
+            busy: u64::from(destination.busy_len()),
             connections: site.map_or(0, |site| u64::from(site.conns)),
             binding: self.binding(destination, now),
         }
@@ -179,7 +178,7 @@ impl ShardCore {
                         retry_in_s: in_s(until),
                     };
                 }
-                if destination.ready_len == 0 {
+                if destination.ready_len() == 0 {
                     Binding::None
                 } else if site.conns > 0 && site.conns == site.opening {
                     Binding::Connecting
@@ -203,27 +202,22 @@ impl ShardCore {
     /// Every part of a message that is queued here.
     pub fn why(&self, queue_id: QueueId, now: Now) -> Vec<Why> {
         self.mail
-            .index
             .siblings(queue_id)
             .map(|id| self.why_entry(id, now))
             .collect()
     }
 
     pub(super) fn why_entry(&self, id: EntryId, now: Now) -> Why {
-        let entry = self.mail.index.get(id);
-        let destination = &self.mail.destinations[entry.destination as usize];
+        let entry = self.mail.get(id);
+        let destination = self.mail.destination(entry.destination);
         let binding = match entry.state {
             State::Replayed => Binding::Replaying,
             State::Storing | State::Held | State::Handed => Binding::Storing,
             State::InFlight if self.content.waiting.contains(&id) => Binding::Memory,
-            State::InFlight => Binding::Delivering,
+            State::InFlight | State::Sending => Binding::Delivering,
             State::Deferred => Binding::Retry {
                 attempts: entry.attempts,
-                retry_in_s: u64::from(
-                    entry
-                        .retry_at_s
-                        .saturating_sub(self.mail.clock.seconds(now)),
-                ),
+                retry_in_s: u64::from(entry.retry_at_s.saturating_sub(self.mail.seconds(now))),
             },
             State::Ready | State::Gone => self.binding(destination, now),
         };

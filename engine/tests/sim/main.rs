@@ -16,6 +16,8 @@
 //! - no nonce and no piece of keystream is used twice, no segment opens with another key or name;
 //! - a part whose write failed is cancelled, whatever the disk kept of it;
 //! - what was damaged is reported, its file kept, and nothing else lost by it; nothing else is reported;
+//! - the books of a shard agree at any moment: states with lists, lengths, levels and deliveries
+//!   (`ShardCore::assert_consistent`);
 //! - counters agree: nothing is queued, deferred or delivering in the end, in total, by domain and by
 //!   group, and as many delivered as peers have taken;
 //! - in the end the queue is empty, the disk holds two segments a shard at most, and a restart brings

@@ -27,6 +27,8 @@ pub(crate) const SECOND_US: u64 = 1_000_000;
 /// A world that has not come to rest by then never will.
 const END_US: u64 = 20_000 * SECOND_US;
 const MOMENTS_MAX: u64 = 3_000_000;
+/// Moments between full looks at the books of all shards, which take long.
+const BOOKS_EVERY: u64 = 101;
 pub(crate) const EXPIRE_AFTER_S: u32 = 1800;
 
 /// A fault of the machinery that no shard can make up for: the ledger has to notice.
@@ -276,8 +278,19 @@ impl World {
                 ));
             }
             self.happen(moment)?;
+            if self.summary.moments.is_multiple_of(BOOKS_EVERY) {
+                self.hold_books();
+            }
         }
+        self.hold_books();
         Ok(())
+    }
+
+    /// The books of every shard agree with each other, whatever has just happened.
+    fn hold_books(&self) {
+        for shard in self.process.iter().flat_map(|process| &process.shards) {
+            shard.core.assert_consistent();
+        }
     }
 
     fn is_empty(&self) -> bool {

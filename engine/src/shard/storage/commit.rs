@@ -157,30 +157,28 @@ impl ShardCore {
 
     pub(super) fn stored_ready(&mut self, queue_id: QueueId, now: Now) {
         // One entry is by far the most common; siblings would need a list.
-        let Some(first) = self.mail.index.find(queue_id) else {
+        let Some(first) = self.mail.find(queue_id) else {
             return;
         };
-        if self.mail.index.is_only(first) {
+        if self.mail.is_only(first) {
             return self.stored_entry_ready(first, now);
         }
-        let entries: Vec<EntryId> = self.mail.index.siblings(queue_id).collect();
+        let entries: Vec<EntryId> = self.mail.siblings(queue_id).collect();
         for id in entries {
             self.stored_entry_ready(id, now);
         }
     }
 
     fn stored_entry_ready(&mut self, id: EntryId, now: Now) {
-        let entry = self.mail.index.get(id);
-        if entry.state == State::Storing {
-            self.mail.destinations[entry.destination as usize].busy_len -= 1;
+        if self.mail.get(id).state == State::Storing {
             self.make_ready(id, now);
         }
     }
 
     pub(super) fn forget_message(&mut self, queue_id: QueueId) {
-        let entries: Vec<EntryId> = self.mail.index.siblings(queue_id).collect();
+        let entries: Vec<EntryId> = self.mail.siblings(queue_id).collect();
         for id in entries {
-            if self.mail.index.get(id).state == State::Storing {
+            if self.mail.get(id).state == State::Storing {
                 self.finish_entry(id);
             }
         }

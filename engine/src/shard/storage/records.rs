@@ -10,7 +10,6 @@ use std::sync::Arc;
 use super::{Hold, Note, Waiter};
 use crate::address::Address;
 use crate::clock::{Now, UnixMs};
-use crate::counters::Counter;
 use crate::envelope::{Envelope, Recipient};
 use crate::ids::{QueueId, SegmentId};
 use crate::queue::cipher::SegmentCipher;
@@ -20,7 +19,7 @@ use crate::queue::record::{
 };
 use crate::queue::replay::read_one;
 use crate::queue::segment::Placement;
-use crate::schedule::index::Entry;
+use crate::schedule::mail::NewEntry;
 use crate::shard::{Action, Message, ShardCore, Stored, Submission};
 
 /// A message out of its record's bytes as they lie on disk.
@@ -145,18 +144,16 @@ impl ShardCore {
         {
             let destination = self.destination_of(run[0].domain());
             for part in run.chunks(self.settings.recipients_per_message_max) {
-                let entry = Entry {
+                let entry = NewEntry {
+                    queue_id,
                     placement,
                     destination,
                     group,
                     recipient_first: first,
                     recipient_count: part.len() as u8,
-                    ..Entry::new(queue_id)
                 };
                 first += part.len() as u16;
-                let id = self.mail.index.insert(entry);
-                self.raise(id, Counter::Queued, part.len() as u32);
-                self.mail.destinations[destination as usize].busy_len += 1;
+                let id = self.mail.stored(entry, &mut self.counters);
                 if keep {
                     self.content.kept_bytes += message.memory_bytes();
                     self.content.kept.insert(id, Rc::clone(&message));
@@ -255,12 +252,12 @@ impl ShardCore {
 
     /// Every owner has stored the message: note so, and deliver it.
     pub(in crate::shard) fn confirm(&mut self, queue_id: QueueId, now: Now) {
-        let Some(id) = self.mail.index.find(queue_id) else {
+        let Some(id) = self.mail.find(queue_id) else {
             return;
         };
         let about = About {
             queue_id,
-            segment: self.mail.index.get(id).placement.segment,
+            segment: self.mail.get(id).placement.segment,
         };
         self.append_note(&Record::Commit(about), about, now);
         self.store.queue.filling.commits.push(about);
@@ -269,12 +266,12 @@ impl ShardCore {
 
     /// Another owner failed: the message was never accepted.
     pub(in crate::shard) fn cancel_stored(&mut self, queue_id: QueueId, now: Now) {
-        let Some(id) = self.mail.index.find(queue_id) else {
+        let Some(id) = self.mail.find(queue_id) else {
             return;
         };
         let about = About {
             queue_id,
-            segment: self.mail.index.get(id).placement.segment,
+            segment: self.mail.get(id).placement.segment,
         };
         self.forget_message(queue_id);
         self.append_note(&Record::Cancel(about), about, now);

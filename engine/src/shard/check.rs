@@ -1,0 +1,36 @@
+//! What must hold between the rooms of a shard at all times, looked at in full: for tests and the
+//! simulation.
+
+use super::ShardCore;
+use crate::counters::Counter;
+
+impl ShardCore {
+    /// Holds the books against each other: the queue's states, lists, lengths and levels
+    /// (`schedule::mail`), its deliveries, and the rounds of the sites.
+    ///
+    /// # Panics
+    /// If they do not agree.
+    pub fn assert_consistent(&self) {
+        self.mail.assert_consistent(&self.counters);
+        assert_eq!(self.mail.sending_len(), self.deliveries.len());
+        let delivering = self.deliveries.values();
+        let recipients: usize = delivering.map(|delivery| delivery.recipients.len()).sum();
+        assert_eq!(
+            self.counters.total(Counter::Delivering),
+            recipients as u64,
+            "recipients with connections"
+        );
+        let mut in_rounds = 0;
+        for site in &self.pool.sites {
+            let ready = site
+                .round
+                .iter()
+                .map(|id| u64::from(self.mail.destination(*id).ready_len()));
+            assert_eq!(ready.sum::<u64>(), site.ready_len, "ready at {}", site.key);
+            in_rounds += site.round.len();
+        }
+        let destinations = self.mail.destinations();
+        let marked = destinations.filter(|destination| destination.in_round);
+        assert_eq!(marked.count(), in_rounds, "destinations in rounds");
+    }
+}
