@@ -21,3 +21,4 @@ mod odd_servers;
 mod own_log;
 mod real_peers;
 mod restart;
+mod unread_segments;

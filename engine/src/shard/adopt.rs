@@ -233,12 +233,6 @@ impl Adoption {
         }
     }
 
-    /// The disk did not give a segment: nothing of the folder is adopted until it does.
-    pub fn unread(&mut self, segment: SegmentId, why: &str) {
-        self.blocked
-            .get_or_insert(format!("queue segment {:08}: {why}", segment.0));
-    }
-
     /// Why the folder has to stay as it is until the next start, if so.
     pub fn blocked(&self) -> Option<&str> {
         self.blocked.as_deref()

@@ -15,6 +15,7 @@
 //!   notification to the sender;
 //! - `idle`: destinations and sites that have no mail, and how many of them are kept;
 //! - `replay`: the index after a restart, and compaction;
+//! - `unread`: segments that replay could not read yet;
 //! - `handover`: mail that leaves for the shards that own it now;
 //! - `adopt`: the mail of shards that are no more;
 //! - `view`: what an operator may ask;
@@ -35,6 +36,7 @@ mod ready;
 mod replay;
 mod settle;
 pub mod storage;
+mod unread;
 mod view;
 
 use std::collections::HashMap;
@@ -47,6 +49,7 @@ pub use event::{
 };
 pub use handover::NotedHandovers;
 pub use message::{Message, MessageWith, Submission};
+pub use unread::UnreadSegment;
 pub use view::{DestinationView, ShardStatus, Why};
 
 use crate::bounce::Classifier;
@@ -360,7 +363,7 @@ impl ShardCore {
         self.sweep(now);
         self.retry_dns(now);
         self.tend_sites(now);
-        self.clean_segments();
+        self.clean_segments(now);
         self.flush_log(now);
         self.save_counters(now);
     }

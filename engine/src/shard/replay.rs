@@ -63,6 +63,8 @@ pub(super) struct Moves {
     pub(super) replay_from: Option<usize>,
     pub(super) replaying: bool,
     pub(super) replayed: Replayed,
+    /// Segments of earlier runs that are to be read again.
+    pub(super) unread: Vec<super::UnreadSegment>,
     /// Ticks until the next segment may be compacted or removed.
     pub(super) task_rest_ticks: u32,
 }
@@ -78,6 +80,7 @@ impl Moves {
             replay_from: None,
             replaying: true,
             replayed: Replayed::default(),
+            unread: Vec::new(),
             task_rest_ticks: 0,
         }
     }
@@ -220,7 +223,11 @@ impl ShardCore {
     }
 
     /// Takes the entries that stand in `segment` or before it out again; gives where they stood.
-    fn forget_replayed(&mut self, queue_id: QueueId, segment: SegmentId) -> Vec<SegmentId> {
+    pub(super) fn forget_replayed(
+        &mut self,
+        queue_id: QueueId,
+        segment: SegmentId,
+    ) -> Vec<SegmentId> {
         let entries: Vec<EntryId> = self.mail.siblings(queue_id).collect();
         let mut stood = Vec::new();
         for id in entries {
@@ -233,7 +240,7 @@ impl ShardCore {
         stood
     }
 
-    fn replay_outcome(&mut self, outcome: &Outcome) {
+    pub(super) fn replay_outcome(&mut self, outcome: &Outcome) {
         let queue_id = outcome.about.queue_id;
         let Some(first) = self.mail.find(queue_id) else {
             return;
@@ -330,7 +337,9 @@ impl ShardCore {
         self.write_strays(now);
         let (live, next) = self.mail.sweep(from, 16 * ENTRIES_PER_TICK_MAX);
         for id in live {
-            if self.mail.get(id).state == State::Replayed {
+            let entry = self.mail.get(id);
+            let (state, segment) = (entry.state, entry.placement.segment);
+            if state == State::Replayed && !self.is_unread(segment) {
                 self.schedule_entry(id, now);
             }
         }
@@ -356,8 +365,9 @@ impl ShardCore {
     }
 
     /// Asks for the next segment to be compacted, and lets go of those that hold nothing.
-    pub(super) fn clean_segments(&mut self) {
-        let reading = self.moves.replaying || self.moves.replay_from.is_some();
+    pub(super) fn clean_segments(&mut self, now: Now) {
+        let reading =
+            self.moves.replaying || self.moves.replay_from.is_some() || self.keeps_for_unread(now);
         if reading || self.store.queue.is_failing() || self.store.queue.are_strays_waiting() {
             return;
         }

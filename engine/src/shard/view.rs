@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Settings, ShardCore};
+use super::{Settings, ShardCore, UnreadSegment};
 use crate::clock::Now;
 use crate::counters::Counter;
 use crate::ids::{QueueId, SegmentId, ShardId};
@@ -39,6 +39,10 @@ pub struct ShardStatus {
     pub waiting_bytes: u64,
     /// Segment files in use.
     pub segments: u64,
+    /// Segments of earlier runs that the disk did not give out yet, the one that is tried next first.
+    pub unread: Vec<UnreadSegment>,
+    /// Bytes of those that are this shard's own.
+    pub unread_bytes: u64,
     /// Delivery log lines lost to a failing disk.
     pub log_dropped_lines: u64,
     /// Why no mail is accepted, or empty.
@@ -103,6 +107,8 @@ impl ShardCore {
                 + self.content.ledger.receiving_bytes()) as u64,
             waiting_bytes: self.store.queue.waiting_bytes() as u64,
             segments: self.store.queue.set.usage().count() as u64,
+            unread: self.unread_segments(),
+            unread_bytes: self.unread_bytes(),
             log_dropped_lines: self.store.log.dropped_lines(),
             overload: self.overload().map_or("", |overload| match overload {
                 crate::smtp::server::Overload::Disk => "disk",

@@ -94,6 +94,8 @@ impl Daemon for FakeDaemon {
                 memory_bytes: 1_000,
                 waiting_bytes: 0,
                 segments: 1,
+                unread: Vec::new(),
+                unread_bytes: 0,
                 log_dropped_lines: 0,
                 overload: "",
             })),

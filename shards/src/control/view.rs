@@ -51,6 +51,8 @@ pub(super) fn status(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
         .iter()
         .map(|shard| shard.overload)
         .find(|reason| !reason.is_empty());
+    let unread = shards.iter().flat_map(|shard| &shard.unread);
+    let unread = unread.min_by_key(|unread| unread.retry_at);
     let replaying = shards.iter().filter(|shard| shard.replaying).count() as u64;
     let started = daemon.started();
     let mut table = Table::new(&[
@@ -74,6 +76,10 @@ pub(super) fn status(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
         "segments",
         "disk_free_bytes",
         "refusing",
+        "unread_segments",
+        "unread_bytes",
+        "unread_next_try",
+        "unread_cause",
     ]);
     table.push(vec![
         daemon.state().as_str().into(),
@@ -96,6 +102,10 @@ pub(super) fn status(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
         sum(|shard| shard.segments).into(),
         disk_free_bytes(daemon).into(),
         overload.unwrap_or_default().into(),
+        sum(|shard| shard.unread.len() as u64).into(),
+        sum(|shard| shard.unread_bytes).into(),
+        unread.map_or("".into(), |unread| time(unread.retry_at)),
+        unread.map_or("".into(), |unread| unread.cause.to_string().into()),
     ]);
     Ok(table.write(asked.target.format))
 }
@@ -115,6 +125,10 @@ pub(super) fn shards(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
         "segments",
         "log_dropped_lines",
         "refusing",
+        "unread_segments",
+        "unread_bytes",
+        "unread_next_try",
+        "unread_cause",
     ]);
     for shard in statuses(daemon)? {
         table.push(vec![
@@ -135,6 +149,10 @@ pub(super) fn shards(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
             shard.segments.into(),
             shard.log_dropped_lines.into(),
             shard.overload.into(),
+            (shard.unread.len() as u64).into(),
+            shard.unread_bytes.into(),
+            (shard.unread.first()).map_or("".into(), |unread| time(unread.retry_at)),
+            (shard.unread.first()).map_or("".into(), |unread| unread.cause.to_string().into()),
         ]);
     }
     Ok(table.write(asked.target.format))

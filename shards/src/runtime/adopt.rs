@@ -16,7 +16,7 @@ use engine::shard::adopt::Adoption;
 
 use super::Shard;
 use super::disk::{Disk, list, stream_folder, sync_parent};
-use super::replay::CHUNK_BYTES;
+use super::replay::{CHUNK_BYTES, Rest};
 
 /// How long to wait for stored messages to become durable before asking again.
 const STORED_POLL: std::time::Duration = std::time::Duration::from_millis(5);
@@ -62,10 +62,36 @@ pub(crate) async fn adopt_all(
         if !folder.is_dir() {
             continue;
         }
-        if let Err(why) = adopt(shard, data_dir, gone, shards, Rc::clone(&noted)).await {
-            crate::say!(shard: shard.id, "{}: {why}; its mail stays there until the next start", folder.display()
-            );
+        // Nothing is given away before all of the folder is read: a failed read begins it anew.
+        let mut rest = Rest::new(gone, SegmentId(0));
+        while let Err(fault) = adopt(shard, data_dir, gone, shards, Rc::clone(&noted)).await {
+            match fault {
+                Fault::Unread { segment, why } if !shard.stopping.get() => {
+                    rest.of(shard, segment);
+                    rest.after(shard, &why).await;
+                }
+                Fault::Unread { why, .. } | Fault::Blocked(why) => {
+                    crate::say!(shard: shard.id, "{}: {why}; its mail stays there until the next start", folder.display()
+                    );
+                    break;
+                }
+            }
         }
+        rest.over(shard);
+    }
+}
+
+/// Why a folder was not adopted.
+enum Fault {
+    /// The disk did not give out a segment: another try may.
+    Unread { segment: SegmentId, why: String },
+    /// Nothing will change that before the next start.
+    Blocked(String),
+}
+
+impl From<String> for Fault {
+    fn from(why: String) -> Self {
+        Self::Blocked(why)
     }
 }
 
@@ -75,7 +101,7 @@ async fn adopt(
     gone: ShardId,
     shards: u16,
     noted: NotedHandovers,
-) -> Result<(), String> {
+) -> Result<(), Fault> {
     let folder = stream_folder(data_dir, gone, Stream::Queue);
     let listing = list(&folder)?;
     // Nothing is written there.
@@ -84,18 +110,19 @@ async fn adopt(
     let mut adoption = Adoption::new(gone, shards, handover, noted);
     for (segment, _) in listing.segments {
         if let Err(why) = read_segment(shard, &disk, gone, segment, &mut adoption).await {
-            adoption.unread(segment, &why);
+            return Err(Fault::Unread { segment, why });
         }
     }
     adoption.replayed();
     if let Some(why) = adoption.blocked() {
-        return Err(why.to_owned());
+        return Err(Fault::Blocked(why.to_owned()));
     }
     let messages = adoption.len();
     let mut stored = Vec::new();
     while !adoption.is_done() {
         if shard.stopping.get() {
-            return Err("stopped while its mail was being moved".to_owned());
+            let why = "stopped while its mail was being moved";
+            return Err(Fault::Blocked(why.to_owned()));
         }
         while let Some((key, placement)) = adoption.next_to_read() {
             match disk.read(placement).await {
@@ -129,7 +156,7 @@ async fn adopt(
     let aside = folder.with_file_name(handover_folder_name(handover));
     while let Err(why) = hand_over(&folder, &aside).await {
         if shard.stopping.get() {
-            return Err(why);
+            return Err(Fault::Blocked(why));
         }
         crate::say!(shard: shard.id, "{}: {why}; the mail taken over waits, trying again", folder.display()
         );
