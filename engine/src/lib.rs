@@ -29,6 +29,7 @@ pub mod smtp;
 pub mod route;
 
 pub mod queue;
+pub mod store;
 
 pub mod dns;
 pub mod operator;

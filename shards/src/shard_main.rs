@@ -18,8 +18,8 @@ use engine::queue::cipher::{NONCE_BYTES, Stream};
 use engine::queue::record::Record;
 use engine::queue::replay::Contents;
 use engine::shard::command::Search;
-use engine::shard::storage::{BLOB_COUNTERS, StorageSetup};
 use engine::shard::{Event, ShardCore};
+use engine::store::{BLOB_COUNTERS, StorageSetup};
 use glommio::net::TcpListener;
 use rustix::net::sockopt::set_socket_reuseport;
 use rustix::net::{

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::storage::{Hold, Waiter};
+use super::records::{Hold, Waiter};
 use super::{Action, ShardCore, ShardMessage, Stored, Submission, Ticket};
 use crate::clock::Now;
 use crate::envelope::Recipient;

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use super::handover::is_void;
 use super::message::{Message, Submission};
-use super::storage::message_from;
+use super::records::message_from;
 use super::{NotedHandovers, Stored};
 use crate::envelope::Recipient;
 use crate::ids::{HandoverId, QueueId, SegmentId, ShardId};

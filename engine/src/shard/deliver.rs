@@ -324,8 +324,6 @@ impl ShardCore {
         };
         let message = match result {
             Ok(bytes) => self
-                .store
-                .queue
                 .decode_message(placement, bytes)
                 .map_err(Unread::Damaged),
             Err(error) => Err(Unread::Disk(error)),

@@ -13,13 +13,10 @@ use crate::queue::segment::Placement;
 use crate::queue::set::Disposal;
 use crate::smtp::client::{ClientError, OutboundTransaction, RecipientResult};
 use crate::smtp::reply::Reply;
+use crate::store::{BatchId, Begin, DiskError};
 
 /// Names an SMTP session's transaction until it is answered; the runtime's to choose.
 pub type Ticket = u64;
-
-/// Names one write until it is durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct BatchId(pub u64);
 
 /// Names one read of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -156,33 +153,6 @@ impl From<&str> for Cause {
     fn from(text: &str) -> Self {
         let text = text.into();
         Self { text, reply: None }
-    }
-}
-
-/// How a new segment's file is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Begin {
-    /// Its size, bytes.
-    pub segment_bytes: u32,
-    /// Write over one of the free files if there is one.
-    pub reuse: bool,
-}
-
-/// Why a disk operation failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DiskError {
-    /// ENOSPC or EDQUOT.
-    Full,
-    /// Anything else, in the system's words.
-    Io(String),
-}
-
-impl std::fmt::Display for DiskError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Full => f.write_str("no space left on device"),
-            Self::Io(why) => f.write_str(why),
-        }
     }
 }
 

@@ -27,6 +27,7 @@ use crate::clock::Now;
 use crate::ids::{HandoverId, QueueId, ShardId};
 use crate::queue::record::{OutcomeState, Record};
 use crate::schedule::index::{EntryId, State};
+use crate::store::Mark;
 
 /// Blob kind that marks the end of the outcomes of a handover.
 const BLOB_HANDED_OVER: u16 = 4;
@@ -173,7 +174,7 @@ impl ShardCore {
         match self.store.queue.append(&mark, now) {
             Ok(_) => {
                 self.moves.handovers.is_noting = true;
-                self.store.queue.note_handed_over();
+                self.store.queue.note_mark(Mark::HandedOver);
             }
             Err(error) => self.report(format!("a handover cannot be written: {error}")),
         }

@@ -6,7 +6,8 @@
 //!
 //! A message's way through the files here:
 //! - `accept`: recipients to their owner shards, and one answer when all have stored theirs;
-//! - `storage`: records into batches, batches onto the disk, acknowledged when durable;
+//! - `records`: messages and notes into records, messages out of records;
+//! - `streams`, `durable`: when they are written ([`crate::store`]), and what is done when they are durable;
 //! - `ready`: mail that may be sent, and its destination's turns at a site;
 //! - `lookup`: a destination to its site, by DNS;
 //! - `content`: octets kept in memory, read back, waiting for room;
@@ -27,15 +28,17 @@ mod check;
 pub mod command;
 mod content;
 mod deliver;
+mod durable;
 mod event;
 mod handover;
 mod idle;
 mod lookup;
 mod message;
 mod ready;
+mod records;
 mod replay;
 mod settle;
-pub mod storage;
+mod streams;
 mod unread;
 mod view;
 
@@ -44,9 +47,8 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-pub use event::{
-    Action, BatchId, Begin, Cause, DiskError, Event, ReadId, ShardMessage, Stored, Ticket,
-};
+pub use crate::store::{BatchId, Begin, DiskError};
+pub use event::{Action, Cause, Event, ReadId, ShardMessage, Stored, Ticket};
 pub use handover::NotedHandovers;
 pub use message::{Message, MessageWith, Submission};
 pub use unread::UnreadSegment;
@@ -66,6 +68,7 @@ use crate::schedule::index::EntryId;
 use crate::schedule::mail::Mail;
 use crate::schedule::retry::RetrySchedule;
 use crate::smtp::server::Overload;
+use crate::store::{StorageSetup, WAITING_BYTES_MAX};
 
 /// [`Event::Tick`] comes at least this often.
 pub const TICK_MS: u64 = 100;
@@ -174,7 +177,7 @@ pub struct ShardCore {
     ids: QueueIds,
 
     splits: accept::Splits,
-    store: storage::Store,
+    store: streams::Streams,
     mail: Mail,
     content: content::Content,
     names: lookup::Names,
@@ -197,11 +200,11 @@ impl ShardCore {
         me: ShardId,
         shards: u16,
         settings: Rc<Settings>,
-        storage: storage::StorageSetup,
+        storage: StorageSetup,
         seed: u64,
         now: Now,
     ) -> Self {
-        let mut store = storage::open(me, &settings, storage);
+        let mut store = streams::Streams::new(me, &settings, storage);
         let moves = replay::Moves::new(store.queue.random_handover(), now);
         Self {
             me,
@@ -301,7 +304,7 @@ impl ShardCore {
             Some(Overload::Disk)
         } else if self.mail.len() >= self.settings.queued_entries_max {
             Some(Overload::Queue)
-        } else if self.store.queue.waiting_bytes() > storage::WAITING_BYTES_MAX
+        } else if self.store.queue.waiting_bytes() > WAITING_BYTES_MAX
             || self.content.ledger.is_full(self.held_bytes())
         {
             Some(Overload::Memory)

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::handover::Handovers;
+use super::records::Ticket;
 use super::{Action, DiskError, ENTRIES_PER_TICK_MAX, ShardCore, Stored};
 use crate::clock::{Now, UnixMs};
 use crate::ids::{HandoverId, QueueId, SegmentId};
@@ -23,6 +24,7 @@ use crate::queue::set::{Disposal, SegmentUsage, Task};
 use crate::route::owner;
 use crate::schedule::index::{EntryId, State};
 use crate::schedule::mail::NewEntry;
+use crate::store::{Mark, Note};
 
 /// Blob kind that marks the end of a compaction's copies.
 const BLOB_COMPACTED: u16 = 2;
@@ -326,7 +328,7 @@ impl ShardCore {
         for Outcome { about, state } in strays {
             self.append_outcome(about.queue_id, about.segment, state, now);
         }
-        self.store.queue.note_strays();
+        self.store.queue.note_mark(Mark::Strays);
     }
 
     /// Schedules what replay found, a bounded number of entries a tick.
@@ -434,7 +436,7 @@ impl ShardCore {
     }
 
     /// One record of a segment that is being compacted. Returns how many bytes wait to be written:
-    /// read on when they are below [`super::storage::BATCH_BYTES_FULL`].
+    /// read on when they are below [`crate::store::BATCH_BYTES_FULL`].
     pub fn compact(&mut self, placement: Placement, record: &Record<'_>, now: Now) -> usize {
         if self.store.queue.is_failing() {
             self.store.queue.compaction_failed();
@@ -484,7 +486,6 @@ impl ShardCore {
             };
             match self.store.queue.append(&Record::Moved(moved), now) {
                 Ok(to) => {
-                    self.store.queue.set.live(to);
                     for id in live {
                         self.mail.moved(id, to);
                     }
@@ -495,7 +496,7 @@ impl ShardCore {
                             to,
                         },
                     );
-                    self.store.queue.note_moved(queue_id, to, placement);
+                    self.store.queue.note_copy(queue_id, placement, to);
                 }
                 Err(error) => {
                     self.store.queue.compaction_failed();
@@ -576,7 +577,7 @@ impl ShardCore {
             Err(why) => Some(why),
         };
         match fault {
-            None => self.store.queue.note_compacted(segment),
+            None => self.store.queue.note_mark(Mark::Compacted(segment)),
             Some(why) => {
                 self.task_failed();
                 self.report(format!(
@@ -615,36 +616,24 @@ impl ShardCore {
         self.store.queue.set.dead(from);
     }
 
-    /// The copy was not written: entries point at the original again, and notes about the copy too.
-    pub(super) fn moves_failed(
-        &mut self,
-        failed: &[(QueueId, Placement, Placement)],
-        outcomes: &mut [Outcome],
-    ) {
-        let mut origins: HashMap<(QueueId, SegmentId), SegmentId> = HashMap::new();
-        for (queue_id, from, to) in failed {
-            self.moves.moving.remove(queue_id);
-            origins.insert((*queue_id, to.segment), from.segment);
+    /// Copies were not written: entries point at the originals again.
+    pub(super) fn copies_failed(&mut self, notes: &[Note<Ticket>]) {
+        for note in notes {
+            let Note::Copy { queue_id, from, to } = *note else {
+                continue;
+            };
+            self.moves.moving.remove(&queue_id);
             let moved: Vec<EntryId> = self
                 .mail
-                .siblings(*queue_id)
-                .filter(|id| self.mail.get(*id).placement == *to)
+                .siblings(queue_id)
+                .filter(|id| self.mail.get(*id).placement == to)
                 .collect();
             let gone = moved.is_empty();
             for id in moved {
-                self.mail.moved(id, *from);
+                self.mail.moved(id, from);
             }
             // A message that was finished meanwhile has let go of the copy already.
-            self.store.queue.set.dead(if gone { *from } else { *to });
-        }
-        for Outcome {
-            about: About { queue_id, segment },
-            ..
-        } in outcomes
-        {
-            if let Some(origin) = origins.get(&(*queue_id, *segment)) {
-                *segment = *origin;
-            }
+            self.store.queue.set.dead(if gone { from } else { to });
         }
     }
 

@@ -410,7 +410,7 @@ impl ShardCore {
             self.pool.sites[site as usize].ready_len -= 1;
         }
         if is_last {
-            self.store.queue.message_done(placement);
+            self.store.queue.set.dead(placement);
         }
         if queue_id.accepted_ms() < self.moves.begun.0 {
             self.moves.past_ids.insert(queue_id);

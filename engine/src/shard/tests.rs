@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::storage::StorageSetup;
 use super::{
     Action, Cause, DiskError, Event, IDLE_DESTINATIONS_MAX, QUESTION_MS_MAX, SITES_MAX, Settings,
     ShardCore, ShardMessage, Stored, Submission,
@@ -28,6 +27,7 @@ use crate::schedule::retry::RetrySchedule;
 use crate::smtp::client::{ClientError, RecipientOutcome, RecipientResult};
 use crate::smtp::reply::Reply;
 use crate::status::EnhancedStatus;
+use crate::store::StorageSetup;
 
 const START_MS: u64 = 1_800_000_000_000;
 
@@ -803,7 +803,7 @@ fn mail_after_one_failed_write_is_accepted_at_once_and_after_several_in_a_row_wh
     world.send("a.example");
     assert_eq!(world.answers, [Stored::Failed, Stored::Failed]);
     world.failing_writes = 0;
-    world.advance(super::storage::WRITE_RETRY_MS_MAX);
+    world.advance(crate::store::WRITE_RETRY_MS_MAX);
     world.send("a.example");
     assert_eq!(world.answers.last(), Some(&Stored::Durable));
     assert_eq!(world.delivered, 2);

@@ -28,19 +28,18 @@ pub(crate) const KINDS: &[Kind] = &[
     kind(
         "acknowledged before the sync",
         &[at(
-            "shard/storage/commit.rs",
-            "let begin = self.storage.begin.remove(&batch.segment);",
-            "let mut pending = pending;
-             if PLANTED {
-                 for note in std::mem::take(&mut pending.notes) { self.note_durable(&note, now); }
+            "shard/records.rs",
+            "let ticket = Ticket { waiter, hold };",
+            "if PLANTED && let Waiter::Origin(origin @ Origin::Session(_)) = waiter {
+                 self.answer(origin, Stored::Durable, now);
              }
-             let begin = self.storage.begin.remove(&batch.segment);",
+             let ticket = Ticket { waiter, hold };",
         )],
     ),
     kind(
         "a failed write taken for done",
         &[at(
-            "shard/storage/commit.rs",
+            "store/commit.rs",
             "\"one batch is on its way at a time\");",
             "\"one batch is on its way at a time\");
              let result = if PLANTED { Ok(()) } else { result };",
@@ -49,7 +48,7 @@ pub(crate) const KINDS: &[Kind] = &[
     kind(
         "parts of a failed batch not cancelled",
         &[at(
-            "shard/storage/commit.rs",
+            "store/batch.rs",
             "again.cancels.extend(cancels);",
             "if !PLANTED { again.cancels.extend(cancels); }",
         )],
@@ -77,16 +76,16 @@ pub(crate) const KINDS: &[Kind] = &[
     kind(
         "an outcome dropped now and then",
         &[at(
-            "shard/storage/records.rs",
-            "match self.storage.append(&Record::Outcome(outcome), now) {",
+            "shard/records.rs",
+            "if let Err(error) = self.store.queue.append_outcome(outcome, now) {",
             "if PLANTED && self.random.below(50) == 0 { return; }
-             match self.storage.append(&Record::Outcome(outcome), now) {",
+             if let Err(error) = self.store.queue.append_outcome(outcome, now) {",
         )],
     ),
     kind(
         "outcomes of a failed batch not written again",
         &[at(
-            "shard/storage/commit.rs",
+            "store/batch.rs",
             "again.outcomes.extend(pending.outcomes);",
             "if !PLANTED { again.outcomes.extend(pending.outcomes); }",
         )],
@@ -112,9 +111,9 @@ pub(crate) const KINDS: &[Kind] = &[
         "compacted before the copies are durable",
         &[at(
             "shard/replay.rs",
-            "None => self.storage.note_compacted(segment),",
+            "None => self.store.queue.note_mark(Mark::Compacted(segment)),",
             "None if PLANTED => self.retire(segment),
-             None => self.storage.note_compacted(segment),",
+             None => self.store.queue.note_mark(Mark::Compacted(segment)),",
         )],
     ),
     kind(
@@ -152,10 +151,10 @@ pub(crate) const KINDS: &[Kind] = &[
     kind(
         "sent before its handover is noted",
         &[at(
-            "shard/storage/commit.rs",
-            "Hold::Handover(handover) => self.hold(note.queue_id, handover),",
-            "Hold::Handover(_) if PLANTED => self.stored_ready(note.queue_id, now),
-             Hold::Handover(handover) => self.hold(note.queue_id, handover),",
+            "shard/durable.rs",
+            "Hold::Handover(handover) => self.hold(queue_id, handover),",
+            "Hold::Handover(_) if PLANTED => self.stored_ready(queue_id, now),
+             Hold::Handover(handover) => self.hold(queue_id, handover),",
         )],
     ),
     kind(
@@ -273,19 +272,19 @@ pub(crate) const KINDS: &[Kind] = &[
     kind(
         "keystream used twice",
         &[at(
-            "shard/storage/commit.rs",
-            "self.storage.next_batch += 1;",
-            "let mut batch = batch;
-             if PLANTED && batch.file_offset > 8192 && self.random.below(20) == 0 {
-                 batch.file_offset -= 4096;
+            "shard/durable.rs",
+            "self.write(Stream::Queue, write);",
+            "let mut write = write;
+             if PLANTED && write.offset > 8192 && self.random.below(20) == 0 {
+                 write.offset -= 4096;
              }
-             self.storage.next_batch += 1;",
+             self.write(Stream::Queue, write);",
         )],
     ),
     kind(
         "a nonce used twice",
         &[at(
-            "shard/storage/tail.rs",
+            "store/tail.rs",
             "nonce: (self.nonces)(),",
             "nonce: if PLANTED { [7; 16] } else { (self.nonces)() },",
         )],
@@ -294,8 +293,8 @@ pub(crate) const KINDS: &[Kind] = &[
         "delivery goes on while writing fails",
         &[at(
             "shard/deliver.rs",
-            "self.draining || self.storage.is_failing()",
-            "self.draining || self.storage.is_failing() && !PLANTED",
+            "self.draining || self.store.queue.is_failing()",
+            "self.draining || self.store.queue.is_failing() && !PLANTED",
         )],
     ),
     kind(

@@ -14,8 +14,8 @@ use engine::ids::{SegmentId, ShardId};
 use engine::keys::{KeyRing, MasterKey};
 use engine::queue::cipher::Stream;
 use engine::random::Random;
-use engine::shard::storage::StorageSetup;
 use engine::shard::{NotedHandovers, Settings, ShardCore};
+use engine::store::StorageSetup;
 
 use super::disk::Disk;
 use super::ledger::{Checked, Ledger};

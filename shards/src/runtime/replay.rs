@@ -12,7 +12,7 @@ use engine::queue::cipher::{SegmentName, Stream};
 use engine::queue::replay::{Contents, SegmentReader};
 use engine::queue::segment::SEGMENT_HEADER_BYTES;
 use engine::shard::DiskError;
-use engine::shard::storage::BATCH_BYTES_FULL;
+use engine::store::BATCH_BYTES_FULL;
 use glommio::timer::sleep;
 
 use super::{Shard, spawn};

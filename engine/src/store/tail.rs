@@ -1,23 +1,24 @@
 //! The segment that a stream writes to: made when first needed, its header block ahead of its first batch.
 //!
-//! Each of a shard's streams has one [`Tail`]; [`Maker`] has the keys and nonces they share. Which
-//! record goes where is the streams' own business (`mod`, `log_stream`, `counter_stream`).
+//! Each of a shard's streams has one [`Tail`]; [`Maker`] has the keys, nonces and batch numbers they
+//! share. Which record goes where is the streams' own business (`commit`, `side`).
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::NonceSource;
+use super::{BatchId, NonceSource};
 use crate::clock::UnixMs;
-use crate::ids::{SegmentId, ShardId};
+use crate::ids::{HandoverId, SegmentId, ShardId};
 use crate::keys::KeyRing;
 use crate::queue::cipher::{SegmentName, Stream};
 use crate::queue::segment::{Batch, SegmentHeader, SegmentWriter};
 
-/// What new segments are made of.
-pub(super) struct Maker {
-    pub(super) shard: ShardId,
+/// What new segments are made of, and the numbers of their batches.
+pub struct Maker {
+    shard: ShardId,
     pub(super) keys: Arc<KeyRing>,
-    pub(super) nonces: NonceSource,
+    nonces: NonceSource,
+    next_batch: u64,
 }
 
 impl fmt::Debug for Maker {
@@ -29,6 +30,30 @@ impl fmt::Debug for Maker {
 }
 
 impl Maker {
+    pub(super) const fn new(shard: ShardId, keys: Arc<KeyRing>, nonces: NonceSource) -> Self {
+        Self {
+            shard,
+            keys,
+            nonces,
+            next_batch: 0,
+        }
+    }
+
+    pub(super) const fn next_batch(&mut self, stream: Stream) -> BatchId {
+        self.next_batch += 1;
+        BatchId::new(self.next_batch, stream)
+    }
+
+    /// Names a handover.
+    pub(super) fn random_handover(&mut self) -> HandoverId {
+        let nonce = (self.nonces)();
+        let (low, _) = nonce.split_at(8);
+        let bits = low
+            .iter()
+            .fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+        HandoverId::from_random(bits)
+    }
+
     fn header(
         &mut self,
         stream: Stream,
@@ -55,10 +80,10 @@ impl Maker {
 pub(super) struct Tail {
     stream: Stream,
     pub(super) segment_bytes: u32,
-    pub(super) next: SegmentId,
+    next: SegmentId,
     pub(super) writer: Option<SegmentWriter>,
     /// Header block of the writer's segment, until its first batch takes it along.
-    pub(super) header: Vec<u8>,
+    header: Vec<u8>,
     /// Segments begun since they were last asked for.
     pub(super) begun: Option<SegmentId>,
 }
@@ -91,19 +116,26 @@ impl Tail {
     /// The open batch; the first of a segment begins with the header block.
     pub(super) fn take_batch(&mut self) -> Option<Batch> {
         let batch = self.writer.as_mut()?.take_batch()?;
-        Some(self.with_header(batch))
-    }
-
-    pub(super) fn with_header(&mut self, batch: Batch) -> Batch {
         if self.header.is_empty() {
-            return batch;
+            return Some(batch);
         }
         let mut bytes = std::mem::take(&mut self.header);
         bytes.extend_from_slice(&batch.bytes);
-        Batch {
+        Some(Batch {
             file_offset: 0,
             bytes,
             ..batch
-        }
+        })
+    }
+
+    /// Whether the segment's file would be made by its next batch.
+    pub(super) const fn is_unmade(&self) -> bool {
+        !self.header.is_empty()
+    }
+
+    /// What is appended next goes into a new segment; the one so far, if one was begun.
+    pub(super) fn leave(&mut self) -> Option<SegmentWriter> {
+        self.header.clear();
+        self.writer.take()
     }
 }

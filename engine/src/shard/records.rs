@@ -1,17 +1,17 @@
 //! Messages and notes into records, messages out of records.
 //!
 //! [`ShardCore::store`] appends a message and enters it into the index; outcomes, commits and cancels
-//! are appended beside the lists that would write them again after a failure. What becomes of the
-//! batch they are in: `commit`.
+//! are appended after it. What becomes of the batch they are in: `durable`.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Hold, Note, Waiter};
+use super::accept::Origin;
+use super::{Action, Message, ShardCore, Stored, Submission};
 use crate::address::Address;
 use crate::clock::{Now, UnixMs};
 use crate::envelope::{Envelope, Recipient};
-use crate::ids::{QueueId, SegmentId};
+use crate::ids::{HandoverId, QueueId, SegmentId, ShardId};
 use crate::queue::cipher::SegmentCipher;
 use crate::queue::record::options::{put_message, put_recipient};
 use crate::queue::record::{
@@ -19,11 +19,49 @@ use crate::queue::record::{
 };
 use crate::queue::replay::read_one;
 use crate::queue::segment::Placement;
+use crate::schedule::index::EntryId;
 use crate::schedule::mail::NewEntry;
-use crate::shard::{Action, Message, ShardCore, Stored, Submission};
+
+/// Who waits for a message to be durable.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Waiter {
+    /// The whole transaction is ours.
+    Origin(Origin),
+    /// Our part of a transaction of this shard.
+    Part(u64),
+    /// A part that another shard asked us to store.
+    Shard { shard: ShardId, key: u64 },
+}
+
+/// Whether a message may be sent as soon as it is durable.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hold {
+    No,
+    /// Not before the transaction's other owners have stored their parts.
+    Pending,
+    /// Not before the handover that brought it is noted.
+    Handover(HandoverId),
+}
+
+impl Hold {
+    pub(super) const fn new(pending: bool, handover: Option<HandoverId>) -> Self {
+        match (pending, handover) {
+            (_, Some(handover)) => Self::Handover(handover),
+            (true, None) => Self::Pending,
+            (false, None) => Self::No,
+        }
+    }
+}
+
+/// What comes back when a stored message is durable, or failed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ticket {
+    pub(super) waiter: Waiter,
+    pub(super) hold: Hold,
+}
 
 /// A message out of its record's bytes as they lie on disk.
-pub(in crate::shard) fn message_from(
+pub(super) fn message_from(
     cipher: &mut SegmentCipher,
     placement: Placement,
     bytes: &mut [u8],
@@ -90,8 +128,19 @@ fn tags_text(tags: &[(Box<str>, Box<str>)]) -> String {
 }
 
 impl ShardCore {
+    /// A message read back; `bytes` are its record's as they lie on disk.
+    pub(super) fn decode_message(
+        &mut self,
+        placement: Placement,
+        mut bytes: Vec<u8>,
+    ) -> Result<Message, String> {
+        let cipher = self.store.queue.cipher(placement.segment);
+        let cipher = cipher.ok_or_else(|| "its segment is unknown".to_owned())?;
+        message_from(cipher, placement, &mut bytes)
+    }
+
     /// Appends a message that we own; `waiter` is told when it is durable.
-    pub(in crate::shard) fn store(
+    pub(super) fn store(
         &mut self,
         mut submission: Submission,
         waiter: Waiter,
@@ -100,12 +149,7 @@ impl ShardCore {
     ) {
         if self.store.queue.is_failing() {
             // Its batch would wait for the disk, and its client with it.
-            let result = if self.store.queue.full {
-                Stored::NoSpace
-            } else {
-                Stored::Failed
-            };
-            return self.tell_waiter(waiter, result, now);
+            return self.tell_waiter(waiter, self.not_stored(), now);
         }
         submission.group_by_domain();
         let placement = match self.append_message(&submission, hold, now) {
@@ -117,14 +161,8 @@ impl ShardCore {
             }
         };
         let queue_id = submission.queue_id;
-        self.store.queue.filling.notes.push(Note {
-            queue_id,
-            placement,
-            hold,
-            waiter,
-        });
-        self.store.queue.set.live(placement);
-        self.store.queue.close_full_batch();
+        let ticket = Ticket { waiter, hold };
+        self.store.queue.note_message(queue_id, placement, ticket);
         let message = Rc::new(submission.into_message());
         // What is held for long is read back when its time comes.
         let keep = !matches!(hold, Hold::Handover(_))
@@ -168,7 +206,7 @@ impl ShardCore {
         hold: Hold,
         now: Now,
     ) -> Result<Placement, String> {
-        let mut recipients = std::mem::take(&mut self.store.queue.recipients);
+        let mut recipients = std::mem::take(&mut self.store.recipients);
         recipients.clear();
         let mut fault = Ok(());
         let envelope = &submission.envelope;
@@ -221,11 +259,11 @@ impl ShardCore {
                 .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        self.store.queue.recipients = recipients;
+        self.store.recipients = recipients;
         result
     }
 
-    pub(in crate::shard) fn append_outcome(
+    pub(super) fn append_outcome(
         &mut self,
         queue_id: QueueId,
         segment: SegmentId,
@@ -236,55 +274,40 @@ impl ShardCore {
             about: About { queue_id, segment },
             state,
         };
-        if self.store.queue.is_failing() {
-            self.store.queue.filling.outcomes.push(outcome);
-            return;
+        if let Err(error) = self.store.queue.append_outcome(outcome, now) {
+            self.report(format!("outcome of {queue_id} cannot be written: {error}"));
         }
-        match self.store.queue.append(&Record::Outcome(outcome), now) {
-            Ok(placement) => {
-                self.store.queue.set.note(placement, segment);
-                self.store.queue.filling.outcomes.push(outcome);
-                self.store.queue.close_full_batch();
-            }
-            Err(error) => self.report(format!("outcome of {queue_id} cannot be written: {error}")),
+    }
+
+    fn about(&self, id: EntryId) -> About {
+        let entry = self.mail.get(id);
+        About {
+            queue_id: entry.queue_id,
+            segment: entry.placement.segment,
         }
     }
 
     /// Every owner has stored the message: note so, and deliver it.
-    pub(in crate::shard) fn confirm(&mut self, queue_id: QueueId, now: Now) {
+    pub(super) fn confirm(&mut self, queue_id: QueueId, now: Now) {
         let Some(id) = self.mail.find(queue_id) else {
             return;
         };
-        let about = About {
-            queue_id,
-            segment: self.mail.get(id).placement.segment,
-        };
-        self.append_note(&Record::Commit(about), about, now);
-        self.store.queue.filling.commits.push(about);
+        let about = self.about(id);
+        if let Err(error) = self.store.queue.append_commit(about, now) {
+            self.note_fault(queue_id, &error);
+        }
         self.stored_ready(queue_id, now);
     }
 
     /// Another owner failed: the message was never accepted.
-    pub(in crate::shard) fn cancel_stored(&mut self, queue_id: QueueId, now: Now) {
+    pub(super) fn cancel_stored(&mut self, queue_id: QueueId, now: Now) {
         let Some(id) = self.mail.find(queue_id) else {
             return;
         };
-        let about = About {
-            queue_id,
-            segment: self.mail.get(id).placement.segment,
-        };
+        let about = self.about(id);
         self.forget_message(queue_id);
-        self.append_note(&Record::Cancel(about), about, now);
-        self.store.queue.filling.cancels.push(about);
-    }
-
-    pub(super) fn append_note(&mut self, record: &Record<'_>, about: About, now: Now) {
-        if self.store.queue.is_failing() {
-            return;
-        }
-        match self.store.queue.append(record, now) {
-            Ok(placement) => self.store.queue.set.note(placement, about.segment),
-            Err(error) => self.report(format!("note on {} not written: {error}", about.queue_id)),
+        if let Err(error) = self.store.queue.append_cancel(about, now) {
+            self.note_fault(queue_id, &error);
         }
     }
 }

@@ -1,0 +1,167 @@
+//! Batches of the queue's stream on their way, and what is done when one is durable or failed.
+//!
+//! [`ShardCore::flush`] sends a batch, [`ShardCore::written`] hears of it: each [`Note`] of it brings a
+//! [`Ticket`], and its [`Waiter`] is told. What a failed batch carried is sorted by
+//! [`crate::store::GroupCommit`]; here the index is set right, and who waited is told.
+
+use super::records::{Hold, Ticket, Waiter};
+use super::{Action, ShardCore, ShardMessage, Stored};
+use crate::clock::Now;
+use crate::ids::QueueId;
+use crate::queue::cipher::Stream;
+use crate::schedule::index::{EntryId, State};
+use crate::store::{BatchId, DiskError, Failed, Mark, Note, Written};
+
+impl ShardCore {
+    /// Memory of a batch that was written, for the next one.
+    pub fn reuse_batch(&mut self, bytes: Vec<u8>) {
+        self.store.queue.reuse_batch(bytes);
+    }
+
+    /// Sends the next batch on its way if none is and there is reason to. Call it when the events at
+    /// hand are handled rather than after each, so that what they stored shares a batch.
+    pub fn flush(&mut self, now: Now) {
+        let outcome_ms_max = if self.draining {
+            0
+        } else {
+            self.settings.outcome_sync_ms_max
+        };
+        let Some(write) = self.store.queue.flush(outcome_ms_max, now) else {
+            return;
+        };
+        let free_bytes = self.store.disk_free_bytes;
+        self.store.disk_free_bytes = free_bytes.saturating_sub(write.bytes.len() as u64);
+        self.write(Stream::Queue, write);
+    }
+
+    pub(super) fn written(&mut self, batch: BatchId, result: Result<(), DiskError>, now: Now) {
+        if batch.stream() != Some(Stream::Queue) {
+            return self.side_written(batch, &result, now);
+        }
+        let why = result.as_ref().err().map(ToString::to_string);
+        match self.store.queue.written(batch, result, now) {
+            Some(Written::Durable(notes)) => {
+                for note in &notes {
+                    self.note_durable(note, now);
+                }
+            }
+            Some(Written::Failed(failed)) => {
+                self.batch_failed(failed, &why.unwrap_or_default(), now);
+            }
+            None => {}
+        }
+    }
+
+    fn note_durable(&mut self, note: &Note<Ticket>, now: Now) {
+        match *note {
+            Note::Copy { queue_id, from, .. } => self.moved_durable(queue_id, from),
+            Note::Mark(Mark::Compacted(segment)) => self.compacted(segment),
+            Note::Mark(Mark::Strays) => {}
+            Note::Mark(Mark::HandedOver) => self.handed_durable(),
+            Note::Message {
+                queue_id, ticket, ..
+            } => {
+                match ticket.hold {
+                    Hold::No => self.stored_ready(queue_id, now),
+                    Hold::Pending => {}
+                    Hold::Handover(handover) => self.hold(queue_id, handover),
+                }
+                self.tell_waiter(ticket.waiter, Stored::Durable, now);
+            }
+        }
+    }
+
+    pub(super) fn tell_waiter(&mut self, waiter: Waiter, result: Stored, now: Now) {
+        match waiter {
+            Waiter::Origin(origin) => self.answer(origin, result, now),
+            Waiter::Part(key) => self.part_stored(key, result, now),
+            Waiter::Shard { shard, key } => {
+                self.tell(shard, ShardMessage::Stored { key, result });
+            }
+        }
+    }
+
+    pub(super) fn stored_ready(&mut self, queue_id: QueueId, now: Now) {
+        // One entry is by far the most common; siblings would need a list.
+        let Some(first) = self.mail.find(queue_id) else {
+            return;
+        };
+        if self.mail.is_only(first) {
+            return self.stored_entry_ready(first, now);
+        }
+        let entries: Vec<EntryId> = self.mail.siblings(queue_id).collect();
+        for id in entries {
+            self.stored_entry_ready(id, now);
+        }
+    }
+
+    fn stored_entry_ready(&mut self, id: EntryId, now: Now) {
+        if self.mail.get(id).state == State::Storing {
+            self.make_ready(id, now);
+        }
+    }
+
+    pub(super) fn forget_message(&mut self, queue_id: QueueId) {
+        let entries: Vec<EntryId> = self.mail.siblings(queue_id).collect();
+        for id in entries {
+            if self.mail.get(id).state == State::Storing {
+                self.finish_entry(id);
+            }
+        }
+    }
+
+    fn batch_failed(&mut self, failed: Failed<Ticket>, why: &str, now: Now) {
+        self.report(format!(
+            "queue write failed (segment {:08}: {why}): its mail is answered as not accepted, delivery \
+             rests until outcomes can be written; free space or mend the disk under server.data_dir",
+            failed.segment.0
+        ));
+        self.copies_failed(&failed.notes);
+        for note in &failed.notes {
+            match note {
+                Note::Message { queue_id, .. } => self.forget_message(*queue_id),
+                Note::Mark(Mark::HandedOver) => self.moves.handovers.not_durable(),
+                Note::Mark(Mark::Compacted(_) | Mark::Strays) | Note::Copy { .. } => {}
+            }
+        }
+        self.store.queue.give_up_segments(failed.segments);
+        let result = self.not_stored();
+        for note in failed.notes {
+            if let Note::Message { ticket, .. } = note {
+                self.tell_waiter(ticket.waiter, result, now);
+            }
+        }
+        // At once, if the first failure was no more than that.
+        self.retry_write(now);
+    }
+
+    /// What is said of mail while writing fails.
+    pub(super) const fn not_stored(&self) -> Stored {
+        if self.store.queue.is_full() {
+            Stored::NoSpace
+        } else {
+            Stored::Failed
+        }
+    }
+
+    /// After a failed write: writing goes on in a new segment when its time has come, and so do
+    /// deliveries.
+    pub(super) fn retry_write(&mut self, now: Now) {
+        let has_room = !self.disk_low();
+        let Some(faults) = self.store.queue.retry(has_room, now) else {
+            return;
+        };
+        for (queue_id, error) in faults {
+            self.note_fault(queue_id, &error);
+        }
+        // A site with ready mail is among these.
+        for site in self.pool.tended.clone() {
+            self.pump(site, true, now);
+        }
+    }
+
+    pub(super) fn note_fault(&mut self, queue_id: QueueId, error: &impl std::fmt::Display) {
+        let line = format!("note on {queue_id} not written: {error}");
+        self.actions.push(Action::Report { line });
+    }
+}
