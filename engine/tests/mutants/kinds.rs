@@ -309,16 +309,16 @@ pub(crate) const KINDS: &[Kind] = &[
         "one who waits for room to ask forgotten",
         &[at(
             "shard/lookup.rs",
-            "self.lookups.queue(id, has_begun);",
-            "if !PLANTED { self.lookups.queue(id, has_begun); }",
+            "self.names.lookups.queue(id, has_begun);",
+            "if !PLANTED { self.names.lookups.queue(id, has_begun); }",
         )],
     ),
     kind(
         "a site not looked at after its back-off",
         &[at(
             "shard/deliver.rs",
-            "if !self.sites[site_id as usize].round.is_empty() {",
-            "if !PLANTED && !self.sites[site_id as usize].round.is_empty() {",
+            "if !self.pool.sites[site_id as usize].round.is_empty() {",
+            "if !PLANTED && !self.pool.sites[site_id as usize].round.is_empty() {",
         )],
     ),
     kind(
