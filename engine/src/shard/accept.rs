@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::records::{Hold, Waiter};
-use super::{Action, ShardCore, ShardMessage, Stored, Submission, Ticket};
+use super::{Action, ShardCore, Stored, Submission, Ticket};
 use crate::clock::Now;
 use crate::envelope::Recipient;
 use crate::ids::{HandoverId, QueueId, ShardId};
@@ -39,6 +39,42 @@ impl Origin {
             Self::Session(_) | Self::Notice(_) => None,
         }
     }
+}
+
+/// What shards tell each other of a transaction's parts.
+#[derive(Debug)]
+pub enum PartMessage {
+    /// Store these recipients of a transaction; answered with `Stored`.
+    Store {
+        /// The sender's number for it.
+        key: u64,
+        /// The part of the transaction that the receiver owns.
+        submission: Box<Submission>,
+        /// Other shards own recipients too: hold it until `Confirm` or `Cancel`.
+        pending: bool,
+        /// It was queued before, in the folder of a shard that does not own its domain any more: hold
+        /// it until this handover is noted.
+        handover: Option<HandoverId>,
+        /// A notification of ours: the mail it tells of leaves the queue once it is stored.
+        is_notice: bool,
+    },
+    /// The answer.
+    Stored {
+        /// As in `Store`.
+        key: u64,
+        /// Whether it is durable.
+        result: Stored,
+    },
+    /// Every owner has it: deliver.
+    Confirm {
+        /// The message.
+        queue_id: QueueId,
+    },
+    /// An owner failed: forget it.
+    Cancel {
+        /// The message.
+        queue_id: QueueId,
+    },
 }
 
 /// A transaction of which other shards own recipients.
@@ -111,7 +147,7 @@ impl ShardCore {
                 let handover = origin.handover();
                 self.tell(
                     to,
-                    ShardMessage::Store {
+                    PartMessage::Store {
                         key,
                         submission,
                         pending,
@@ -123,13 +159,9 @@ impl ShardCore {
         }
     }
 
-    pub(super) fn tell(&mut self, to: ShardId, message: ShardMessage) {
-        self.actions.push(Action::Tell { to, message });
-    }
-
-    pub(super) fn told_by_shard(&mut self, from: ShardId, message: ShardMessage, now: Now) {
+    pub(super) fn told_of_part(&mut self, from: ShardId, message: PartMessage, now: Now) {
         match message {
-            ShardMessage::Store {
+            PartMessage::Store {
                 key,
                 mut submission,
                 pending,
@@ -151,19 +183,18 @@ impl ShardCore {
                 };
                 if is_refused {
                     let result = Stored::NoSpace;
-                    self.tell(from, ShardMessage::Stored { key, result });
+                    self.tell(from, PartMessage::Stored { key, result });
                 } else if handover.is_some() && self.moves.replaying {
                     // A part of the same message may still be found: which, is not known yet.
                     let result = Stored::Failed;
-                    self.tell(from, ShardMessage::Stored { key, result });
+                    self.tell(from, PartMessage::Stored { key, result });
                 } else {
                     self.store(*submission, waiter, Hold::new(pending, handover), now);
                 }
             }
-            ShardMessage::Stored { key, result } => self.part_stored(key, result, now),
-            ShardMessage::Confirm { queue_id } => self.confirm(queue_id, now),
-            ShardMessage::HandedOver { handover } => self.release(handover, now),
-            ShardMessage::Cancel { queue_id } => self.cancel_stored(queue_id, now),
+            PartMessage::Stored { key, result } => self.part_stored(key, result, now),
+            PartMessage::Confirm { queue_id } => self.confirm(queue_id, now),
+            PartMessage::Cancel { queue_id } => self.cancel_stored(queue_id, now),
         }
     }
 
@@ -214,8 +245,8 @@ impl ShardCore {
                 match (*to == self.me, transaction.failure.is_some()) {
                     (true, false) => self.confirm(queue_id, now),
                     (true, true) => self.cancel_stored(queue_id, now),
-                    (false, false) => self.tell(*to, ShardMessage::Confirm { queue_id }),
-                    (false, true) => self.tell(*to, ShardMessage::Cancel { queue_id }),
+                    (false, false) => self.tell(*to, PartMessage::Confirm { queue_id }),
+                    (false, true) => self.tell(*to, PartMessage::Cancel { queue_id }),
                 }
             }
         }

@@ -4,8 +4,9 @@
 //! [`Ticket`], and its [`Waiter`] is told. What a failed batch carried is sorted by
 //! [`crate::store::GroupCommit`]; here the index is set right, and who waited is told.
 
+use super::accept::PartMessage;
 use super::records::{Hold, Ticket, Waiter};
-use super::{Action, ShardCore, ShardMessage, Stored};
+use super::{Action, ShardCore, Stored};
 use crate::clock::Now;
 use crate::ids::QueueId;
 use crate::queue::cipher::Stream;
@@ -76,7 +77,7 @@ impl ShardCore {
             Waiter::Origin(origin) => self.answer(origin, result, now),
             Waiter::Part(key) => self.part_stored(key, result, now),
             Waiter::Shard { shard, key } => {
-                self.tell(shard, ShardMessage::Stored { key, result });
+                self.tell(shard, PartMessage::Stored { key, result });
             }
         }
     }

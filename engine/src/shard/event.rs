@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::message::Submission;
+use super::peer::ShardMessage;
 use crate::dns::{Answer, Question, Target};
-use crate::ids::{HandoverId, QueueId, SegmentId, ShardId};
+use crate::ids::{HandoverId, SegmentId, ShardId};
 use crate::phase::Phase;
 use crate::pool::{ConnId, PeerInfo};
 use crate::queue::cipher::Stream;
@@ -165,47 +166,6 @@ pub enum Stored {
     Failed,
     /// No room: 452.
     NoSpace,
-}
-
-/// What shards tell each other.
-#[derive(Debug)]
-pub enum ShardMessage {
-    /// Store these recipients of a transaction; answered with `Stored`.
-    Store {
-        /// The sender's number for it.
-        key: u64,
-        /// The part of the transaction that the receiver owns.
-        submission: Box<Submission>,
-        /// Other shards own recipients too: hold it until `Confirm` or `Cancel`.
-        pending: bool,
-        /// It was queued before, in the folder of a shard that does not own its domain any more: hold
-        /// it until this handover is noted.
-        handover: Option<HandoverId>,
-        /// A notification of ours: the mail it tells of leaves the queue once it is stored.
-        is_notice: bool,
-    },
-    /// The answer.
-    Stored {
-        /// As in `Store`.
-        key: u64,
-        /// Whether it is durable.
-        result: Stored,
-    },
-    /// Every owner has it: deliver.
-    Confirm {
-        /// The message.
-        queue_id: QueueId,
-    },
-    /// A handover is noted: what was stored under it may be sent.
-    HandedOver {
-        /// Which.
-        handover: HandoverId,
-    },
-    /// An owner failed: forget it.
-    Cancel {
-        /// The message.
-        queue_id: QueueId,
-    },
 }
 
 /// Something to be done.

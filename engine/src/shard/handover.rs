@@ -22,7 +22,7 @@ use std::rc::Rc;
 
 use super::accept::Origin;
 use super::deliver::Purpose;
-use super::{Action, DiskError, Message, READS_MAX, ShardCore, ShardMessage, Stored};
+use super::{Action, DiskError, Message, READS_MAX, ShardCore, Stored};
 use crate::clock::Now;
 use crate::ids::{HandoverId, QueueId, ShardId};
 use crate::queue::record::{OutcomeState, Record};
@@ -33,6 +33,16 @@ use crate::store::Mark;
 const BLOB_HANDED_OVER: u16 = 4;
 /// Ticks until a note that failed is tried again: some seconds.
 const NOTE_REST_TICKS: u32 = 20;
+
+/// What shards tell each other of handovers.
+#[derive(Debug)]
+pub enum HandoverMessage {
+    /// It is noted: what was stored under it may be sent.
+    Noted {
+        /// Which.
+        handover: HandoverId,
+    },
+}
 
 /// Handovers of earlier runs that were noted.
 pub type NotedHandovers = Rc<BTreeSet<HandoverId>>;
@@ -212,7 +222,7 @@ impl ShardCore {
     pub fn handed_over(&mut self, handover: HandoverId, now: Now) {
         for shard in (0..self.shards).map(ShardId) {
             if shard != self.me {
-                self.tell(shard, ShardMessage::HandedOver { handover });
+                self.tell(shard, HandoverMessage::Noted { handover });
             }
         }
         self.release(handover, now);
@@ -234,8 +244,14 @@ impl ShardCore {
             .push(queue_id);
     }
 
+    pub(super) fn told_of_handover(&mut self, message: HandoverMessage, now: Now) {
+        match message {
+            HandoverMessage::Noted { handover } => self.release(handover, now),
+        }
+    }
+
     /// What was given to us under the handover is ours.
-    pub(super) fn release(&mut self, handover: HandoverId, now: Now) {
+    fn release(&mut self, handover: HandoverId, now: Now) {
         for queue_id in self
             .moves
             .handovers

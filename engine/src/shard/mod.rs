@@ -6,6 +6,7 @@
 //!
 //! A message's way through the files here:
 //! - `accept`: recipients to their owner shards, and one answer when all have stored theirs;
+//! - `peer`: what shards tell each other;
 //! - `records`: messages and notes into records, messages out of records;
 //! - `streams`, `durable`: when they are written ([`crate::store`]), and what is done when they are durable;
 //! - `ready`: mail that may be sent, and its destination's turns at a site;
@@ -34,6 +35,7 @@ mod handover;
 mod idle;
 mod lookup;
 mod message;
+mod peer;
 mod ready;
 mod records;
 mod replay;
@@ -48,9 +50,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 pub use crate::store::{BatchId, Begin, DiskError};
-pub use event::{Action, Cause, Event, ReadId, ShardMessage, Stored, Ticket};
-pub use handover::NotedHandovers;
+pub use accept::PartMessage;
+pub use event::{Action, Cause, Event, ReadId, Stored, Ticket};
+pub use handover::{HandoverMessage, NotedHandovers};
 pub use message::{Message, MessageWith, Submission};
+pub use peer::ShardMessage;
 pub use unread::UnreadSegment;
 pub use view::{DestinationView, ShardStatus, Why};
 

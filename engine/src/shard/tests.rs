@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{
-    Action, Cause, DiskError, Event, IDLE_DESTINATIONS_MAX, QUESTION_MS_MAX, SITES_MAX, Settings,
-    ShardCore, ShardMessage, Stored, Submission,
+    Action, Cause, DiskError, Event, IDLE_DESTINATIONS_MAX, PartMessage, QUESTION_MS_MAX,
+    SITES_MAX, Settings, ShardCore, ShardMessage, Stored, Submission,
 };
 use crate::address::Address;
 use crate::bounce::Classifier;
@@ -322,7 +322,7 @@ impl World {
             Action::Report { line } => panic!("{line}"),
             Action::Answer { result, .. } => return self.answers.push(result),
             Action::Tell { message, .. } => {
-                if let ShardMessage::Stored { result, .. } = message {
+                if let ShardMessage::Part(PartMessage::Stored { result, .. }) = message {
                     self.told.push(result);
                 }
                 return;
@@ -818,7 +818,7 @@ fn a_full_queue_takes_the_notifications_of_other_shards_up_to_a_reserve() {
     world.core.drain();
     let give = |world: &mut World, is_notice| {
         let submission = Box::new(world.submission("a.example"));
-        let message = ShardMessage::Store {
+        let message = PartMessage::Store {
             key: 1,
             submission,
             pending: true,
@@ -826,6 +826,7 @@ fn a_full_queue_takes_the_notifications_of_other_shards_up_to_a_reserve() {
             is_notice,
         };
         let from = ShardId(1);
+        let message = message.into();
         world.handle(Event::FromShard { from, message });
         world.told.pop()
     };

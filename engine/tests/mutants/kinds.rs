@@ -57,9 +57,9 @@ pub(crate) const KINDS: &[Kind] = &[
         "the other owners not told to cancel",
         &[at(
             "shard/accept.rs",
-            "(false, true) => self.tell(*to, ShardMessage::Cancel { queue_id }),",
+            "(false, true) => self.tell(*to, PartMessage::Cancel { queue_id }),",
             "(false, true) if PLANTED => {}
-             (false, true) => self.tell(*to, ShardMessage::Cancel { queue_id }),",
+             (false, true) => self.tell(*to, PartMessage::Cancel { queue_id }),",
         )],
     ),
     kind(
@@ -248,9 +248,9 @@ pub(crate) const KINDS: &[Kind] = &[
         "a confirmation lost now and then",
         &[at(
             "shard/accept.rs",
-            "ShardMessage::Confirm { queue_id } => self.confirm(queue_id, now),",
-            "ShardMessage::Confirm { .. } if PLANTED && self.random.below(20) == 0 => {}
-             ShardMessage::Confirm { queue_id } => self.confirm(queue_id, now),",
+            "PartMessage::Confirm { queue_id } => self.confirm(queue_id, now),",
+            "PartMessage::Confirm { .. } if PLANTED && self.random.below(20) == 0 => {}
+             PartMessage::Confirm { queue_id } => self.confirm(queue_id, now),",
         )],
     ),
     kind(

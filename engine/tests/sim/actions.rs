@@ -10,7 +10,7 @@ use engine::pool::PeerInfo;
 use engine::queue::cipher::Stream;
 use engine::queue::segment::{file_name, free_file_name};
 use engine::queue::set::Disposal;
-use engine::shard::{Action, DiskError, Event};
+use engine::shard::{Action, DiskError, Event, HandoverMessage, PartMessage, ShardMessage};
 use engine::smtp::client::{RecipientOutcome, RecipientResult};
 
 use super::ledger::Checked;
@@ -332,7 +332,7 @@ impl World {
             }
             Action::Tell { to, message } => {
                 let to = usize::from(to.0);
-                if let engine::shard::ShardMessage::HandedOver { handover } = &message
+                if let ShardMessage::Handover(HandoverMessage::Noted { handover }) = &message
                     && self.sabotage == Sabotage::None
                     && !self.ledger.is_noted(*handover)
                 {
@@ -348,9 +348,9 @@ impl World {
                 *at = latest.max(*at + 1);
                 let at = *at;
                 let from = ShardId(shard as u16);
-                if let engine::shard::ShardMessage::Store {
+                if let ShardMessage::Part(PartMessage::Store {
                     handover: Some(_), ..
-                } = &message
+                }) = &message
                 {
                     self.summary.transfers += 1;
                 }

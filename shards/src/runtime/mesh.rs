@@ -66,18 +66,18 @@ impl MeshBoxes {
 #[cfg(test)]
 mod tests {
     use engine::ids::QueueId;
+    use engine::shard::PartMessage;
 
     use super::*;
 
     fn confirm(id: u64) -> ShardMessage {
-        ShardMessage::Confirm {
-            queue_id: QueueId(id),
-        }
+        let queue_id = QueueId(id);
+        PartMessage::Confirm { queue_id }.into()
     }
 
     fn id_of((from, message): (ShardId, ShardMessage)) -> (u16, u64) {
         match message {
-            ShardMessage::Confirm { queue_id } => (from.0, queue_id.0),
+            ShardMessage::Part(PartMessage::Confirm { queue_id }) => (from.0, queue_id.0),
             other => panic!("{other:?}"),
         }
     }
