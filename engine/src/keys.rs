@@ -6,6 +6,7 @@
 //! daemon's part.
 
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use hkdf::Hkdf;
@@ -32,23 +33,28 @@ pub const VERIFIER_BYTES_MAX: usize = 1024;
 /// Keys kept beside the current one, at most: each `rekey` adds one until its segments are gone.
 pub const OLDER_KEYS_MAX: usize = 16;
 
-/// The key from which every other is derived; zeroed when dropped.
+/// The key from which every other is derived; zeroed when its last clone is dropped.
 ///
+/// Clones share their bytes: whoever has locked the page they lie on has locked them for all, wherever the
+/// ring is handed.
+#[derive(Clone)]
+pub struct MasterKey(Arc<KeyBytes>);
+
 /// Boxed, so that moving it leaves no copy behind on the stack.
-#[derive(Clone, ZeroizeOnDrop)]
-pub struct MasterKey(Box<[u8; KEY_BYTES]>);
+#[derive(ZeroizeOnDrop)]
+struct KeyBytes(Box<[u8; KEY_BYTES]>);
 
 impl MasterKey {
     /// A key from its 32 bytes, which are zeroed.
     pub fn from_bytes(bytes: &mut [u8; KEY_BYTES]) -> Self {
-        let key = Self(Box::new(*bytes));
+        let key = KeyBytes(Box::new(*bytes));
         bytes.zeroize();
-        key
+        Self(Arc::new(key))
     }
 
     /// The bytes themselves: to lock their pages in memory and to wrap the key under another.
-    pub const fn expose(&self) -> &[u8; KEY_BYTES] {
-        &self.0
+    pub fn expose(&self) -> &[u8; KEY_BYTES] {
+        &self.0.0
     }
 
     /// The public name of this key: tells keys apart, tells nothing about them.
@@ -61,7 +67,7 @@ impl MasterKey {
     /// HKDF-SHA256 (RFC 5869) with `salt`, and `info` joined from its parts; fills `out`, at most
     /// 8160 bytes.
     pub(crate) fn expand(&self, salt: &[u8], info: &[&[u8]], out: &mut [u8]) {
-        Hkdf::<Sha256>::new(Some(salt), &self.0[..])
+        Hkdf::<Sha256>::new(Some(salt), &self.expose()[..])
             .expand_multi_info(info, out)
             .expect("every use asks for less than 255 hash lengths");
     }
@@ -243,11 +249,11 @@ pub fn derive(
         cost,
     )
     .map_err(refused)?;
-    let mut key = MasterKey(Box::new([0; KEY_BYTES]));
+    let mut key = KeyBytes(Box::new([0; KEY_BYTES]));
     argon2
         .hash_password_into(passphrase, &params.salt, &mut key.0[..])
         .map_err(refused)?;
-    Ok(key)
+    Ok(MasterKey(Arc::new(key)))
 }
 
 const VERIFIER_VERSION: u32 = 1;
@@ -517,6 +523,19 @@ impl KeyRing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clones_of_a_ring_hold_no_key_bytes_of_their_own() {
+        let mut ring = KeyRing::new(MasterKey::from_bytes(&mut [1; KEY_BYTES]));
+        let older = ring.current_id();
+        ring.rekey(MasterKey::from_bytes(&mut [2; KEY_BYTES]))
+            .unwrap();
+        let clone = ring.clone();
+        let at = |ring: &KeyRing, id| ring.find(id).unwrap().expose().as_ptr();
+        for id in [older, ring.current_id()] {
+            assert_eq!(at(&ring, id), at(&clone, id));
+        }
+    }
 
     const SECRET: &[u8] = b"0123456789abcdef";
 

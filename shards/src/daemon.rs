@@ -254,6 +254,12 @@ impl Hikyakud {
                 descriptors.sessions_max
             ));
         }
+        if let Err(why) = datadir::lock_all_memory() {
+            self.note(&format!(
+                "warning: mail in memory may be written to swap: {why}; set LimitMEMLOCK=infinity in the unit (ulimit \
+                 -l unlimited), or run without swap (MemorySwapMax=0)"
+            ));
+        }
         let resolver = settings::resolver_setup(&config, descriptors.dns_in_flight_max);
         let resolver = ResolverThread::start(&resolver)?;
         let sessions = ClientSessions::new(

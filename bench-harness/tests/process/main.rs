@@ -16,6 +16,7 @@ mod disk_full;
 mod few_descriptors;
 mod harness;
 mod hostile_clients;
+mod locked_memory;
 mod nothing_readable;
 mod odd_servers;
 mod own_log;

@@ -26,4 +26,4 @@ pub mod verify;
 
 pub use error::KeysError;
 pub use installation::{DataLock, Installation};
-pub use locked::{LockedBytes, process_not_dumpable};
+pub use locked::{LockedBytes, lock_all_memory, process_not_dumpable};

@@ -9,8 +9,13 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::ptr::{NonNull, null_mut};
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::mm::{
+    Advice, MapFlags, MlockAllFlags, ProtFlags, madvise, mlock, mlockall, mmap_anonymous, munmap,
+};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
+use rustix::thread::{CapabilitySet, capabilities};
 use zeroize::Zeroize;
 
 /// Most bytes of one secret.
@@ -149,6 +154,31 @@ unsafe fn protect(start: *mut c_void, len: usize) -> io::Result<()> {
     // SAFETY: as above.
     unsafe { madvise(start, len, Advice::LinuxDontDump)? };
     Ok(())
+}
+
+/// Locks all of this process's memory, also what it will ask for: content in clear and keys of segments
+/// stay out of swap. Pages are locked as they are touched, so it takes no more of them.
+///
+/// # Errors
+/// Why not. Then nothing has changed; under a limit that does not cover everything, later requests for
+/// memory would fail, so it is not even tried.
+pub fn lock_all_memory() -> Result<(), String> {
+    let limit = getrlimit(Resource::Memlock).current;
+    if let Some(bytes) = limit
+        && !may_lock_beyond_limits()
+    {
+        return Err(format!("only {} KiB may be locked", bytes / 1024));
+    }
+    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
+        .map_err(|error| format!("memory cannot be locked: {error}"))
+}
+
+/// Whether CAP_IPC_LOCK counts: the kernel asks for it in the first user namespace, which a container
+/// may not be in.
+fn may_lock_beyond_limits() -> bool {
+    let has = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    has && map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// Makes this process write no core dump, and lets no process of the same user attach to it.
