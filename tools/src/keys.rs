@@ -1,5 +1,6 @@
 //! `hikyaku init`, `unlock`, `rekey`.
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -65,22 +66,20 @@ pub(crate) fn init(site: &Site, args: &InitArgs) -> Result<(), Failure> {
         }
     };
     let id = site.installation.init(&passphrase, KdfCost::Recommended)?;
-    println!(
-        "data directory       {}",
-        site.installation.data_dir().display()
-    );
-    println!(
-        "installation secret  {}",
-        site.installation.secret().display()
-    );
+    let mut out = io::stdout();
+    let data_dir = site.installation.data_dir().display();
+    let secret = site.installation.secret().display();
+    writeln!(out, "data directory       {data_dir}")?;
+    writeln!(out, "installation secret  {secret}")?;
     if let Some((path, _)) = &generated {
-        println!("passphrase           {}", path.display());
+        writeln!(out, "passphrase           {}", path.display())?;
     }
-    println!("key                  {id}");
-    println!(
+    writeln!(out, "key                  {id}")?;
+    writeln!(
+        out,
         "Keep a copy of passphrase and installation secret elsewhere: without both, all \
          mail and logs are lost."
-    );
+    )?;
     Ok(())
 }
 
@@ -103,7 +102,7 @@ pub(crate) fn unlock(site: &Site) -> Result<(), Failure> {
     site.client.get("/api/v1/status")?;
     let passphrase = typed_passphrase("Passphrase: ", false)?;
     site.client.post("/api/v1/unlock", &passphrase)?;
-    println!("unlocked");
+    writeln!(io::stdout(), "unlocked")?;
     Ok(())
 }
 
@@ -121,7 +120,8 @@ pub(crate) fn rekey(site: &Site, args: &RekeyArgs) -> Result<(), Failure> {
         let new = new_passphrase(args)?;
         let form = form(&[("old", &old), ("new", &new)])?;
         let answer = site.client.post("/api/v1/rekey", &form)?;
-        println!("{}", answer.lines().nth(1).unwrap_or_default());
+        let line = answer.lines().nth(1).unwrap_or_default();
+        writeln!(io::stdout(), "{line}")?;
     } else {
         let _lock = site.installation.lock()?;
         let ring = match &args.old_key {
@@ -135,17 +135,20 @@ pub(crate) fn rekey(site: &Site, args: &RekeyArgs) -> Result<(), Failure> {
         let ring = site
             .installation
             .rekey(&ring, &passphrase, KdfCost::Recommended)?;
-        println!("new segments will be under key {}", ring.current_id());
+        let id = ring.current_id();
+        writeln!(io::stdout(), "new segments will be under key {id}")?;
     }
     match &site.config.key.source {
         KeySource::Prompt => {}
-        KeySource::File(path) => println!(
+        KeySource::File(path) => writeln!(
+            io::stdout(),
             "Put the new passphrase into {} before hikyakud is started again.",
             path.display()
-        ),
-        _ => println!(
+        )?,
+        _ => writeln!(
+            io::stdout(),
             "Give the new passphrase to the [key] source before hikyakud is started again."
-        ),
+        )?,
     }
     Ok(())
 }

@@ -21,6 +21,8 @@ use mail_parser::decoders::base64::base64_decode;
 use mail_parser::decoders::quoted_printable::quoted_printable_decode;
 use mail_parser::{Encoding, MessageParser};
 
+use crate::site::Failure;
+
 /// A recipient list, bytes.
 const LIST_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Bad lines shown one by one; the rest is counted.
@@ -170,13 +172,22 @@ pub(crate) fn run(args: &TemplateArgs) -> ExitCode {
         Command::Check(args) => run_check(args),
         Command::Render(args) => render(args),
     };
-    done.unwrap_or_else(|error| {
-        eprintln!("hikyaku template: {error}");
-        ExitCode::FAILURE
-    })
+    match done {
+        Ok(code) => code,
+        Err(failure) if failure.is_quiet() => ExitCode::SUCCESS,
+        Err(failure) => {
+            tell(&format!("hikyaku template: {failure}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
-fn preview(args: &PreviewArgs) -> Result<ExitCode, String> {
+/// Says a line on standard error, which may have been closed.
+fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn preview(args: &PreviewArgs) -> Result<ExitCode, Failure> {
     let template = load(&args.dir)?;
     let recipient = Mailbox::parse(&args.to).map_err(|e| format!("--to {:?}: {e}", args.to))?;
     let mut pairs = Vec::new();
@@ -204,9 +215,7 @@ fn preview(args: &PreviewArgs) -> Result<ExitCode, String> {
         "html" => part(&message, wire, Format::Html)?,
         _ => message,
     };
-    io::stdout()
-        .write_all(&shown)
-        .map_err(|e| format!("standard output: {e}"))?;
+    io::stdout().write_all(&shown)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -265,7 +274,7 @@ fn part(message: &[u8], wire: Wire, format: Format) -> Result<Vec<u8>, String> {
     Ok(shown)
 }
 
-fn run_check(args: &CheckArgs) -> Result<ExitCode, String> {
+fn run_check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let files = read_folder(&args.dir)?;
     let also: Vec<Carrier> = args
         .carrier
@@ -274,7 +283,7 @@ fn run_check(args: &CheckArgs) -> Result<ExitCode, String> {
         .collect();
     let faults = check(&files, &also);
     for fault in &faults {
-        println!("{fault}");
+        writeln!(io::stdout(), "{fault}")?;
     }
     Ok(if faults.is_empty() {
         ExitCode::SUCCESS
@@ -283,16 +292,15 @@ fn run_check(args: &CheckArgs) -> Result<ExitCode, String> {
     })
 }
 
-fn render(args: &RenderArgs) -> Result<ExitCode, String> {
+fn render(args: &RenderArgs) -> Result<ExitCode, Failure> {
     let template = load(&args.dir)?;
     let shown = args.list.display();
     let size = fs::metadata(&args.list)
         .map_err(|e| format!("{shown}: {e}"))?
         .len();
     if size > LIST_BYTES_MAX {
-        return Err(format!(
-            "{shown}: {size} bytes; the limit is {LIST_BYTES_MAX}, split the list"
-        ));
+        let why = format!("{shown}: {size} bytes; the limit is {LIST_BYTES_MAX}, split the list");
+        return Err(why.into());
     }
     let bytes = fs::read(&args.list).map_err(|e| format!("{shown}: {e}"))?;
     let mut list = List::open(&bytes).map_err(|e| format!("{shown}:{e}"))?;
@@ -326,7 +334,7 @@ fn render(args: &RenderArgs) -> Result<ExitCode, String> {
             Err(error) => {
                 bad += 1;
                 if bad <= BAD_LINES_SHOWN_MAX {
-                    bar.suspend(|| eprintln!("{shown}:{error}"));
+                    bar.suspend(|| tell(&format!("{shown}:{error}")));
                 }
             }
         }
@@ -337,12 +345,14 @@ fn render(args: &RenderArgs) -> Result<ExitCode, String> {
     out.finish()?;
     bar.finish_and_clear();
     if bad > BAD_LINES_SHOWN_MAX {
-        eprintln!("{shown}: and {} more bad lines", bad - BAD_LINES_SHOWN_MAX);
+        let more = bad - BAD_LINES_SHOWN_MAX;
+        tell(&format!("{shown}: and {more} more bad lines"));
     }
-    println!(
+    writeln!(
+        io::stdout(),
         "{good} messages written to {}, {bad} lines bad",
         args.out.display()
-    );
+    )?;
     Ok(if bad == 0 {
         ExitCode::SUCCESS
     } else {

@@ -513,3 +513,27 @@ fn man_pages_and_completions_are_written() {
     let shard = fs::read_to_string(pages.join("hikyaku-shard-verify.1")).unwrap();
     assert!(shard.contains("exit code 1"), "{shard}");
 }
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure_of_init_and_rekey() {
+    let bench = Bench::new();
+    let new_key = bench.path("new-key");
+    fs::write(&new_key, "quite another passphrase\n").unwrap();
+    fs::set_permissions(&new_key, fs::Permissions::from_mode(0o600)).unwrap();
+    let new_key = new_key.display().to_string();
+    for arguments in [
+        &["init", "--generate-key"][..],
+        &["rekey", "--new-key", &new_key],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hikyaku"));
+        command.arg("--config").arg(bench.path("hikyaku.toml"));
+        command.args(arguments).current_dir(bench.directory.path());
+        let child = command.stdin(Stdio::null()).stdout(writer);
+        let child = child.stderr(Stdio::piped()).spawn().unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{said}");
+    }
+}

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn hikyaku(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hikyaku"));
@@ -33,6 +33,41 @@ fn folder(name: &str) -> PathBuf {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// As `hikyaku template … | head` when head has ended.
+fn with_closed_pipe(arguments: &[&str]) -> Output {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hikyaku"));
+    let child = command.arg("template").args(arguments).stdout(writer);
+    let child = child.stderr(Stdio::piped()).spawn().unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    let dir = folder("template-closed-pipe");
+    fs::write(dir.join("template.toml"), "from = \"a@b.jp\"\n").unwrap();
+    let faulty = dir.display().to_string();
+    let list = dir.join("list.csv");
+    fs::write(&list, "email,name\na@b.jp,A\n").unwrap();
+    let (list, out) = (list.display().to_string(), dir.join("out.mbox"));
+    let out = out.display().to_string();
+    let good = example("text");
+    for arguments in [
+        &["check", "--dir", &faulty][..],
+        &["preview", "--dir", &good, "--to", "a@b.jp"],
+        &["render", "--dir", &good, "--list", &list, "--out", &out],
+    ] {
+        let output = with_closed_pipe(arguments);
+        let said = text(&output.stderr);
+        assert!(
+            output.status.success() && !said.contains("panicked"),
+            "{said}"
+        );
+        assert!(!said.contains("Broken pipe"), "{said}");
+    }
 }
 
 #[test]
