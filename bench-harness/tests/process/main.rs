@@ -20,6 +20,7 @@ mod locked_memory;
 mod nothing_readable;
 mod odd_servers;
 mod own_log;
+mod power;
 mod real_peers;
 mod restart;
 mod unread_segments;
