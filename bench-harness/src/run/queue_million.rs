@@ -177,7 +177,7 @@ fn settled_resident_bytes(daemon: &Daemon) -> u64 {
 
 /// Waits until the daemon counts all `accepted` messages as queued. The time since `started`.
 fn wait_for_replay(daemon: &Daemon, accepted: u64, started: Instant) -> Result<Duration, Failure> {
-    let queued = || number(daemon, "queued").unwrap_or(0);
+    let queued = || number(daemon, "queued_messages").unwrap_or(0);
     let done = || number(daemon, "replaying") == Some(0) && queued() >= accepted;
     if wait_until(PATIENCE, done, queued) {
         return Ok(started.elapsed());

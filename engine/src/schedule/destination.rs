@@ -65,6 +65,8 @@ pub struct Destination {
     pub(super) busy_len: u32,
     /// Where its mail goes.
     pub lookup: Lookup,
+    /// Who said what when mail was deferred last, while any is; unknown after a start.
+    pub last_reply: Box<str>,
     /// DNS failures in a row.
     pub dns_failures: u16,
     /// Whether it stands in its site's round.
@@ -84,6 +86,7 @@ impl Destination {
             deferred_len: 0,
             busy_len: 0,
             lookup: Lookup::Unknown,
+            last_reply: Box::default(),
             dns_failures: 0,
             in_round: false,
             is_vacant: false,

@@ -30,6 +30,9 @@ use crate::status::EnhancedStatus;
 /// How long a message whose failure notification could not be stored waits, seconds.
 const NOTICE_RETRY_S: u32 = 60;
 
+/// Kept of a reply for the operator, bytes.
+const LAST_REPLY_BYTES_MAX: usize = 256;
+
 /// Messages returned whole to their sender, bytes; of larger ones it gets the header section.
 const RETURNED_BYTES_MAX: usize = 256 * 1024;
 
@@ -129,6 +132,7 @@ impl ShardCore {
             self.count(delivery.entry, Counter::SessionError, 1);
         }
         self.log_outcomes(&delivery, &settled, &context, now);
+        self.note_reply(delivery.destination, &settled, &context);
         let remote_mta = context.target.as_ref().map(|target| &*target.host);
         self.conclude(delivery.entry, &delivery.message, &settled, remote_mta, now);
     }
@@ -199,6 +203,7 @@ impl ShardCore {
         };
         let context = Context { peer: None, target };
         self.log_outcomes(&delivery, &settled, &context, now);
+        self.note_reply(destination, &settled, &context);
         self.conclude(id, message, &settled, None, now);
     }
 
@@ -424,6 +429,22 @@ impl ShardCore {
                 .kept_bytes
                 .saturating_sub(message.memory_bytes());
         }
+    }
+
+    /// Keeps for the operator why mail of a destination was deferred last.
+    fn note_reply(&mut self, destination: DestinationId, settled: &[Settled], context: &Context) {
+        let Some(last) = settled
+            .iter()
+            .rfind(|one| one.kind == OutcomeKind::Deferred)
+        else {
+            return;
+        };
+        let mut said = match &context.target {
+            Some(target) => format!("{} said: {}", target.host, last.reply),
+            None => last.reply.to_string(),
+        };
+        said.truncate(said.floor_char_boundary(LAST_REPLY_BYTES_MAX));
+        self.mail.destination_mut(destination).last_reply = said.into();
     }
 
     fn log_outcomes(

@@ -846,9 +846,29 @@ fn a_greeted_session_that_breaks_counts_as_a_session_error() {
     assert_eq!(counted(&world, Counter::SessionError), 1);
     assert_eq!(counted(&world, Counter::Tempfail), 1);
     assert_eq!(counted(&world, Counter::ConnectFail), 0);
+    let row = world.core.destination("broken.example", world.now).unwrap();
+    assert_eq!(&*row.last_reply, "mx.broken.example said: 421 4.4.2 lost");
 
     world.peer = Peer::Refuses("connection refused".into());
     world.send("dead.example");
     assert_eq!(counted(&world, Counter::SessionError), 1);
     assert_eq!(counted(&world, Counter::ConnectFail), 1);
+}
+
+#[test]
+fn levels_count_recipients_and_messages_are_named_so() {
+    let mut world = World::new(settings());
+    world.peer = Peer::Refuses("connection refused".into());
+    let mut submission = world.submission("dead.example");
+    let envelope = Arc::make_mut(&mut submission.envelope);
+    let second = Address::parse("second@dead.example").unwrap();
+    envelope.recipients.push(second.into());
+    let ticket = world.next_message;
+    world.handle(Event::Accepted {
+        ticket,
+        submission: Box::new(submission),
+    });
+    let status = world.core.status();
+    assert_eq!((status.queued, status.deferred), (2, 2));
+    assert_eq!(status.queued_messages, 1);
 }

@@ -17,12 +17,14 @@ pub struct ShardStatus {
     pub shard: ShardId,
     /// Whether earlier mail is still being read from disk.
     pub replaying: bool,
-    /// Entries: one a message and recipient domain.
+    /// Recipients not delivered to yet, as in the counter of that name.
     pub queued: u64,
     /// Of these, waiting for a retry.
     pub deferred: u64,
-    /// With a connection.
+    /// Of these, with a connection.
     pub delivering: u64,
+    /// Queue entries: one for each message and recipient domain.
+    pub queued_messages: u64,
     /// Recipients delivered to, since ever.
     pub delivered: u64,
     /// Recipients failed, since ever.
@@ -66,6 +68,8 @@ pub struct DestinationView {
     pub connections: u64,
     /// What holds the ready mail back.
     pub binding: Binding,
+    /// Who said what when the deferred mail was deferred last; empty if none is, or since the start.
+    pub last_reply: Box<str>,
 }
 
 /// One message's part for one domain, and what it waits for.
@@ -89,9 +93,10 @@ impl ShardCore {
         ShardStatus {
             shard: self.me,
             replaying: self.moves.replaying || self.moves.replay_from.is_some(),
-            queued: self.mail.len() as u64,
-            deferred: self.mail.deferred_len(),
-            delivering: self.deliveries.len() as u64,
+            queued: self.counters.total(Counter::Queued),
+            deferred: self.counters.total(Counter::Deferred),
+            delivering: self.counters.total(Counter::Delivering),
+            queued_messages: self.mail.len() as u64,
             delivered: self.counters.total(Counter::Delivered),
             failed: self.counters.total(Counter::Failed),
             expired: self.counters.total(Counter::Expired),
@@ -152,6 +157,10 @@ impl ShardCore {
             busy: u64::from(destination.busy_len()),
             connections: site.map_or(0, |site| u64::from(site.conns)),
             binding: self.binding(destination, now),
+            last_reply: match destination.deferred_len() {
+                0 => Box::default(),
+                _ => destination.last_reply.clone(),
+            },
         }
     }
 

@@ -86,6 +86,7 @@ impl Daemon for FakeDaemon {
                 queued: 10,
                 deferred: 4,
                 delivering: 1,
+                queued_messages: 6,
                 delivered: 5,
                 failed: 0,
                 expired: 0,
@@ -115,6 +116,7 @@ impl Daemon for FakeDaemon {
                     busy: 0,
                     connections: 2,
                     binding: Binding::SessionsMax { sessions: 2 },
+                    last_reply: "mx.example.com said: 450 4.2.0 later".into(),
                 }])
             }
             Query::Message(id) if id != queue_id => Answer::Messages(vec![]),
@@ -310,6 +312,13 @@ fn answers_of_all_shards_are_put_together() {
     let (_, body) = bench.get("/api/v1/status?format=json");
     let status: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(status[0]["queued"], 20);
+    assert_eq!(status[0]["queued_messages"], 12);
+    let (_, body) = bench.get("/api/v1/why?domain=example.com&format=json");
+    let rows: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        rows[0]["last_reply"],
+        "mx.example.com said: 450 4.2.0 later"
+    );
     assert_eq!(status[0]["replaying"], 1);
     let (_, body) = bench.get("/api/v1/counters?by=domain&window=all");
     let lines: Vec<&str> = body.lines().collect();

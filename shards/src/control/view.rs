@@ -67,6 +67,7 @@ pub(super) fn status(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
         "queued",
         "deferred",
         "delivering",
+        "queued_messages",
         "delivered",
         "failed",
         "expired",
@@ -93,6 +94,7 @@ pub(super) fn status(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
         sum(|shard| shard.queued).into(),
         sum(|shard| shard.deferred).into(),
         sum(|shard| shard.delivering).into(),
+        sum(|shard| shard.queued_messages).into(),
         sum(|shard| shard.delivered).into(),
         sum(|shard| shard.failed).into(),
         sum(|shard| shard.expired).into(),
@@ -118,6 +120,7 @@ pub(super) fn shards(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
         "queued",
         "deferred",
         "delivering",
+        "queued_messages",
         "destinations",
         "connections",
         "memory_bytes",
@@ -142,6 +145,7 @@ pub(super) fn shards(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
             shard.queued.into(),
             shard.deferred.into(),
             shard.delivering.into(),
+            shard.queued_messages.into(),
             shard.destinations.into(),
             shard.connections.into(),
             shard.memory_bytes.into(),
@@ -183,7 +187,7 @@ pub(super) fn counters(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
     })
 }
 
-const DESTINATION_COLUMNS: [&str; 7] = [
+const DESTINATION_COLUMNS: [&str; 8] = [
     "domain",
     "site",
     "ready",
@@ -191,6 +195,7 @@ const DESTINATION_COLUMNS: [&str; 7] = [
     "busy",
     "connections",
     "binding",
+    "last_reply",
 ];
 
 /// What a destination's mail waits for, in words; what binds ready mail says nothing of the rest.
@@ -218,6 +223,7 @@ fn destination_table(rows: Vec<DestinationView>) -> Table {
             row.busy.into(),
             row.connections.into(),
             binding.into(),
+            String::from(row.last_reply).into(),
         ]);
     }
     table
@@ -352,8 +358,11 @@ pub(super) fn metrics(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
         counter_table(daemon, By::Total, Window::All)?.openmetrics(&mut out);
         let shards = statuses(daemon)?;
         type Gauge = (&'static str, fn(&ShardStatus) -> u64);
-        let gauges: [Gauge; 5] = [
+        let gauges: [Gauge; 6] = [
             ("hikyaku_shard_queued", |shard| shard.queued),
+            ("hikyaku_shard_queued_messages", |shard| {
+                shard.queued_messages
+            }),
             ("hikyaku_shard_connections", |shard| shard.connections),
             ("hikyaku_shard_memory_bytes", |shard| shard.memory_bytes),
             ("hikyaku_shard_segments", |shard| shard.segments),

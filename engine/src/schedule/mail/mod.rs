@@ -78,11 +78,6 @@ impl Mail {
         self.index.len()
     }
 
-    /// How many of them wait for a retry.
-    pub(crate) const fn deferred_len(&self) -> u64 {
-        self.deferred_len
-    }
-
     /// The entry.
     pub(crate) fn get(&self, id: EntryId) -> &Entry {
         self.index.get(id)

@@ -127,7 +127,7 @@ fn mail_that_is_done_while_it_waits_is_passed_over_and_its_slot_used_again() {
     }
     let _ = world.mail.done(ids[2], &mut world.counters);
     world.mail.assert_consistent(&world.counters);
-    assert_eq!((world.levels(), world.mail.deferred_len()), ([3, 1, 0], 1));
+    assert_eq!((world.levels(), world.mail.deferred_len), ([3, 1, 0], 1));
     assert_eq!(world.wake(10), 1);
     assert_eq!(world.taken("a.example"), Some(ids[5]));
     assert_eq!(world.taken("a.example"), Some(ids[4]));
