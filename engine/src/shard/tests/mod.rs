@@ -1,0 +1,9 @@
+//! What becomes of mail in a shard whose outside is scripted (`relay`).
+
+mod clock;
+mod disk;
+mod lookups;
+mod operator;
+mod outside;
+mod relay;
+mod sites;

@@ -1,0 +1,441 @@
+//! A shard with a scripted outside: what may happen to it, and what is to be seen of it. The disk takes
+//! everything at once unless it is told to fail; DNS and peers do as they are told (`outside`).
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::super::{Cause, Event, PartMessage, Settings, ShardCore, Stored, Submission};
+use crate::address::Address;
+use crate::bounce::Classifier;
+use crate::clock::{Mono, Now, UnixMs};
+use crate::counters::Counter;
+use crate::delivery_log::read_batch;
+use crate::dns::{DnsPolicy, Question};
+use crate::dsn::DsnReturn;
+use crate::envelope::Envelope;
+use crate::ids::{SegmentId, ShardId};
+use crate::keys::{KeyRing, MasterKey};
+use crate::net::IpFamily;
+use crate::phase::Phase;
+use crate::pool::ConnId;
+use crate::schedule::Binding;
+use crate::schedule::retry::RetrySchedule;
+use crate::smtp::client::{ClientError, OutboundTransaction};
+use crate::smtp::reply::Reply;
+use crate::status::EnhancedStatus;
+use crate::store::StorageSetup;
+
+/// When the shard starts: on an hour.
+pub(super) const START_MS: u64 = 1_800_000_000_000;
+
+/// What peers do with connections and transactions.
+#[derive(Clone)]
+pub(super) enum Peers {
+    Take,
+    /// Transactions are taken when [`Relay::peers_end_sessions`] says so, and the session then ends.
+    Hold,
+    Refuse(Cause),
+    /// They greet, and are lost within each transaction.
+    Break,
+}
+
+/// A connection that was asked for.
+pub(super) struct Connect {
+    pub(super) source: Option<IpAddr>,
+    pub(super) target: SocketAddr,
+}
+
+/// A line of the delivery log, as far as the tests ask.
+#[derive(Debug)]
+pub(super) struct LogLine {
+    pub(super) phase: Option<Phase>,
+    pub(super) code: Option<u16>,
+    pub(super) enhanced: Option<EnhancedStatus>,
+    pub(super) reply: String,
+    pub(super) dest_host: String,
+    pub(super) class: String,
+}
+
+/// One shard and all that is outside of it.
+pub(super) struct Relay {
+    pub(super) core: ShardCore,
+    pub(super) now: Now,
+    pub(super) peers: Peers,
+    pub(super) held: Vec<(ConnId, OutboundTransaction)>,
+    /// Queue segments as they were written.
+    pub(super) disk: HashMap<SegmentId, Vec<u8>>,
+    pub(super) resolver_hangs: bool,
+    /// How many of the next writes of the queue fail.
+    pub(super) failing_writes: u32,
+    /// What each host has.
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) ttl_s: u32,
+    next_message: u64,
+
+    /// Delivery log segments that were begun.
+    pub(super) logs: Vec<SegmentId>,
+    pub(super) connects: Vec<Connect>,
+    /// What the resolver was asked; what it has not answered, as long as it hangs.
+    pub(super) questions: Vec<Question>,
+    /// Recipients taken by peers.
+    pub(super) delivered: usize,
+    /// How often a leap of the wall clock was reported.
+    pub(super) leaps: usize,
+    /// What sessions were told, in order.
+    pub(super) answers: Vec<Stored>,
+    /// What other shards were told of what they gave us, in order.
+    pub(super) told: Vec<Stored>,
+}
+
+/// Settings under which nothing is in the way.
+pub(super) fn settings() -> Settings {
+    Settings {
+        hostname: "relay.example".into(),
+        own: Default::default(),
+        routes: Default::default(),
+        retry: RetrySchedule {
+            delays_s: vec![60],
+            jitter_percent: 0,
+            expire_after_s: 86_400,
+        },
+        dns_policy: DnsPolicy {
+            mx_port: 25,
+            mx_hosts_max: 10,
+            family: IpFamily::Any,
+            allowed: Vec::new(),
+        },
+        sessions_per_site_max: 2,
+        messages_per_session_max: 100,
+        recipients_per_message_max: 100,
+        connection_ms_max: 300_000,
+        connection_idle_ms_max: 0,
+        site_backoff_s: (30, 60),
+        source_addresses: Vec::new(),
+        dsn: false,
+        dsn_return: DsnReturn::Headers,
+        content_bytes_max: 256 << 20,
+        memory_bytes_max: 64 << 20,
+        queued_entries_max: 1_000_000,
+        disk_reserve_bytes: 0,
+        outcome_sync_ms_max: 0,
+        dns_entries_max: 1000,
+        dns_ttl_s_max: (86_400, 900),
+        questions_max: 1000,
+        segment_bytes: 1 << 20,
+        log_segment_bytes: 1 << 20,
+        log_rotate_ms: 3_600_000,
+        counter_domains_max: 100,
+        counter_groups_max: 10,
+        counter_save_ms: 10_000,
+        classifier: Arc::new(Classifier::builtin()),
+    }
+}
+
+/// The relay as a test finds it.
+impl Relay {
+    /// With [`settings`].
+    pub(super) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// With settings of its own.
+    pub(super) fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = settings();
+        change(&mut settings);
+        let now = Now {
+            mono: Mono(0),
+            unix: UnixMs(START_MS),
+        };
+        let mut nonce = 0_u128;
+        let setup = StorageSetup {
+            keys: Arc::new(KeyRing::new(MasterKey::from_bytes(&mut [7; 32]))),
+            nonces: Box::new(move || {
+                nonce += 1;
+                nonce.to_le_bytes()
+            }),
+            next_segment: SegmentId(1),
+            next_log_segment: SegmentId(1),
+            next_counters_segment: SegmentId(1),
+        };
+        let mut core = ShardCore::new(ShardId(0), 1, Rc::new(settings), setup, 1, now);
+        core.replay_done();
+        Self {
+            core,
+            now,
+            peers: Peers::Take,
+            held: Vec::new(),
+            disk: HashMap::new(),
+            resolver_hangs: false,
+            failing_writes: 0,
+            addresses: ["192.0.2.1", "2001:db8::1"]
+                .map(|ip| ip.parse().unwrap())
+                .into(),
+            ttl_s: 300,
+            next_message: 0,
+            logs: Vec::new(),
+            connects: Vec::new(),
+            questions: Vec::new(),
+            delivered: 0,
+            leaps: 0,
+            answers: Vec::new(),
+            told: Vec::new(),
+        }
+    }
+
+    /// With one message for each domain that was tried and waits for its retry, behind the back-off of its
+    /// site; by now peers would take it.
+    pub(super) fn with_deferred(domains: &[&str]) -> Self {
+        let mut relay = Self::new();
+        relay.peers_refuse("connection refused");
+        for domain in domains {
+            relay.accept(domain);
+        }
+        relay.peers_take();
+        assert_eq!(relay.core.status().deferred, domains.len() as u64);
+        relay
+    }
+}
+
+/// What happens.
+impl Relay {
+    /// A message for one recipient comes in.
+    pub(super) fn accept(&mut self, domain: &str) {
+        self.accept_for(domain, 1);
+    }
+
+    /// A message for so many recipients of a domain does.
+    pub(super) fn accept_for(&mut self, domain: &str, recipients: usize) {
+        let submission = Box::new(self.submission(domain, recipients));
+        let ticket = self.next_message;
+        self.handle(Event::Accepted { ticket, submission });
+    }
+
+    /// So many do.
+    pub(super) fn accept_many(&mut self, messages: usize, domain: &str) {
+        for _ in 0..messages {
+            self.accept(domain);
+        }
+    }
+
+    /// One for each of so many domains does.
+    pub(super) fn accept_each(&mut self, domains: usize, below: &str) {
+        for n in 0..domains {
+            self.accept(&format!("d{n}.{below}"));
+        }
+    }
+
+    /// Another shard gives a message; what it is told.
+    pub(super) fn given(&mut self, domain: &str, is_notice: bool) -> Option<Stored> {
+        let submission = Box::new(self.submission(domain, 1));
+        let message = PartMessage::Store {
+            key: 1,
+            submission,
+            pending: true,
+            handover: None,
+            is_notice,
+        };
+        let (from, message) = (ShardId(1), message.into());
+        self.handle(Event::FromShard { from, message });
+        self.told.pop()
+    }
+
+    fn submission(&mut self, domain: &str, recipients: usize) -> Submission {
+        self.next_message += 1;
+        let to = |n| Address::parse(&format!("to{n}@{domain}")).unwrap().into();
+        Submission {
+            queue_id: self.core.next_queue_id(self.now),
+            accepted: self.now.unix,
+            envelope: Arc::new(Envelope::new(
+                Some(Address::parse("sender@from.example").unwrap()),
+                (0..recipients).map(to).collect(),
+            )),
+            group: None,
+            tags: Vec::new(),
+            message_id: None,
+            peer: None,
+            options: Box::default(),
+            content: b"Subject: test\r\n\r\nbody of the message\r\n".to_vec(),
+        }
+    }
+
+    /// Time passes, and a tick comes.
+    pub(super) fn after_ms(&mut self, ms: u64) {
+        self.now.mono = self.now.mono.plus_ms(ms);
+        self.now.unix.0 += ms;
+        self.handle(Event::Tick);
+    }
+
+    /// Time passes, with a tick each second.
+    pub(super) fn after_s(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.after_ms(1000);
+        }
+    }
+
+    /// Somebody sets the wall clock.
+    pub(super) fn wall_clock_leaps(&mut self, ms: i64) {
+        self.now.unix.0 = self.now.unix.0.saturating_add_signed(ms);
+    }
+
+    /// From now on.
+    pub(super) fn peers_take(&mut self) {
+        self.peers = Peers::Take;
+    }
+
+    /// From now on.
+    pub(super) fn peers_hold(&mut self) {
+        self.peers = Peers::Hold;
+    }
+
+    /// From now on.
+    pub(super) fn peers_refuse(&mut self, cause: &str) {
+        self.peers = Peers::Refuse(cause.into());
+    }
+
+    /// From now on, with this reply to the connection.
+    pub(super) fn peers_refuse_with(&mut self, code: u16, status: EnhancedStatus, text: &str) {
+        let reply = Reply {
+            code: crate::smtp::reply::known(code),
+            enhanced: Some(status),
+            text: text.into(),
+        };
+        self.peers = Peers::Refuse(ClientError::Refused(reply).into());
+    }
+
+    /// From now on.
+    pub(super) fn peers_break(&mut self) {
+        self.peers = Peers::Break;
+    }
+
+    /// The transactions that peers hold are taken, and their sessions end.
+    pub(super) fn peers_end_sessions(&mut self) {
+        for (conn, transaction) in std::mem::take(&mut self.held) {
+            self.take(conn, &transaction);
+            self.handle(Event::Closed {
+                conn,
+                phase: Phase::Mail,
+                cause: "421 closing".into(),
+            });
+        }
+    }
+
+    /// Questions stay with the resolver from now on.
+    pub(super) fn resolver_hangs(&mut self) {
+        self.resolver_hangs = true;
+    }
+
+    /// Questions are answered at once from now on; those that it has are not.
+    pub(super) fn resolver_answers(&mut self) {
+        self.resolver_hangs = false;
+    }
+
+    /// An answer comes to a question that the resolver has.
+    pub(super) fn answer(&mut self, question: Question) {
+        let event = self.answered(question);
+        self.handle(event);
+    }
+
+    /// An operator has mail tried again at once; how much that was.
+    pub(super) fn retry(&mut self, domain: Option<&str>) -> Option<u64> {
+        self.core.retry(domain);
+        self.core.retry_some(self.now)
+    }
+
+    /// The settings are read again.
+    pub(super) fn reload(&mut self) {
+        self.core.reload(Rc::new(settings()));
+        self.settle();
+    }
+}
+
+/// What is to be seen.
+impl Relay {
+    /// What the mail for a domain waits for; `None`: there is none.
+    pub(super) fn binding(&self, domain: &str) -> Option<Binding> {
+        let rows = self.core.destinations(usize::MAX, self.now);
+        let row = rows.into_iter().find(|row| row.domain == domain)?;
+        Some(row.binding)
+    }
+
+    /// What a peer said of the mail for a domain, or of the session, last.
+    pub(super) fn last_reply(&self, domain: &str) -> String {
+        let row = self.core.destination(domain, self.now).unwrap();
+        row.last_reply.to_string()
+    }
+
+    /// What the delivery log says since it was asked last.
+    pub(super) fn log(&mut self) -> Vec<LogLine> {
+        let bytes = self.core.store.log.take_batch();
+        let (_, records) = read_batch(&bytes).unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        records
+            .map(Result::unwrap)
+            .map(|record| LogLine {
+                phase: record.phase,
+                code: record.code.map(|code| code.get()),
+                enhanced: record.enhanced,
+                reply: text(record.reply),
+                dest_host: text(record.dest_host),
+                class: text(record.class),
+            })
+            .collect()
+    }
+
+    /// One of the twelve counters.
+    pub(super) fn counted(&self, counter: Counter) -> u64 {
+        self.core.counters().total(counter)
+    }
+
+    /// How many messages for a domain, or for any, a search of the whole queue finds, and in how many
+    /// slices.
+    pub(super) fn searched(&self, domain: Option<&str>) -> (usize, usize) {
+        let mut search = super::super::command::Search::new(domain, usize::MAX);
+        let mut slices = 1;
+        while !self.core.search_some(&mut search, self.now) {
+            slices += 1;
+        }
+        (search.into_found().len(), slices)
+    }
+
+    /// Domains that are known, and slots that were ever taken for them.
+    pub(super) fn domains(&self) -> (usize, usize) {
+        let known = self.core.status().destinations as usize;
+        (known, self.core.mail.destination_ids().count())
+    }
+
+    /// Sites that are known, and slots that were ever taken for them.
+    pub(super) fn sites(&self) -> (usize, usize) {
+        let pool = &self.core.pool;
+        for (key, id) in &pool.by_key {
+            let site = &pool.sites[*id as usize];
+            assert!(site.key == *key && !site.is_vacant);
+        }
+        (pool.by_key.len(), pool.sites.len())
+    }
+
+    /// Sites that every tick looks at.
+    pub(super) fn tended_sites(&self) -> usize {
+        self.core.pool.tended.len()
+    }
+
+    /// Questions that the shard has open.
+    pub(super) fn open_questions(&self) -> usize {
+        self.core.names.lookups.open_len()
+    }
+
+    /// Domains that wait for room to ask.
+    pub(super) fn domains_waiting_to_ask(&self) -> usize {
+        self.core.names.lookups.queued_len()
+    }
+}
+
+/// The books agree when a test is over.
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.core.assert_consistent();
+        }
+    }
+}
