@@ -3,89 +3,137 @@
 //! Sessions that receive, accepted content kept for its first delivery, and content read back for
 //! delivery take from the same `[limits] memory_bytes_max`; records that wait for the disk are counted by
 //! the store and given to the questions here. Who may not take more is told so: a client 452, a delivery
-//! waits until another has ended.
+//! waits until another has ended. What was read back is counted by a [`Permit`] that stays with it, so
+//! that nobody can forget to give it back.
+
+use std::cell::Cell;
+use std::rc::Rc;
 
 /// Content that is taken whatever is free, bytes: a message of usual size must not wait behind large ones.
 pub const SMALL_BYTES_MAX: usize = 64 * 1024;
 
-/// Bytes of content in one shard's memory.
+/// Bytes of content in one shard's memory; a clone counts in the same book.
 #[derive(Clone, Debug)]
-pub struct Ledger {
+pub struct Ledger(Rc<Book>);
+
+#[derive(Debug)]
+struct Book {
     bytes_max: usize,
-    receiving: usize,
-    read_back: usize,
-    /// Of `read_back`, what was taken for small content.
-    read_back_small: usize,
+    receiving: Cell<usize>,
+    /// Taken by permits, small ones and large ones apart: each has a share of its own.
+    small: Cell<usize>,
+    large: Cell<usize>,
+}
+
+impl Book {
+    const fn class(&self, bytes: usize) -> &Cell<usize> {
+        if bytes <= SMALL_BYTES_MAX {
+            &self.small
+        } else {
+            &self.large
+        }
+    }
+}
+
+/// Memory taken for content read back, and given back when this is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it gives the memory back"]
+pub struct Permit {
+    bytes: usize,
+    book: Rc<Book>,
+}
+
+impl Permit {
+    /// What it is for, bytes.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes `bytes` more for the same content; `false` if that has to wait. Whoever holds all there is
+    /// is let through.
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        let whole = self.bytes + bytes;
+        self.give();
+        let fits = Ledger::fits(&self.book, whole);
+        self.take(if fits { whole } else { self.bytes });
+        fits
+    }
+
+    fn take(&mut self, bytes: usize) {
+        self.bytes = bytes;
+        let class = self.book.class(bytes);
+        class.set(class.get() + bytes);
+    }
+
+    fn give(&self) {
+        let class = self.book.class(self.bytes);
+        class.set(class.get() - self.bytes);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.give();
+    }
 }
 
 impl Ledger {
     /// An empty one; `bytes_max` is this shard's part of the limit.
-    pub const fn new(bytes_max: usize) -> Self {
-        Self {
+    pub fn new(bytes_max: usize) -> Self {
+        Self(Rc::new(Book {
             bytes_max,
-            receiving: 0,
-            read_back: 0,
-            read_back_small: 0,
-        }
+            receiving: Cell::new(0),
+            small: Cell::new(0),
+            large: Cell::new(0),
+        }))
     }
 
     /// What may be in memory, bytes.
-    pub const fn bytes_max(&self) -> usize {
-        self.bytes_max
+    pub fn bytes_max(&self) -> usize {
+        self.0.bytes_max
     }
 
     /// A session holds `after` bytes and no longer `before`. `others`: bytes kept and bytes that wait for
     /// the disk. Whether that is within the limit; if not, the session gives its content up.
-    pub const fn receive(&mut self, before: usize, after: usize, others: usize) -> bool {
-        self.receiving = self.receiving.saturating_sub(before) + after;
+    pub fn receive(&self, before: usize, after: usize, others: usize) -> bool {
+        let receiving = &self.0.receiving;
+        receiving.set(receiving.get().saturating_sub(before) + after);
         after <= before || after <= SMALL_BYTES_MAX || !self.is_full(others)
     }
 
     /// Whether no more content should come in. A quarter is left to deliveries: what goes out makes room,
     /// what comes in does not.
-    pub const fn is_full(&self, others: usize) -> bool {
-        self.receiving + others + self.read_back > self.bytes_max - self.bytes_max / 4
+    pub fn is_full(&self, others: usize) -> bool {
+        let bytes_max = self.bytes_max();
+        self.receiving_bytes() + others + self.read_back_bytes() > bytes_max - bytes_max / 4
     }
 
-    /// Takes `bytes` for content to be read back; `false` if it has to wait. One is always let through.
-    pub const fn read_back(&mut self, bytes: usize) -> bool {
-        let large = self.read_back - self.read_back_small;
-        let share = self.bytes_max / 4;
-        let fits = if bytes <= SMALL_BYTES_MAX {
-            self.read_back_small == 0 || self.read_back_small + bytes <= share
-        } else {
-            large == 0 || large + bytes <= share
-        };
-        if fits {
-            self.read_back_unasked(bytes);
-        }
-        fits
+    /// Takes `bytes` for content to be read back; `None` if it has to wait. One is always let through.
+    pub fn read_back(&self, bytes: usize) -> Option<Permit> {
+        Self::fits(&self.0, bytes).then(|| self.read_back_unasked(bytes))
     }
 
     /// As [`Self::read_back`], for what cannot wait.
-    pub const fn read_back_unasked(&mut self, bytes: usize) {
-        self.read_back += bytes;
-        if bytes <= SMALL_BYTES_MAX {
-            self.read_back_small += bytes;
-        }
-    }
-
-    /// Content that was read back has been dropped; 0 for content that was not.
-    pub const fn dropped(&mut self, bytes: usize) {
-        self.read_back = self.read_back.saturating_sub(bytes);
-        if bytes <= SMALL_BYTES_MAX {
-            self.read_back_small = self.read_back_small.saturating_sub(bytes);
-        }
+    pub fn read_back_unasked(&self, bytes: usize) -> Permit {
+        let book = Rc::clone(&self.0);
+        let mut permit = Permit { bytes: 0, book };
+        permit.take(bytes);
+        permit
     }
 
     /// Bytes of content read back.
-    pub const fn read_back_bytes(&self) -> usize {
-        self.read_back
+    pub fn read_back_bytes(&self) -> usize {
+        self.0.small.get() + self.0.large.get()
     }
 
     /// Bytes that sessions hold.
-    pub const fn receiving_bytes(&self) -> usize {
-        self.receiving
+    pub fn receiving_bytes(&self) -> usize {
+        self.0.receiving.get()
+    }
+
+    fn fits(book: &Book, bytes: usize) -> bool {
+        let taken = book.class(bytes).get();
+        taken == 0 || taken + bytes <= book.bytes_max / 4
     }
 }
 
@@ -97,24 +145,40 @@ mod tests {
 
     #[test]
     fn large_content_waits_and_small_passes() {
-        let mut ledger = Ledger::new(256 * MIB);
-        assert!(ledger.read_back(30 * MIB) && ledger.read_back(30 * MIB));
-        assert!(!ledger.read_back(30 * MIB));
-        assert!(ledger.read_back(4096));
-        ledger.dropped(30 * MIB);
-        assert!(ledger.read_back(30 * MIB));
-        ledger.dropped(4096);
-        ledger.dropped(30 * MIB);
-        ledger.dropped(30 * MIB);
+        let ledger = Ledger::new(256 * MIB);
+        let first = ledger.read_back(30 * MIB).unwrap();
+        let second = ledger.read_back(30 * MIB).unwrap();
+        assert!(ledger.read_back(30 * MIB).is_none());
+        let small = ledger.read_back(4096).unwrap();
+        drop(first);
+        let third = ledger.read_back(30 * MIB).unwrap();
+        assert_eq!(ledger.read_back_bytes(), 60 * MIB + 4096);
+        drop((second, small, third));
         assert_eq!(ledger.read_back_bytes(), 0);
-        let mut small = Ledger::new(8 * MIB);
-        assert!(small.read_back(30 * MIB), "one is always let through");
-        assert!(!small.read_back(30 * MIB));
+        let ledger = Ledger::new(8 * MIB);
+        let only = ledger.read_back(30 * MIB);
+        assert!(only.is_some(), "one is always let through");
+        assert!(ledger.read_back(30 * MIB).is_none());
+    }
+
+    #[test]
+    fn a_permit_that_grows_is_counted_whole() {
+        let ledger = Ledger::new(4 * MIB);
+        let mut one = ledger.read_back(SMALL_BYTES_MAX).unwrap();
+        assert!(one.grow(MIB - SMALL_BYTES_MAX));
+        assert_eq!(one.bytes(), MIB);
+        let mut two = ledger.read_back(SMALL_BYTES_MAX).unwrap();
+        assert!(!two.grow(1), "it would be large, and the share is taken");
+        assert_eq!(two.bytes(), SMALL_BYTES_MAX);
+        assert!(one.grow(9 * MIB), "it holds all there is");
+        assert_eq!(ledger.read_back_bytes(), 10 * MIB + SMALL_BYTES_MAX);
+        drop((one, two));
+        assert_eq!(ledger.read_back_bytes(), 0);
     }
 
     #[test]
     fn session_that_grows_beyond_the_limit_is_refused() {
-        let mut ledger = Ledger::new(100 * MIB);
+        let ledger = Ledger::new(100 * MIB);
         assert!(ledger.receive(0, 40 * MIB, 0) && ledger.receive(0, 30 * MIB, 0));
         assert!(!ledger.receive(30 * MIB, 31 * MIB, 10 * MIB));
         assert!(ledger.is_full(10 * MIB));

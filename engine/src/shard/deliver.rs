@@ -9,13 +9,13 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use super::content::{Given, Held, Purpose};
 use super::settle::Synthetic;
-use super::{Action, Cause, Delivery, DiskError, Message, READS_MAX, ReadId, ShardCore};
+use super::{Action, Cause, Delivery, ShardCore};
 use crate::clock::Now;
 use crate::dns::Target;
 use crate::phase::Phase;
 use crate::pool::{BROKEN_MAX, Conn, ConnId, OPENING_MAX, PeerInfo, SiteId, sessions_share};
-use crate::queue::segment::Placement;
 use crate::schedule::index::EntryId;
 use crate::smtp::client::{OutboundTransaction, RecipientOutcome, RecipientResult};
 
@@ -24,41 +24,6 @@ use crate::smtp::client::{OutboundTransaction, RecipientOutcome, RecipientResult
 const READY_PER_SESSION: u64 = 2;
 /// Transactions on one connection at a time: one whose content is sent, and the next behind it.
 const IN_FLIGHT_MAX: u8 = 2;
-/// How long a message rests that the disk did not give back, seconds.
-const UNREAD_RETRY_S: u32 = 60;
-
-/// Entries set aside until there is memory for their content; at this many, all others wait with them.
-const WAITING_FOR_MEMORY_MAX: usize = 4096;
-
-/// Why a record could not be read back.
-enum Unread {
-    /// The disk failed; the record may be whole.
-    Disk(DiskError),
-    /// What was read is not what was written there.
-    Damaged(String),
-}
-
-/// Why a record is being read back.
-#[derive(Debug)]
-pub(super) enum Purpose {
-    /// To send it over this connection.
-    Send(ConnId),
-    /// To settle all its open recipients without a connection.
-    Settle(Synthetic),
-    /// To give it to the shard that owns it now.
-    Transfer,
-}
-
-/// A record being read back.
-#[derive(Debug)]
-pub(super) struct Reading {
-    pub(super) entry: EntryId,
-    pub(super) purpose: Purpose,
-    pub(super) placement: Placement,
-    /// What the ledger holds for it, bytes.
-    read_back_bytes: usize,
-}
-
 /// Whether the peer said something about the recipient, rather than the session being broken.
 fn is_answer(result: &RecipientResult) -> bool {
     result.outcome != RecipientOutcome::Lost
@@ -192,7 +157,7 @@ impl ShardCore {
             return false;
         }
         if !self.is_stalled()
-            && self.content.waiting.len() < WAITING_FOR_MEMORY_MAX
+            && !self.content.is_crowded()
             && let Some(entry) = self.next_entry(site_id, now)
         {
             self.begin(id, entry, now);
@@ -214,24 +179,31 @@ impl ShardCore {
     }
 
     fn begin(&mut self, conn_id: ConnId, entry: EntryId, now: Now) {
-        if let Some(message) = self.content.kept.get(&entry) {
-            let message = Rc::clone(message);
-            self.start(conn_id, entry, message, 0, now);
-        } else if !self.content.ledger.read_back(self.record_bytes(entry)) {
-            self.content.waiting.push_back(entry);
-            self.rest(conn_id, now);
-        } else {
-            if let Some(conn) = self.pool.conns.get_mut(conn_id) {
-                conn.loading = true;
+        match self.content_for(entry, Purpose::Send(conn_id)) {
+            Given::Here(held) => self.start(conn_id, entry, held, now),
+            Given::BeingRead => {
+                if let Some(conn) = self.pool.conns.get_mut(conn_id) {
+                    conn.loading = true;
+                }
             }
-            let bytes = self.record_bytes(entry);
-            self.read_permitted(entry, Purpose::Send(conn_id), bytes);
+            Given::NoRoom => self.rest(conn_id, now),
         }
     }
 
-    /// Bytes of an entry's record.
-    fn record_bytes(&self, id: EntryId) -> usize {
-        self.mail.get(id).placement.bytes as usize
+    /// What a connection was to send has been read back.
+    pub(super) fn loaded(&mut self, conn_id: ConnId, entry: EntryId, held: Held, now: Now) {
+        if let Some(conn) = self.pool.conns.get_mut(conn_id) {
+            conn.loading = false;
+        }
+        self.start(conn_id, entry, held, now);
+    }
+
+    /// What a connection was to send could not be read back: it takes something else.
+    pub(super) fn not_loaded(&mut self, conn_id: ConnId, now: Now) {
+        if let Some(conn) = self.pool.conns.get_mut(conn_id) {
+            conn.loading = false;
+        }
+        self.assign(conn_id, now);
     }
 
     /// Puts a connection that has nothing to do among its site's idle ones.
@@ -248,149 +220,14 @@ impl ShardCore {
         }
     }
 
-    /// Entries whose content had to wait for memory are ready again once there is some.
-    pub(super) fn wake_for_memory(&mut self, now: Now) {
-        for _ in 0..self.content.waiting.len().min(READS_MAX) {
-            let Some(id) = self.content.waiting.front().copied() else {
-                return;
-            };
-            let bytes = self.record_bytes(id);
-            if !self.content.ledger.read_back(bytes) {
-                return;
-            }
-            // Only whether there is room was asked; the connection that takes it asks again.
-            self.content.ledger.dropped(bytes);
-            self.content.waiting.pop_front();
-            self.make_ready(id, now);
-        }
-    }
-
-    pub(super) fn read_record(&mut self, id: EntryId, purpose: Purpose) {
-        let bytes = self.record_bytes(id);
-        self.content.ledger.read_back_unasked(bytes);
-        self.read_permitted(id, purpose, bytes);
-    }
-
-    fn read_permitted(&mut self, id: EntryId, purpose: Purpose, read_back_bytes: usize) {
-        self.next_token += 1;
-        let read = ReadId(self.next_token);
-        let placement = self.readable_placement(id);
-        self.actions.push(Action::Read { read, placement });
-        self.content.reads.insert(
-            read,
-            Reading {
-                entry: id,
-                purpose,
-                placement,
-                read_back_bytes,
-            },
-        );
-    }
-
-    /// Where the message of an entry can be read back.
-    fn readable_placement(&self, id: EntryId) -> Placement {
-        let entry = self.mail.get(id);
-        // A copy that is not durable cannot be read back yet; its original can.
-        match self.moves.moving.get(&entry.queue_id) {
-            Some(moving) if moving.to == entry.placement => moving.from,
-            _ => entry.placement,
-        }
-    }
-
-    /// The disk did not give a message back: it may the next time.
-    fn defer_unread(&mut self, id: EntryId, error: &DiskError, now: Now) {
-        let retry_at_s = self.mail.seconds(now) + UNREAD_RETRY_S;
-        let queue_id = self.mail.get(id).queue_id;
-        self.report(format!(
-            "message {queue_id} cannot be read back: {error}; it is tried again in {UNREAD_RETRY_S} s"
-        ));
-        self.mail.deferred(id, retry_at_s, &mut self.counters);
-    }
-
-    pub(super) fn record_read(
-        &mut self,
-        read: ReadId,
-        result: Result<Vec<u8>, DiskError>,
-        now: Now,
-    ) {
-        let Some(Reading {
-            entry,
-            purpose,
-            placement,
-            read_back_bytes,
-        }) = self.content.reads.remove(&read)
-        else {
-            return;
-        };
-        let message = match result {
-            Ok(bytes) => self
-                .decode_message(placement, bytes)
-                .map_err(Unread::Damaged),
-            Err(error) => Err(Unread::Disk(error)),
-        };
-        if message.is_err() && self.readable_placement(entry) != placement {
-            // Compaction has moved it meanwhile, and its old place is gone or written over.
-            return self.read_permitted(entry, purpose, read_back_bytes);
-        }
-        let is_started = matches!(
-            (&message, &purpose),
-            (Ok(_), Purpose::Send(conn)) if self.pool.conns.get_mut(*conn).is_some()
-        );
-        if !is_started {
-            self.content.ledger.dropped(read_back_bytes);
-        }
-        if let Purpose::Send(conn) = purpose
-            && let Some(conn) = self.pool.conns.get_mut(conn)
-        {
-            conn.loading = false;
-        }
-        match (message, purpose) {
-            (Ok(message), Purpose::Settle(synthetic)) => {
-                self.settle_synthetic(entry, &Rc::new(message), synthetic, now);
-            }
-            (Ok(message), Purpose::Send(conn)) if self.pool.conns.get_mut(conn).is_some() => {
-                self.start(conn, entry, Rc::new(message), read_back_bytes, now);
-            }
-            (Ok(_), Purpose::Send(_)) => self.make_ready(entry, now),
-            (Ok(message), Purpose::Transfer) => self.transfer_message(entry, &message, now),
-            (Err(Unread::Disk(error)), Purpose::Transfer) if !self.is_expired(entry, now) => {
-                self.report(format!("a message to be moved to another shard: {error}"));
-                self.transfer_failed(entry);
-            }
-            (Err(why), purpose) => {
-                match why {
-                    Unread::Disk(error) if !self.is_expired(entry, now) => {
-                        self.defer_unread(entry, &error, now);
-                    }
-                    Unread::Disk(error) => self.quarantine(entry, &error.to_string()),
-                    Unread::Damaged(why) => self.quarantine(entry, &why),
-                }
-                match purpose {
-                    Purpose::Send(conn) => {
-                        self.assign(conn, now);
-                    }
-                    Purpose::Transfer => self.moves.handovers.gave_up_one(),
-                    Purpose::Settle(_) => {}
-                }
-            }
-        }
-    }
-
-    fn start(
-        &mut self,
-        conn_id: ConnId,
-        entry_id: EntryId,
-        message: Rc<Message>,
-        read_back_bytes: usize,
-        now: Now,
-    ) {
+    fn start(&mut self, conn_id: ConnId, entry_id: EntryId, held: Held, now: Now) {
+        let Held { message, permit } = held;
         let entry = self.mail.get(entry_id);
         let (first, count) = (usize::from(entry.recipient_first), entry.recipient_count);
         let destination = entry.destination;
         let done = self.mail.done_bits(entry_id);
         let recipients: Vec<u8> = (0..count).filter(|n| done >> n & 1 == 0).collect();
         let Some(conn) = self.pool.conns.get_mut(conn_id) else {
-            self.content.ledger.dropped(read_back_bytes);
             return self.make_ready(entry_id, now);
         };
         conn.in_flight += 1;
@@ -424,7 +261,7 @@ impl ShardCore {
             destination,
             started,
             ready_since,
-            read_back_bytes,
+            _permit: permit,
         };
         self.deliveries.insert(token, delivery);
         self.actions.push(Action::Start {
@@ -443,7 +280,6 @@ impl ShardCore {
         let Some(delivery) = self.deliveries.remove(&token) else {
             return;
         };
-        self.content.ledger.dropped(delivery.read_back_bytes);
         let mut context = super::settle::Context::default();
         if let Some(conn) = self.pool.conns.get_mut(id) {
             conn.in_flight -= 1;
@@ -467,7 +303,6 @@ impl ShardCore {
         let Some(delivery) = self.deliveries.remove(&token) else {
             return;
         };
-        self.content.ledger.dropped(delivery.read_back_bytes);
         let recipients = delivery.recipients.len() as u32;
         self.mail
             .returned(delivery.entry, recipients, &mut self.counters);

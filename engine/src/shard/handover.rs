@@ -21,8 +21,8 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 
 use super::accept::Origin;
-use super::deliver::Purpose;
-use super::{Action, DiskError, Message, READS_MAX, ShardCore, Stored};
+use super::content::{Given, Purpose};
+use super::{Action, DiskError, Message, ShardCore, Stored};
 use crate::clock::Now;
 use crate::ids::{HandoverId, QueueId, ShardId};
 use crate::queue::record::{OutcomeState, Record};
@@ -118,13 +118,15 @@ impl ShardCore {
     }
 
     /// Reads the next entries to be given away, a bounded number at a time.
-    pub(super) fn transfer_some(&mut self) {
-        while self.content.reads.len() < READS_MAX && !self.is_stalled() {
+    pub(super) fn transfer_some(&mut self, now: Now) {
+        while self.content.may_read() && !self.is_stalled() {
             let Some(id) = self.moves.handovers.waiting.pop_front() else {
                 return;
             };
             self.moves.handovers.moving += 1;
-            self.read_record(id, Purpose::Transfer);
+            if let Given::Here(held) = self.content_for(id, Purpose::Transfer) {
+                self.transfer_message(id, &held.message, now);
+            }
         }
     }
 

@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use super::settle::Synthetic;
-use super::{Action, QUESTION_MS_MAX, QUESTIONS_MAX, READS_MAX, Settings, ShardCore};
+use super::{Action, QUESTION_MS_MAX, QUESTIONS_MAX, Settings, ShardCore};
 use crate::clock::{Mono, Now};
 use crate::dns::{self, Answer, Cache, DnsTrouble, Plan, Question, Targets};
 use crate::pool::Site;
@@ -152,7 +152,7 @@ impl ShardCore {
         let wait_s = (DNS_RETRY_S_MIN << exponent).min(DNS_RETRY_S_MAX);
         let until = now.mono.plus_ms(u64::from(wait_s) * 1000);
         self.set_lookup(id, Lookup::Trouble { trouble, until });
-        if self.content.reads.len() < READS_MAX
+        if self.content.may_read()
             && let Some(entry) = self.pop_ready(id, now)
         {
             self.settle_without_connection(entry, Synthetic::DnsTrouble(trouble), now);

@@ -64,6 +64,7 @@ use crate::counters::{Counter, Counters};
 use crate::dns::{DnsPolicy, OwnNames};
 use crate::dsn::DsnReturn;
 use crate::ids::{QueueId, QueueIds, ShardId};
+use crate::memory::Permit;
 use crate::pool::Pool;
 use crate::random::Random;
 use crate::route::RouteTable;
@@ -166,8 +167,8 @@ struct Delivery {
     destination: DestinationId,
     started: Now,
     ready_since: UnixMs,
-    /// What the ledger holds for its content, bytes.
-    read_back_bytes: usize,
+    /// The memory taken for its content, if it was read back.
+    _permit: Option<Permit>,
 }
 
 /// One shard.
@@ -309,7 +310,7 @@ impl ShardCore {
         } else if self.mail.len() >= self.settings.queued_entries_max {
             Some(Overload::Queue)
         } else if self.store.queue.waiting_bytes() > WAITING_BYTES_MAX
-            || self.content.ledger.is_full(self.held_bytes())
+            || self.content.is_full(self.store.queue.waiting_bytes())
         {
             Some(Overload::Memory)
         } else {
@@ -317,16 +318,11 @@ impl ShardCore {
         }
     }
 
-    /// Messages kept and records that wait for the disk, bytes.
-    fn held_bytes(&self) -> usize {
-        self.content.kept_bytes + self.store.queue.waiting_bytes()
-    }
-
     /// A session holds `after` bytes of content and no longer `before`; `false` if it has to give its
     /// content up, as memory is short.
     pub fn receiving(&mut self, before: usize, after: usize) -> bool {
-        let others = self.held_bytes();
-        self.content.ledger.receive(before, after, others)
+        let waiting = self.store.queue.waiting_bytes();
+        self.content.receive(before, after, waiting)
     }
 
     /// Whether new mail would touch the reserve.
@@ -361,7 +357,7 @@ impl ShardCore {
     fn tick(&mut self, now: Now) {
         self.retry_write(now);
         self.schedule_replayed(now);
-        self.transfer_some();
+        self.transfer_some(now);
         self.note_handover(now);
         self.retry_some(now);
         self.wake_deferred(now);

@@ -6,7 +6,7 @@
 //! cannot be resolved, or has expired, is settled without one.
 
 use super::settle::Synthetic;
-use super::{ENTRIES_PER_TICK_MAX, READS_MAX, ShardCore};
+use super::{ENTRIES_PER_TICK_MAX, ShardCore};
 use crate::clock::Now;
 use crate::pool::SiteId;
 use crate::schedule::destination::{DestinationId, Lookup};
@@ -96,7 +96,7 @@ impl ShardCore {
             let Some(id) = self.mail.next_failing() else {
                 return;
             };
-            if self.content.reads.len() >= READS_MAX || self.is_stalled() {
+            if !self.content.may_read() || self.is_stalled() {
                 return;
             }
             let Lookup::Failed(failure) = self.mail.destination(id).lookup else {
@@ -186,7 +186,7 @@ impl ShardCore {
     /// Looks for expired mail that waits behind a site's back-off, a bounded part of the index at a
     /// time.
     pub(super) fn sweep(&mut self, now: Now) {
-        if self.content.reads.len() >= READS_MAX || self.is_stalled() {
+        if !self.content.may_read() || self.is_stalled() {
             return;
         }
         let mut seen = Vec::new();
@@ -206,7 +206,7 @@ impl ShardCore {
 
     /// Settles the expired entries at the head of a ready list.
     fn expire_ready(&mut self, id: DestinationId, now: Now) {
-        while self.content.reads.len() < READS_MAX {
+        while self.content.may_read() {
             let Some(first) = self.mail.first_ready(id) else {
                 return;
             };

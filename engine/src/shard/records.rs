@@ -166,11 +166,7 @@ impl ShardCore {
         let message = Rc::new(submission.into_message());
         // What is held for long is read back when its time comes.
         let keep = !matches!(hold, Hold::Handover(_))
-            && self.content.kept_bytes + message.memory_bytes() <= self.settings.memory_bytes_max
-            && !self
-                .content
-                .ledger
-                .is_full(self.content.kept_bytes + message.memory_bytes());
+            && (self.content).may_keep(&message, self.settings.memory_bytes_max);
         let group = self
             .counters
             .group(message.group.as_deref().unwrap_or(""))
@@ -193,8 +189,7 @@ impl ShardCore {
                 first += part.len() as u16;
                 let id = self.mail.stored(entry, &mut self.counters);
                 if keep {
-                    self.content.kept_bytes += message.memory_bytes();
-                    self.content.kept.insert(id, Rc::clone(&message));
+                    self.content.keep(id, &message);
                 }
             }
         }

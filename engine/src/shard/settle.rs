@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::accept::Origin;
-use super::deliver::Purpose;
+use super::content::{Given, Purpose};
 use super::{Delivery, Message, ShardCore, Stored, Submission};
 use crate::clock::{Now, UnixMs};
 use crate::counters::Counter;
@@ -144,12 +144,9 @@ impl ShardCore {
         synthetic: Synthetic,
         now: Now,
     ) {
-        match self.content.kept.get(&id) {
-            Some(message) => {
-                let message = Rc::clone(message);
-                self.settle_synthetic(id, &message, synthetic, now);
-            }
-            None => self.read_record(id, Purpose::Settle(synthetic)),
+        let for_all = Purpose::Settle(synthetic.clone());
+        if let Given::Here(held) = self.content_for(id, for_all) {
+            self.settle_synthetic(id, &held.message, synthetic, now);
         }
     }
 
@@ -195,7 +192,7 @@ impl ShardCore {
             destination,
             started: now,
             ready_since: message.accepted,
-            read_back_bytes: 0,
+            _permit: None,
         };
         let target = match synthetic {
             Synthetic::NoConnection { target, .. } => target,
@@ -393,7 +390,7 @@ impl ShardCore {
             };
             self.append_outcome(queue_id, segment, state, now);
         }
-        self.memory_drop(id);
+        self.content.forget(id);
         if done == all {
             self.finish_entry(id);
             return;
@@ -404,7 +401,7 @@ impl ShardCore {
 
     /// Takes an entry out of the queue.
     pub(super) fn finish_entry(&mut self, id: EntryId) {
-        self.memory_drop(id);
+        self.content.forget(id);
         let Done {
             queue_id,
             placement,
@@ -419,15 +416,6 @@ impl ShardCore {
         }
         if queue_id.accepted_ms() < self.moves.begun.0 {
             self.moves.past_ids.insert(queue_id);
-        }
-    }
-
-    pub(super) fn memory_drop(&mut self, id: EntryId) {
-        if let Some(message) = self.content.kept.remove(&id) {
-            self.content.kept_bytes = self
-                .content
-                .kept_bytes
-                .saturating_sub(message.memory_bytes());
         }
     }
 

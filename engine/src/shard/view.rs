@@ -107,9 +107,7 @@ impl ShardCore {
                 .iter()
                 .map(|site| u64::from(site.conns))
                 .sum(),
-            memory_bytes: (self.content.kept_bytes
-                + self.content.ledger.read_back_bytes()
-                + self.content.ledger.receiving_bytes()) as u64,
+            memory_bytes: self.content.bytes() as u64,
             waiting_bytes: self.store.queue.waiting_bytes() as u64,
             segments: self.store.queue.set.usage().count() as u64,
             unread: self.unread_segments(),
@@ -228,7 +226,7 @@ impl ShardCore {
         let binding = match entry.state {
             State::Replayed => Binding::Replaying,
             State::Storing | State::Held | State::Handed => Binding::Storing,
-            State::InFlight if self.content.waiting.contains(&id) => Binding::Memory,
+            State::InFlight if self.content.is_waiting(id) => Binding::Memory,
             State::InFlight | State::Sending => Binding::Delivering,
             State::Deferred => Binding::Retry {
                 attempts: entry.attempts,
