@@ -21,7 +21,8 @@ use engine::queue::segment::{
     AppendError, Placement, SegmentHeader, SegmentWriter, file_name, free_file_name,
     parse_file_name, parse_free_file_name,
 };
-use engine::queue::set::{Disposal, SegmentSet, Task, is_stray};
+use engine::queue::set::{Disposal, SegmentSet, Task};
+use engine::queue::survivors::{NotedHandovers, Survivors};
 
 const SEGMENT_BYTES: u32 = 32 * 1024;
 const SECTOR_BYTES: usize = 512;
@@ -245,8 +246,8 @@ impl Queue {
                 set.free_found(bytes);
             }
         }
-        let mut index: BTreeMap<u64, Entry> = BTreeMap::new();
-        let mut loose = Vec::new();
+        let mut survivors = Survivors::new(NotedHandovers::default());
+        let mut strays: Vec<Outcome> = Vec::new();
         for segment in &segments {
             let file = &disk.files[disk.names[&file_name(*segment)]].live;
             let mut reader = SegmentReader::open(file, &keys, name(*segment), Contents::Skip)
@@ -256,8 +257,8 @@ impl Queue {
             while let Some(found) = reader.next() {
                 replay(
                     &mut set,
-                    &mut index,
-                    &mut loose,
+                    &mut survivors,
+                    &mut strays,
                     found.placement,
                     &found.record,
                 );
@@ -270,27 +271,25 @@ impl Queue {
                 segment.0
             );
         }
-        // A note about a copy that is not there, while the original is: the copy was torn.
-        let mut strays = Vec::new();
-        for outcome in loose {
-            let About { queue_id, segment } = outcome.about;
-            if let Some(entry) = index.get_mut(&queue_id.0) {
-                merge(entry, outcome.state);
-                if is_stray(segment, entry.placement.segment) {
-                    let about = About {
-                        queue_id,
-                        segment: entry.placement.segment,
-                    };
-                    strays.push(Outcome { about, ..outcome });
-                }
-            }
-        }
-        index.retain(|_, entry| {
-            if entry.is_done() {
-                set.dead(entry.placement);
-            }
-            !entry.is_done()
-        });
+        let index = survivors
+            .mail()
+            .iter()
+            .map(|((id, _), survivor)| {
+                let done = |recipient| {
+                    let is_done = survivor.is_done_for(recipient as u16);
+                    is_done.then_some(OutcomeState {
+                        first: recipient as u16,
+                        count: 1,
+                        kind: OutcomeKind::Delivered,
+                        attempts: 1,
+                        next_retry_s: 0,
+                    })
+                };
+                let placement = survivor.placement;
+                let states = std::array::from_fn(done);
+                (id.0, Entry { placement, states })
+            })
+            .collect();
         // A free file may carry the number that was to be next.
         let frees = disk
             .names
@@ -531,50 +530,31 @@ impl Queue {
     }
 }
 
-fn merge(entry: &mut Entry, state: OutcomeState) {
-    for recipient in state.recipients() {
-        let merged = entry.states[recipient].map_or(state, |known| known.merge(state));
-        entry.states[recipient] = Some(merged);
-    }
-}
-
+/// One record of an earlier run: what of it counts, and what that means for the segments.
 fn replay(
     set: &mut SegmentSet,
-    index: &mut BTreeMap<u64, Entry>,
-    loose: &mut Vec<Outcome>,
+    survivors: &mut Survivors,
+    strays: &mut Vec<Outcome>,
     placement: Placement,
     record: &Record<'_>,
 ) {
     match record {
-        Record::Message(message) | Record::Moved(Moved { message, .. }) => {
+        Record::Message(_) => set.live(placement),
+        Record::Moved(moved) => {
             set.live(placement);
-            let entry = Entry {
-                placement,
-                states: [None; RECIPIENTS],
-            };
-            let entry = match index.remove(&message.queue_id.0) {
-                None => entry,
-                Some(older) => {
-                    set.dead(older.placement);
-                    Entry {
-                        placement,
-                        states: older.states,
-                    }
-                }
-            };
-            index.insert(message.queue_id.0, entry);
-            if let Record::Moved(moved) = record {
-                set.moved_from(moved.from);
-                let entry = index.get_mut(&message.queue_id.0).unwrap();
-                moved.states.iter().for_each(|state| merge(entry, state));
-            }
+            set.moved_from(moved.from);
         }
-        Record::Outcome(outcome) => {
-            set.note(placement, outcome.about.segment);
-            loose.push(*outcome);
-        }
+        Record::Outcome(outcome) => set.note(placement, outcome.about.segment),
         other => panic!("{other:?} was never written"),
     }
+    let effects = survivors.read(placement, record);
+    for gone in effects.gone {
+        set.dead(gone);
+        if matches!(record, Record::Moved(_)) {
+            set.moved_from(gone.segment);
+        }
+    }
+    strays.extend(effects.strays);
 }
 
 /// Runs until the power goes or the work is done.

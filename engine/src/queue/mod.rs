@@ -5,6 +5,7 @@
 //! - [`cipher`]: how a record is encrypted and authenticated at its place;
 //! - [`segment`]: a file's header, and the writer that gathers records into batches;
 //! - [`replay`]: reading a segment back after a restart, torn tails and damage told apart;
+//! - [`survivors`]: which copy of a message counts, and which note is about which message;
 //! - [`set`]: which segment to compact or remove next, as accounting over all of them.
 //!
 //! No file is opened here: batches go out as bytes with their place, chunks come in as bytes.
@@ -15,3 +16,4 @@ pub mod record;
 pub mod replay;
 pub mod segment;
 pub mod set;
+pub mod survivors;

@@ -30,16 +30,6 @@ pub const FREE_FILES_MAX: usize = 1;
 /// Segments' worth of disk on top of twice what is kept.
 pub const SLACK_SEGMENTS: u64 = 2;
 
-/// Whether a note about a message in segment `about` speaks of a copy that is not there, replay
-/// having found the message in segment `found` at the latest.
-///
-/// That happens when compaction's copy was torn but a note behind it in the same batch was not. The
-/// note holds, but does not protect the original: write it again, about `found`, and make that
-/// durable before any [`Task`].
-pub fn is_stray(about: SegmentId, found: SegmentId) -> bool {
-    about > found
-}
-
 /// What to do next; then call [`SegmentSet::disposal`] and [`SegmentSet::removed`], or for a free
 /// file [`SegmentSet::free_deleted`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,8 +17,7 @@
 //! durable and then asks for the note. At the owner: `Storing` → `Held` → ready
 //! ([`ShardCore::handed_over`]).
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::rc::Rc;
+use std::collections::{HashMap, VecDeque};
 
 use super::accept::Origin;
 use super::content::{Given, Purpose};
@@ -26,6 +25,7 @@ use super::{Action, DiskError, Message, ShardCore, Stored};
 use crate::clock::Now;
 use crate::ids::{HandoverId, QueueId, ShardId};
 use crate::queue::record::{OutcomeState, Record};
+use crate::queue::survivors::{NotedHandovers, is_void};
 use crate::schedule::index::{EntryId, State};
 use crate::store::Mark;
 
@@ -42,14 +42,6 @@ pub enum HandoverMessage {
         /// Which.
         handover: HandoverId,
     },
-}
-
-/// Handovers of earlier runs that were noted.
-pub type NotedHandovers = Rc<BTreeSet<HandoverId>>;
-
-/// Whether what depends on `handover` does not count.
-pub(super) fn is_void(noted: &NotedHandovers, handover: Option<HandoverId>) -> bool {
-    handover.is_some_and(|handover| !noted.contains(&handover))
 }
 
 /// What a shard gives away and what it is given.

@@ -16,7 +16,8 @@
 //! - `settle`: each recipient's outcome into the queue log, the delivery log and the counters, and the
 //!   notification to the sender;
 //! - `idle`: destinations and sites that have no mail, and how many of them are kept;
-//! - `replay`: the index after a restart, and compaction;
+//! - `replay`: the index after a restart;
+//! - `compact`: segments that may go, and what of them is copied forward;
 //! - `unread`: segments that replay could not read yet;
 //! - `handover`: mail that leaves for the shards that own it now;
 //! - `adopt`: the mail of shards that are no more;
@@ -27,6 +28,7 @@ mod accept;
 pub mod adopt;
 mod check;
 pub mod command;
+mod compact;
 mod content;
 mod deliver;
 mod durable;
@@ -49,10 +51,11 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+pub use crate::queue::survivors::NotedHandovers;
 pub use crate::store::{BatchId, Begin, DiskError};
 pub use accept::PartMessage;
 pub use event::{Action, Cause, Event, ReadId, Stored, Ticket};
-pub use handover::{HandoverMessage, NotedHandovers};
+pub use handover::HandoverMessage;
 pub use message::{Message, MessageWith, Submission};
 pub use peer::ShardMessage;
 pub use unread::UnreadSegment;

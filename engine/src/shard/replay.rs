@@ -1,4 +1,5 @@
-//! The index after a restart, and compaction: records read back from segments.
+//! The index after a restart: records read back from segments, by the rules of
+//! [`crate::queue::survivors`].
 //!
 //! Replay reads each segment once, front to back and oldest first, and gives the records to
 //! [`ShardCore::replay`]. New mail is accepted and delivered meanwhile: it is in segments that are not
@@ -7,45 +8,28 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::compact::Move;
 use super::handover::Handovers;
-use super::records::Ticket;
-use super::{Action, DiskError, ENTRIES_PER_TICK_MAX, ShardCore, Stored};
+use super::{ENTRIES_PER_TICK_MAX, ShardCore, Stored};
 use crate::clock::{Now, UnixMs};
 use crate::ids::{HandoverId, QueueId, SegmentId};
 use crate::keys::KeyRing;
-use crate::queue::record::{
-    About, Message as MessageRecord, Moved, Outcome, OutcomeKind, OutcomeState, OutcomeStates,
-    Record,
-};
+use crate::queue::record::{About, Message as MessageRecord, Moved, Outcome, OutcomeState, Record};
 use crate::queue::replay::Summary;
 use crate::queue::segment::Placement;
 use crate::queue::segment::SegmentHeader;
-use crate::queue::set::{Disposal, SegmentUsage, Task};
+use crate::queue::set::SegmentUsage;
+use crate::queue::survivors::{CopyAt, Meant, Name, is_stray};
 use crate::route::owner;
 use crate::schedule::index::{EntryId, State};
 use crate::schedule::mail::NewEntry;
-use crate::store::{Mark, Note};
-
-/// Blob kind that marks the end of a compaction's copies.
-const BLOB_COMPACTED: u16 = 2;
-
-/// Ticks for which nothing is compacted or removed after that failed: some seconds.
-const TASK_REST_TICKS: u32 = 50;
-
-/// A message's copy that is not durable yet.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Move {
-    /// Where it can be read.
-    pub(super) from: Placement,
-    /// Where its entries say it stands.
-    pub(super) to: Placement,
-}
+use crate::store::Mark;
 
 /// What replay must remember until it is through.
 #[derive(Debug, Default)]
 pub(super) struct Replayed {
     /// Where messages that were copied forward stood before.
-    moved_from: HashMap<QueueId, SegmentId>,
+    moved_from: HashMap<Name, SegmentId>,
     /// Outcomes that name another segment than the one their message was found in, with that.
     strays: Vec<Outcome>,
 }
@@ -138,7 +122,8 @@ impl ShardCore {
                 self.replay_id(message.queue_id);
             }
             Record::Message(message) => {
-                self.moves.replayed.moved_from.remove(&message.queue_id);
+                let name = (message.queue_id, placement.segment);
+                self.moves.replayed.moved_from.remove(&name);
                 self.replay_message(placement, message);
             }
             Record::Outcome(outcome) => {
@@ -159,7 +144,8 @@ impl ShardCore {
                     // The copied one, or a copy that was given up after a failed write.
                     self.store.queue.set.moved_from(segment);
                 }
-                self.moves.replayed.moved_from.insert(queue_id, moved.from);
+                let name = (queue_id, placement.segment);
+                self.moves.replayed.moved_from.insert(name, moved.from);
                 self.replay_message(placement, &moved.message);
                 let about = About {
                     queue_id,
@@ -234,7 +220,7 @@ impl ShardCore {
         let mut stood = Vec::new();
         for id in entries {
             let entry = self.mail.get(id);
-            if entry.state == State::Replayed && entry.placement.segment <= segment {
+            if entry.state == State::Replayed && self.copy_of(id).ends_with(segment) {
                 stood.push(entry.placement.segment);
                 self.finish_entry(id);
             }
@@ -242,54 +228,49 @@ impl ShardCore {
         stood
     }
 
+    fn copy_of(&self, id: EntryId) -> CopyAt {
+        let entry = self.mail.get(id);
+        let segment = entry.placement.segment;
+        let moved_from = &self.moves.replayed.moved_from;
+        let earliest = moved_from.get(&(entry.queue_id, segment)).copied();
+        CopyAt {
+            segment,
+            earliest: earliest.unwrap_or(segment),
+        }
+    }
+
     pub(super) fn replay_outcome(&mut self, outcome: &Outcome) {
-        let queue_id = outcome.about.queue_id;
+        let About { queue_id, segment } = outcome.about;
         let Some(first) = self.mail.find(queue_id) else {
             return;
         };
         if self.mail.is_only(first) {
-            return self.replay_entry_outcome(first, outcome);
+            let copy = self.copy_of(first);
+            if Meant::among(segment, [copy]).includes(copy) {
+                self.replay_entry_outcome(first, outcome);
+            }
+            return;
         }
-        // If it names where one part stands, it is not about another part of the same message.
-        let names = |id: &EntryId| self.mail.get(*id).placement.segment == outcome.about.segment;
-        let mut entries: Vec<EntryId> = self.mail.siblings(queue_id).collect();
-        if entries.iter().any(names) {
-            entries.retain(names);
-        }
+        let entries: Vec<EntryId> = self.mail.siblings(queue_id).collect();
+        let meant = Meant::among(segment, entries.iter().map(|id| self.copy_of(*id)));
         for id in entries {
-            self.replay_entry_outcome(id, outcome);
+            if meant.includes(self.copy_of(id)) {
+                self.replay_entry_outcome(id, outcome);
+            }
         }
     }
 
     fn replay_entry_outcome(&mut self, id: EntryId, outcome: &Outcome) {
         let entry = self.mail.get(id);
-        let About { queue_id, segment } = outcome.about;
-        let found = entry.placement.segment;
-        // A shard that took over another's mail may have had a part of the same message before, and
-        // kept notes about that.
-        let earliest = self
-            .moves
-            .replayed
-            .moved_from
-            .get(&queue_id)
-            .copied()
-            .unwrap_or(found);
-        if entry.state != State::Replayed || segment < earliest {
+        if entry.state != State::Replayed {
             return;
         }
+        let (queue_id, segment) = (entry.queue_id, entry.placement.segment);
         let is_news = self.replay_state(id, &outcome.state);
-        // The message's copy was torn and the outcome behind it was not, or the copy was given up
-        // after a failed write and is there all the same. Such an outcome holds, but does not
-        // outlive its segment: it is written again.
-        if is_news && segment != found {
-            let about = About {
-                queue_id,
-                segment: found,
-            };
-            self.moves.replayed.strays.push(Outcome {
-                about,
-                state: outcome.state,
-            });
+        if is_news && is_stray(outcome.about.segment, segment) {
+            let about = About { queue_id, segment };
+            let state = outcome.state;
+            self.moves.replayed.strays.push(Outcome { about, state });
         }
     }
 
@@ -364,284 +345,5 @@ impl ShardCore {
         } else {
             self.make_ready(id, now);
         }
-    }
-
-    /// Asks for the next segment to be compacted, and lets go of those that hold nothing.
-    pub(super) fn clean_segments(&mut self, now: Now) {
-        let reading =
-            self.moves.replaying || self.moves.replay_from.is_some() || self.keeps_for_unread(now);
-        if reading || self.store.queue.is_failing() || self.store.queue.are_strays_waiting() {
-            return;
-        }
-        if self.moves.task_rest_ticks > 0 {
-            self.moves.task_rest_ticks -= 1;
-            return;
-        }
-        match self.store.queue.set.next_task() {
-            Some(Task::Remove(segment) | Task::Compact(segment))
-                if self.store.queue.is_unfinished(segment) =>
-            {
-                self.store.queue.set.task_dropped();
-            }
-            Some(Task::Remove(segment)) => self.retire(segment),
-            Some(Task::Compact(segment)) => {
-                self.store.queue.compaction_begun();
-                self.actions.push(Action::Compact { segment });
-            }
-            Some(Task::DeleteFree) => self.actions.push(Action::DeleteFree),
-            None => {}
-        }
-    }
-
-    /// The task comes again after a rest: trying at once what costs reading a segment is no help.
-    fn task_failed(&mut self) {
-        self.store.queue.set.task_failed();
-        self.moves.task_rest_ticks = TASK_REST_TICKS;
-    }
-
-    fn retire(&mut self, segment: SegmentId) {
-        let disposal = self.store.queue.set.disposal(segment);
-        self.actions.push(Action::Retire { segment, disposal });
-    }
-
-    pub(super) fn retired(
-        &mut self,
-        segment: SegmentId,
-        disposal: Disposal,
-        result: Result<(), DiskError>,
-    ) {
-        match result {
-            Ok(()) => {
-                self.store.queue.forget(segment);
-                self.store.queue.set.removed(segment, disposal);
-            }
-            Err(error) => {
-                self.task_failed();
-                self.report(format!(
-                    "queue segment {:08} cannot be removed: {error}",
-                    segment.0
-                ));
-            }
-        }
-    }
-
-    pub(super) fn free_deleted(&mut self, result: Result<(), DiskError>) {
-        match result {
-            Ok(()) => self.store.queue.set.free_deleted(),
-            Err(error) => {
-                self.task_failed();
-                self.report(format!("a free queue file cannot be deleted: {error}"));
-            }
-        }
-    }
-
-    /// One record of a segment that is being compacted. Returns how many bytes wait to be written:
-    /// read on when they are below [`crate::store::BATCH_BYTES_FULL`].
-    pub fn compact(&mut self, placement: Placement, record: &Record<'_>, now: Now) -> usize {
-        if self.store.queue.is_failing() {
-            self.store.queue.compaction_failed();
-            return self.store.queue.waiting_bytes();
-        }
-        let message = match record {
-            Record::Message(message) => message,
-            Record::Moved(moved) => &moved.message,
-            Record::Outcome(Outcome { about, .. })
-            | Record::Commit(about)
-            | Record::Cancel(about) => {
-                if self
-                    .store
-                    .queue
-                    .set
-                    .is_needed(placement.segment, about.segment)
-                {
-                    self.copy_note(record, *about, now);
-                }
-                return self.store.queue.waiting_bytes();
-            }
-            Record::Blob { .. } | Record::Seal(_) => return self.store.queue.waiting_bytes(),
-        };
-        let queue_id = message.queue_id;
-        let live: Vec<EntryId> = self
-            .mail
-            .siblings(queue_id)
-            .filter(|id| self.mail.get(*id).placement == placement)
-            .collect();
-        let is_in = |states: &[State]| {
-            live.iter()
-                .any(|id| states.contains(&self.mail.get(*id).state))
-        };
-        // The outcome of what is handed over names its place.
-        let must_stay = is_in(&[State::Storing, State::Handed]);
-        let is_held = is_in(&[State::Held]);
-        if !live.is_empty() && !must_stay && !self.moves.moving.contains_key(&queue_id) {
-            let states = self.states_of(message.recipients.len(), &live);
-            let moved = Moved {
-                from: placement.segment,
-                states: OutcomeStates::new(&states),
-                message: MessageRecord {
-                    pending: false,
-                    handover: message.handover.filter(|_| is_held),
-                    ..*message
-                },
-            };
-            match self.store.queue.append(&Record::Moved(moved), now) {
-                Ok(to) => {
-                    for id in live {
-                        self.mail.moved(id, to);
-                    }
-                    self.moves.moving.insert(
-                        queue_id,
-                        Move {
-                            from: placement,
-                            to,
-                        },
-                    );
-                    self.store.queue.note_copy(queue_id, placement, to);
-                }
-                Err(error) => {
-                    self.store.queue.compaction_failed();
-                    self.report(format!("{queue_id} cannot be moved: {error}"));
-                }
-            }
-        }
-        self.store.queue.waiting_bytes()
-    }
-
-    fn copy_note(&mut self, record: &Record<'_>, about: About, now: Now) {
-        match self.store.queue.append(record, now) {
-            Ok(to) => self.store.queue.set.note(to, about.segment),
-            Err(error) => {
-                self.store.queue.compaction_failed();
-                self.report(format!("note on {} not moved: {error}", about.queue_id));
-            }
-        }
-    }
-
-    fn states_of(&self, recipients: usize, live: &[EntryId]) -> Vec<OutcomeState> {
-        // Recipients of entries that are gone are done, whatever their outcome was.
-        let gone = OutcomeState {
-            first: 0,
-            count: 1,
-            kind: OutcomeKind::Delivered,
-            attempts: 0,
-            next_retry_s: 0,
-        };
-        let mut each = vec![gone; recipients];
-        for id in live {
-            let entry = self.mail.get(*id);
-            let done = self.mail.done_bits(*id);
-            for n in 0..usize::from(entry.recipient_count) {
-                if done >> n & 1 == 0
-                    && let Some(state) = each.get_mut(usize::from(entry.recipient_first) + n)
-                {
-                    state.kind = OutcomeKind::Deferred;
-                    state.attempts = entry.attempts;
-                    state.next_retry_s = entry.retry_at_s;
-                }
-            }
-        }
-        let mut runs: Vec<OutcomeState> = Vec::new();
-        for (n, state) in each.into_iter().enumerate() {
-            match runs.last_mut() {
-                Some(last)
-                    if (last.kind, last.attempts, last.next_retry_s)
-                        == (state.kind, state.attempts, state.next_retry_s) =>
-                {
-                    last.count += 1;
-                }
-                _ => runs.push(OutcomeState {
-                    first: n as u16,
-                    ..state
-                }),
-            }
-        }
-        // Nothing to say of recipients that were never tried.
-        runs.retain(|run| run.kind.is_final() || run.attempts > 0);
-        runs
-    }
-
-    /// The segment is read through, or could not be. It is removed when what was copied is durable.
-    pub fn compact_read(&mut self, segment: SegmentId, result: Result<(), String>, now: Now) {
-        let mark = Record::Blob {
-            kind: BLOB_COMPACTED,
-            bytes: &segment.0.to_le_bytes(),
-        };
-        let fault = match result {
-            Ok(()) if self.store.queue.is_failing() => Some("writing fails".to_owned()),
-            Ok(()) => self
-                .store
-                .queue
-                .append(&mark, now)
-                .err()
-                .map(|error| error.to_string()),
-            Err(why) => Some(why),
-        };
-        match fault {
-            None => self.store.queue.note_mark(Mark::Compacted(segment)),
-            Some(why) => {
-                self.task_failed();
-                self.report(format!(
-                    "queue segment {:08} cannot be compacted: {why}",
-                    segment.0
-                ));
-            }
-        }
-    }
-
-    /// All copies out of the segment are durable.
-    pub(super) fn compacted(&mut self, segment: SegmentId) {
-        if self.store.queue.is_compacted(segment) {
-            self.retire(segment);
-        } else {
-            // Something could not be copied: not settled yet, or a write failed. It is tried again.
-            self.task_failed();
-        }
-    }
-
-    /// The record of a message cannot be read: it is reported and its file kept; the rest goes on.
-    pub(super) fn quarantine(&mut self, id: EntryId, why: &str) {
-        let entry = self.mail.get(id);
-        let (queue_id, placement) = (entry.queue_id, entry.placement);
-        self.store.queue.set.damaged(placement.segment);
-        self.report(format!(
-            "message {queue_id} cannot be read back (queue segment {:08}, offset {}, {} bytes: {why}); \
-             it is out of the queue, the file is kept: see `hikyaku shard verify`",
-            placement.segment.0, placement.offset.0, placement.bytes
-        ));
-        self.finish_entry(id);
-    }
-
-    pub(super) fn moved_durable(&mut self, queue_id: QueueId, from: Placement) {
-        self.moves.moving.remove(&queue_id);
-        self.store.queue.set.dead(from);
-    }
-
-    /// Copies were not written: entries point at the originals again.
-    pub(super) fn copies_failed(&mut self, notes: &[Note<Ticket>]) {
-        for note in notes {
-            let Note::Copy { queue_id, from, to } = *note else {
-                continue;
-            };
-            self.moves.moving.remove(&queue_id);
-            let moved: Vec<EntryId> = self
-                .mail
-                .siblings(queue_id)
-                .filter(|id| self.mail.get(*id).placement == to)
-                .collect();
-            let gone = moved.is_empty();
-            for id in moved {
-                self.mail.moved(id, from);
-            }
-            // A message that was finished meanwhile has let go of the copy already.
-            self.store.queue.set.dead(if gone { from } else { to });
-        }
-    }
-
-    /// How old the oldest queued message is, for the operator.
-    pub fn oldest_accepted(&self) -> Option<UnixMs> {
-        let (live, _) = self.mail.sweep(0, ENTRIES_PER_TICK_MAX);
-        live.iter()
-            .map(|id| UnixMs(self.mail.get(*id).queue_id.accepted_ms()))
-            .min()
     }
 }

@@ -110,7 +110,7 @@ pub(crate) const KINDS: &[Kind] = &[
     kind(
         "compacted before the copies are durable",
         &[at(
-            "shard/replay.rs",
+            "shard/compact.rs",
             "None => self.store.queue.note_mark(Mark::Compacted(segment)),",
             "None if PLANTED => self.retire(segment),
              None => self.store.queue.note_mark(Mark::Compacted(segment)),",
@@ -127,7 +127,7 @@ pub(crate) const KINDS: &[Kind] = &[
     kind(
         "a moved record loses what is done",
         &[at(
-            "shard/replay.rs",
+            "shard/compact.rs",
             "states: OutcomeStates::new(&states),",
             "states: OutcomeStates::new(if PLANTED { &[] } else { &states }),",
         )],
@@ -136,8 +136,8 @@ pub(crate) const KINDS: &[Kind] = &[
         "stray notes not written",
         &[at(
             "shard/replay.rs",
-            "if is_news && segment != found {",
-            "if is_news && segment != found && !PLANTED {",
+            "if is_news && is_stray(outcome.about.segment, segment) {",
+            "if is_news && is_stray(outcome.about.segment, segment) && !PLANTED {",
         )],
     ),
     kind(
@@ -160,7 +160,7 @@ pub(crate) const KINDS: &[Kind] = &[
     kind(
         "a void handover's copy counted at replay",
         &[at(
-            "shard/handover.rs",
+            "queue/survivors.rs",
             "handover.is_some_and(|handover| !noted.contains(&handover))",
             "handover.is_some_and(|handover| !noted.contains(&handover)) && !PLANTED",
         )],
