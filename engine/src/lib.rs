@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod file_error;
 pub mod ids;
 pub mod key_wrap;
 pub mod keys;
@@ -30,6 +31,8 @@ pub mod route;
 
 pub mod queue;
 pub mod store;
+
+pub mod policy;
 
 pub mod dns;
 pub mod operator;

@@ -12,7 +12,6 @@ mod control;
 mod counters;
 mod delivery;
 mod dns;
-mod error;
 mod key;
 mod limits;
 mod listen;
@@ -25,11 +24,11 @@ mod server;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+pub use crate::file_error::FileError as ConfigError;
 pub use control::Control;
 pub use counters::Counters;
 pub use delivery::{Delivery, Timeouts};
 pub use dns::Dns;
-pub use error::ConfigError;
 pub use key::{Key, KeySource};
 pub use limits::Limits;
 pub use listen::Listen;
@@ -193,7 +192,7 @@ impl Config {
         for (key, value) in root {
             let name: &str = key.get_ref();
             let Some((_, repeated)) = TABLES.iter().find(|(table, _)| *table == name) else {
-                let hint = match error::nearest(name, TABLES.iter().map(|t| t.0)) {
+                let hint = match crate::file_error::nearest(name, TABLES.iter().map(|t| t.0)) {
                     Some(right) => format!("did you mean {}?", heading(right)),
                     None => "see docs/configuration.md for the tables there are".to_owned(),
                 };

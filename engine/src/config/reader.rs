@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{ConfigError, nearest, position};
+use crate::file_error::{FileError as ConfigError, nearest, position};
 use crate::units::{format_duration_ms, format_size_bytes, parse_duration_ms, parse_size_bytes};
 
 /// Elements of a list at most.

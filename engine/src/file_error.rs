@@ -1,12 +1,12 @@
-//! What is wrong with a configuration file, and where.
+//! What is wrong with a file that an operator wrote, and where.
 
 use std::fmt;
 
-/// One fault in a configuration file.
+/// One fault in such a file.
 ///
 /// Shown as `file:line:column: what is wrong; what to do`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError {
+pub struct FileError {
     /// The file as it was named to the program.
     pub file: String,
     /// 1-based line.
@@ -19,7 +19,7 @@ pub struct ConfigError {
     pub hint: Option<String>,
 }
 
-impl fmt::Display for ConfigError {
+impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -33,10 +33,10 @@ impl fmt::Display for ConfigError {
     }
 }
 
-impl std::error::Error for ConfigError {}
+impl std::error::Error for FileError {}
 
 /// Line and column, both 1-based, of byte `offset` in `text`; the end if `offset` lies beyond.
-pub(super) fn position(text: &str, offset: usize) -> (usize, usize) {
+pub(crate) fn position(text: &str, offset: usize) -> (usize, usize) {
     let mut end = offset.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -50,7 +50,7 @@ pub(super) fn position(text: &str, offset: usize) -> (usize, usize) {
 }
 
 /// The name among `known` that `wrong` most likely stands for, or none if all are too far off.
-pub(super) fn nearest<'k>(
+pub(crate) fn nearest<'k>(
     wrong: &str,
     known: impl IntoIterator<Item = &'k str>,
 ) -> Option<&'k str> {

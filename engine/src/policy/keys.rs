@@ -1,0 +1,412 @@
+//! The values a policy may set: name, kind, bounds, and in which layers each may stand.
+
+use std::fmt;
+
+use super::row::Layer;
+use crate::limits::RETRY_STEPS_MAX;
+use crate::units::{format_duration_ms, format_size_bytes, parse_duration_ms, parse_size_bytes};
+
+const S: u64 = 1_000;
+const M: u64 = 60 * S;
+const H: u64 = 60 * M;
+const D: u64 = 24 * H;
+
+/// What kind of value a key has, with its bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A whole number.
+    Count {
+        /// Least.
+        min: u64,
+        /// Greatest.
+        max: u64,
+    },
+    /// Milliseconds.
+    Duration {
+        /// Least.
+        min_ms: u64,
+        /// Greatest.
+        max_ms: u64,
+    },
+    /// Bytes.
+    Size {
+        /// Least.
+        min: u64,
+        /// Greatest.
+        max: u64,
+    },
+    /// A list of durations, at most [`RETRY_STEPS_MAX`].
+    Durations {
+        /// Least of each.
+        min_ms: u64,
+        /// Greatest of each.
+        max_ms: u64,
+    },
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Count { min, max } => write!(f, "a whole number, {min} to {max}"),
+            Self::Duration { min_ms, max_ms } => write!(
+                f,
+                "a duration such as \"30s\", \"5m\", {} to {}",
+                format_duration_ms(min_ms),
+                format_duration_ms(max_ms)
+            ),
+            Self::Size { min, max } => write!(
+                f,
+                "a size such as \"64KiB\", \"10MiB\", {} to {}",
+                format_size_bytes(min),
+                format_size_bytes(max)
+            ),
+            Self::Durations { min_ms, max_ms } => write!(
+                f,
+                "a list of durations such as [\"5m\", \"1h\"], each {} to {}, {RETRY_STEPS_MAX} at most",
+                format_duration_ms(min_ms),
+                format_duration_ms(max_ms)
+            ),
+        }
+    }
+}
+
+/// One value of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// A whole number.
+    Count(u64),
+    /// Milliseconds.
+    Duration(u64),
+    /// Bytes.
+    Size(u64),
+    /// Milliseconds each.
+    Durations(Box<[u64]>),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(n) => n.fmt(f),
+            Self::Duration(ms) => f.write_str(&format_duration_ms(*ms)),
+            Self::Size(bytes) => f.write_str(&format_size_bytes(*bytes)),
+            Self::Durations(list) => {
+                let texts: Vec<_> = list.iter().map(|ms| format_duration_ms(*ms)).collect();
+                f.write_str(&texts.join(", "))
+            }
+        }
+    }
+}
+
+impl Kind {
+    /// Takes a whole number, if the kind is one and it is within bounds.
+    pub(super) fn number(self, n: u64) -> Option<Value> {
+        match self {
+            Self::Count { min, max } => (min..=max).contains(&n).then_some(Value::Count(n)),
+            _ => None,
+        }
+    }
+
+    /// Takes a text.
+    pub(super) fn text(self, text: &str) -> Option<Value> {
+        match self {
+            Self::Count { .. } => None,
+            Self::Duration { min_ms, max_ms } => parse_duration_ms(text)
+                .filter(|ms| (min_ms..=max_ms).contains(ms))
+                .map(Value::Duration),
+            Self::Size { min, max } => parse_size_bytes(text)
+                .filter(|bytes| (min..=max).contains(bytes))
+                .map(Value::Size),
+            Self::Durations { .. } => self.texts(&[text]),
+        }
+    }
+
+    /// Takes a list of texts.
+    pub(super) fn texts(self, texts: &[&str]) -> Option<Value> {
+        let Self::Durations { min_ms, max_ms } = self else {
+            return None;
+        };
+        if texts.is_empty() || texts.len() > RETRY_STEPS_MAX {
+            return None;
+        }
+        let steps: Option<Box<[u64]>> = texts
+            .iter()
+            .map(|text| parse_duration_ms(text).filter(|ms| (min_ms..=max_ms).contains(ms)))
+            .collect();
+        steps.map(Value::Durations)
+    }
+}
+
+/// The values, in the order in which they are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// Sessions to the site, over all shards.
+    SessionsMax,
+    /// Sessions for each receiving address of the site; the lower of both bounds holds.
+    SessionsPerMta,
+    /// New connections to the site a minute.
+    ConnectionsPerMinute,
+    /// Transactions over one session.
+    MessagesPerSession,
+    /// Recipients over one session.
+    RecipientsPerSession,
+    /// Recipients of one transaction.
+    RecipientsPerMessage,
+    /// How long a session is given new messages.
+    SessionTimeMax,
+    /// How long an idle session is kept.
+    IdleTimeout,
+    /// Messages a second.
+    MessagesPerSecond,
+    /// Messages a minute.
+    MessagesPerMinute,
+    /// Messages an hour.
+    MessagesPerHour,
+    /// Messages a day.
+    MessagesPerDay,
+    /// Content a second.
+    BytesPerSecond,
+    /// Longest message that is offered.
+    SizeMax,
+    /// Waits before the second, third, … attempt; the last one repeats.
+    RetrySchedule,
+    /// Each wait is drawn from ± this much of it, percent.
+    RetryJitterPercent,
+    /// From acceptance until a message is given up.
+    ExpireAfter,
+}
+
+/// What there is to know of a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// The key.
+    pub key: Key,
+    /// As it is written.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// Layers whose rows may set it. A limit of what a site is sent means nothing in a row that is not
+    /// for whole sites.
+    pub layers: &'static [Layer],
+    /// What it is, for `policy explain` and the documentation.
+    pub about: &'static str,
+}
+
+const SITE: &[Layer] = &[Layer::Default, Layer::Provider];
+const RATE: &[Layer] = &[Layer::Provider, Layer::Domain, Layer::Group, Layer::Source];
+const MAIL: &[Layer] = &[Layer::Default, Layer::Provider, Layer::Domain, Layer::Group];
+
+const fn count(max: u64) -> Kind {
+    Kind::Count { min: 1, max }
+}
+
+/// Every value, in the order of [`Key`].
+pub const KEYS: [Spec; 17] = [
+    spec(
+        Key::SessionsMax,
+        "sessions_max",
+        count(10_000),
+        SITE,
+        "sessions to one site, all shards together",
+    ),
+    spec(
+        Key::SessionsPerMta,
+        "sessions_per_mta",
+        count(1_000),
+        SITE,
+        "sessions for each receiving address of a site",
+    ),
+    spec(
+        Key::ConnectionsPerMinute,
+        "connections_per_minute",
+        count(1_000_000),
+        SITE,
+        "new connections to one site a minute",
+    ),
+    spec(
+        Key::MessagesPerSession,
+        "messages_per_session",
+        count(1_000_000),
+        SITE,
+        "transactions before a session is ended",
+    ),
+    spec(
+        Key::RecipientsPerSession,
+        "recipients_per_session",
+        count(1_000_000),
+        SITE,
+        "recipients before a session is ended",
+    ),
+    spec(
+        Key::RecipientsPerMessage,
+        "recipients_per_message",
+        count(10_000),
+        MAIL,
+        "recipients of one transaction",
+    ),
+    spec(
+        Key::SessionTimeMax,
+        "session_time_max",
+        Kind::Duration {
+            min_ms: S,
+            max_ms: D,
+        },
+        SITE,
+        "how long a session is given new messages",
+    ),
+    spec(
+        Key::IdleTimeout,
+        "idle_timeout",
+        Kind::Duration {
+            min_ms: 0,
+            max_ms: 5 * M,
+        },
+        SITE,
+        "how long an idle session is kept",
+    ),
+    spec(
+        Key::MessagesPerSecond,
+        "messages_per_second",
+        count(1_000_000),
+        RATE,
+        "messages a second",
+    ),
+    spec(
+        Key::MessagesPerMinute,
+        "messages_per_minute",
+        count(10_000_000),
+        RATE,
+        "messages a minute",
+    ),
+    spec(
+        Key::MessagesPerHour,
+        "messages_per_hour",
+        count(100_000_000),
+        RATE,
+        "messages an hour",
+    ),
+    spec(
+        Key::MessagesPerDay,
+        "messages_per_day",
+        count(1_000_000_000),
+        RATE,
+        "messages a day",
+    ),
+    spec(
+        Key::BytesPerSecond,
+        "bytes_per_second",
+        Kind::Size {
+            min: 1 << 10,
+            max: 1 << 40,
+        },
+        RATE,
+        "octets of content a second",
+    ),
+    spec(
+        Key::SizeMax,
+        "size_max",
+        Kind::Size {
+            min: 1 << 10,
+            max: 1 << 30,
+        },
+        MAIL,
+        "longest message that is offered",
+    ),
+    spec(
+        Key::RetrySchedule,
+        "retry_schedule",
+        Kind::Durations {
+            min_ms: S,
+            max_ms: 7 * D,
+        },
+        MAIL,
+        "waits before the next attempts",
+    ),
+    spec(
+        Key::RetryJitterPercent,
+        "retry_jitter_percent",
+        Kind::Count { min: 0, max: 50 },
+        MAIL,
+        "each wait is drawn from so much around it",
+    ),
+    spec(
+        Key::ExpireAfter,
+        "expire_after",
+        Kind::Duration {
+            min_ms: S,
+            max_ms: 30 * D,
+        },
+        MAIL,
+        "from acceptance until a message is given up",
+    ),
+];
+
+const fn spec(
+    key: Key,
+    name: &'static str,
+    kind: Kind,
+    layers: &'static [Layer],
+    about: &'static str,
+) -> Spec {
+    Spec {
+        key,
+        name,
+        kind,
+        layers,
+        about,
+    }
+}
+
+impl Key {
+    /// What there is to know of it.
+    pub const fn spec(self) -> &'static Spec {
+        &KEYS[self as usize]
+    }
+
+    /// Whether a row of each layer limits what it is for, all at once; of the others the most specific
+    /// row's holds.
+    pub const fn holds_in_each_layer(self) -> bool {
+        matches!(
+            self,
+            Self::MessagesPerSecond
+                | Self::MessagesPerMinute
+                | Self::MessagesPerHour
+                | Self::MessagesPerDay
+                | Self::BytesPerSecond
+        )
+    }
+
+    /// The key of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        KEYS.iter()
+            .find(|spec| spec.name == name)
+            .map(|spec| spec.key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_stand_in_their_order_and_names_are_unique() {
+        for (at, spec) in KEYS.iter().enumerate() {
+            assert_eq!(spec.key as usize, at, "{}", spec.name);
+            assert_eq!(Key::named(spec.name), Some(spec.key));
+        }
+    }
+
+    #[test]
+    fn values_are_taken_within_their_bounds_only() {
+        let sessions = Key::SessionsMax.spec().kind;
+        assert_eq!(sessions.number(5), Some(Value::Count(5)));
+        assert_eq!(sessions.number(0), None);
+        assert_eq!(sessions.text("5"), None, "a number stands without quotes");
+        let idle = Key::IdleTimeout.spec().kind;
+        assert_eq!(idle.text("90s"), Some(Value::Duration(90_000)));
+        assert_eq!(idle.text("6m"), None);
+        let schedule = Key::RetrySchedule.spec().kind;
+        let steps: Box<[u64]> = [300_000, 3_600_000].into();
+        assert_eq!(schedule.texts(&["5m", "1h"]), Some(Value::Durations(steps)));
+        assert_eq!(schedule.texts(&[]), None);
+    }
+}
