@@ -20,7 +20,7 @@ pub(super) const NOTICES_RESERVE: usize = 4096;
 pub(super) enum Origin {
     /// An SMTP session.
     Session(Ticket),
-    /// A notification of ours; the key of its `settle::Notice`.
+    /// A notification of ours; the key of its `notice::Notice`.
     Notice(u64),
     /// An entry that another shard owns since the number of shards changed.
     Transfer {

@@ -13,8 +13,8 @@
 //! - `lookup`: a destination to its site, by DNS;
 //! - `content`: octets kept in memory, read back, waiting for room;
 //! - `deliver`: sites to connections, connections to transactions;
-//! - `settle`: each recipient's outcome into the queue log, the delivery log and the counters, and the
-//!   notification to the sender;
+//! - `settle`: each recipient's outcome into the queue log, the delivery log and the counters;
+//! - `notice`: the notification to the sender of what failed;
 //! - `idle`: destinations and sites that have no mail, and how many of them are kept;
 //! - `replay`: the index after a restart;
 //! - `compact`: segments that may go, and what of them is copied forward;
@@ -37,6 +37,7 @@ mod handover;
 mod idle;
 mod lookup;
 mod message;
+mod notice;
 mod peer;
 mod ready;
 mod records;
@@ -192,7 +193,7 @@ pub struct ShardCore {
     pool: Pool,
     deliveries: HashMap<u64, Delivery>,
     next_token: u64,
-    notices: HashMap<u64, settle::Notice>,
+    notices: HashMap<u64, notice::Notice>,
     moves: replay::Moves,
     retrying: Option<command::Retrying>,
     draining: bool,

@@ -1,22 +1,20 @@
 //! Each recipient's outcome: into the queue log, the delivery log and the counters, and to the sender
-//! if it failed.
+//! if it failed (`notice`).
 //!
 //! A failure is recorded only when the notification that tells the sender of it is durable; until
 //! then a restart would try the recipient again rather than forget the sender.
 
 use std::fmt::Write;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::accept::Origin;
 use super::content::{Given, Purpose};
-use super::{Delivery, Message, ShardCore, Stored, Submission};
+use super::notice::Notice;
+use super::{Delivery, Message, ShardCore};
 use crate::clock::{Now, UnixMs};
 use crate::counters::Counter;
 use crate::delivery_log::LogRecord;
 use crate::dns::{DnsFailure, DnsTrouble, Target};
-use crate::dsn::{self, Diagnostic, DsnRecipient, DsnRequest};
-use crate::message::downgrade::downgrade;
 use crate::phase::Phase;
 use crate::pool::PeerInfo;
 use crate::queue::record::{OutcomeKind, OutcomeState};
@@ -32,9 +30,6 @@ const NOTICE_RETRY_S: u32 = 60;
 
 /// Kept of a reply for the operator, bytes.
 const LAST_REPLY_BYTES_MAX: usize = 256;
-
-/// Messages returned whole to their sender, bytes; of larger ones it gets the header section.
-const RETURNED_BYTES_MAX: usize = 256 * 1024;
 
 /// What becomes of mail without a connection.
 #[derive(Clone, Debug)]
@@ -83,19 +78,12 @@ pub(super) struct Context {
 }
 
 /// One recipient's outcome.
-struct Settled {
+pub(super) struct Settled {
     /// Offset within the entry.
-    recipient: u8,
-    kind: OutcomeKind,
+    pub(super) recipient: u8,
+    pub(super) kind: OutcomeKind,
     phase: Option<Phase>,
-    reply: Reply,
-}
-
-/// Failures that are recorded once the sender's notification is durable.
-#[derive(Debug)]
-pub(super) struct Notice {
-    entry: EntryId,
-    outcomes: Vec<(u8, OutcomeKind)>,
+    pub(super) reply: Reply,
 }
 
 impl ShardCore {
@@ -282,87 +270,8 @@ impl ShardCore {
         }
     }
 
-    /// The delivery status notification for `failed`, unless the reverse-path is null (RFC 5321
-    /// §4.5.5: never a notification of a notification).
-    fn notification(
-        &mut self,
-        id: EntryId,
-        message: &Message,
-        failed: &[&Settled],
-        remote_mta: Option<&str>,
-        now: Now,
-    ) -> Option<Submission> {
-        let to = message.envelope.reverse_path.as_ref()?;
-        let first = usize::from(self.mail.get(id).recipient_first);
-        let recipients: Vec<DsnRecipient<'_>> = failed
-            .iter()
-            .map(|one| DsnRecipient {
-                final_recipient: message.recipients()[first + usize::from(one.recipient)].as_str(),
-                action: dsn::Action::Failed,
-                status: failure_status(one),
-                diagnostic: match remote_mta {
-                    Some(_) => Diagnostic::Reply(&one.reply),
-                    None => Diagnostic::Text(&one.reply.text),
-                },
-                remote_mta,
-                last_attempt: remote_mta.map(|_| now.unix),
-            })
-            .collect();
-        let queue_id = self.next_queue_id(now);
-        let whole = match self.settings.dsn_return {
-            dsn::DsnReturn::Full if message.content.len() <= RETURNED_BYTES_MAX => {
-                downgrade(&message.content).ok()
-            }
-            _ => None,
-        };
-        let request = DsnRequest {
-            reporting_mta: &self.settings.hostname,
-            id: queue_id,
-            original_id: message.queue_id,
-            arrival: message.accepted,
-            to,
-            recipients: &recipients,
-            header_section: message.header_section(),
-            whole: whole.as_deref(),
-            now: now.unix,
-        };
-        let (content, envelope) = (dsn::build(&request), request.envelope());
-        Some(Submission {
-            queue_id,
-            accepted: now.unix,
-            envelope: Arc::new(envelope),
-            group: message.group.clone(),
-            tags: Vec::new(),
-            message_id: None,
-            peer: None,
-            options: Box::default(),
-            content,
-        })
-    }
-
-    /// The notification is stored, or could not be.
-    pub(super) fn notice_stored(&mut self, key: u64, result: Stored, now: Now) {
-        let Some(notice) = self.notices.remove(&key) else {
-            return;
-        };
-        if result == Stored::Durable {
-            self.record(notice.entry, &notice.outcomes, now);
-            return;
-        }
-        // Delivered ones are done all the same; the failed are tried again, and so is the notice.
-        let outcomes: Vec<_> = notice
-            .outcomes
-            .iter()
-            .map(|(recipient, kind)| match kind {
-                OutcomeKind::Failed | OutcomeKind::Expired => (*recipient, OutcomeKind::Deferred),
-                kind => (*recipient, *kind),
-            })
-            .collect();
-        self.record(notice.entry, &outcomes, now);
-    }
-
     /// Writes outcomes to the queue log and moves the entry on: out of the queue, or to its retry.
-    fn record(&mut self, id: EntryId, outcomes: &[(u8, OutcomeKind)], now: Now) {
+    pub(super) fn record(&mut self, id: EntryId, outcomes: &[(u8, OutcomeKind)], now: Now) {
         let entry = self.mail.get(id);
         let (queue_id, segment) = (entry.queue_id, entry.placement.segment);
         let (first, count, attempts) =
@@ -525,13 +434,4 @@ impl ShardCore {
 
 fn ms_between(from: UnixMs, to: UnixMs) -> u64 {
     to.0.saturating_sub(from.0)
-}
-
-/// The status of a failure for the notification: the peer's, if it is a permanent one.
-fn failure_status(one: &Settled) -> EnhancedStatus {
-    match (one.kind, one.reply.enhanced) {
-        (OutcomeKind::Expired, _) => EnhancedStatus::new(4, 4, 7),
-        (_, Some(status)) if status.class == 5 => status,
-        _ => EnhancedStatus::new(5, 0, 0),
-    }
 }

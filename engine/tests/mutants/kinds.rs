@@ -219,29 +219,26 @@ pub(crate) const KINDS: &[Kind] = &[
     kind(
         "a retry not woken now and then",
         &[at(
-            "shard/ready.rs",
-            "self.lower(id, Counter::Deferred, self.open_recipients(id)); self.make_ready(id, now);",
-            "self.lower(id, Counter::Deferred, self.open_recipients(id));
-             if !PLANTED || self.random.below(50) > 0 { self.make_ready(id, now); }",
+            "schedule/mail/entries.rs",
+            "} else if entry.retry_at_s > now_s {",
+            "} else if entry.retry_at_s > now_s || PLANTED && entry.queue_id.0 % 50 == 0 {",
         )],
     ),
     kind(
         "deferred counted twice",
         &[at(
-            "shard/settle.rs",
-            "self.raise(id, Counter::Deferred, self.open_recipients(id));",
-            "self.raise(id, Counter::Deferred, self.open_recipients(id));
-             if PLANTED { self.raise(id, Counter::Deferred, 1); }",
+            "schedule/mail/entries.rs",
+            "counters.raise(row, group, Counter::Deferred, self.open_recipients(id));",
+            "counters.raise(row, group, Counter::Deferred, self.open_recipients(id));
+             if PLANTED { counters.raise(row, group, Counter::Deferred, 1); }",
         )],
     ),
     kind(
         "a level not lowered when mail comes back untried",
         &[at(
             "shard/deliver.rs",
-            "self.lower( delivery.entry, Counter::Delivering, delivery.recipients.len() as u32, );",
-            "if !PLANTED {
-                 self.lower(delivery.entry, Counter::Delivering, delivery.recipients.len() as u32);
-             }",
+            ".returned(delivery.entry, recipients, &mut self.counters);",
+            ".returned(delivery.entry, if PLANTED { 0 } else { recipients }, &mut self.counters);",
         )],
     ),
     kind(
