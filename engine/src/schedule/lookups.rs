@@ -4,7 +4,7 @@
 //! A destination stands in one of these places at most, and its [`Lookup`] says in which:
 //!
 //! - `Asking`: every question it needs is open;
-//! - `Due`: answers have come, or have expired: it is planned anew, so many a turn;
+//! - `Due`: it has ready mail and no site, or answers have come: it is planned, so many a turn;
 //! - `Queued`: one of its questions found no room. It is planned again when a question is answered, and
 //!   nothing more is asked for it before;
 //! - `Trouble`: asked again when its time has come.
@@ -40,7 +40,7 @@ pub enum Asked {
 #[derive(Debug, Default)]
 pub struct Lookups {
     open: HashMap<Question, Open>,
-    due: VecDeque<DestinationId>,
+    due: VecDeque<(DestinationId, bool)>,
     queued: VecDeque<DestinationId>,
     troubled: BTreeSet<(Mono, DestinationId)>,
 }
@@ -87,13 +87,13 @@ impl Lookups {
         self.open.len()
     }
 
-    /// To be planned anew.
-    pub fn put_due(&mut self, id: DestinationId) {
-        self.due.push_back(id);
+    /// To be planned; `has_begun` as for [`Self::queue`].
+    pub fn put_due(&mut self, id: DestinationId, has_begun: bool) {
+        self.due.push_back((id, has_begun));
     }
 
-    /// The next to be planned anew.
-    pub fn take_due(&mut self) -> Option<DestinationId> {
+    /// The next to be planned.
+    pub fn take_due(&mut self) -> Option<(DestinationId, bool)> {
         self.due.pop_front()
     }
 

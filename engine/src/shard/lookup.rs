@@ -46,9 +46,8 @@ impl ShardCore {
         self.settings.questions_max.clamp(1, QUESTIONS_MAX)
     }
 
-    pub(super) fn look_up(&mut self, id: DestinationId, now: Now) {
+    fn look_up(&mut self, id: DestinationId, has_begun: bool, now: Now) {
         let destination = self.mail.destination(id);
-        let has_begun = !matches!(destination.lookup, Lookup::Unknown);
         let settings = Rc::clone(&self.settings);
         let plan = dns::plan(
             &mut self.names.cache,
@@ -91,8 +90,13 @@ impl ShardCore {
 
     /// Has a destination planned anew, in this turn or one of the next.
     pub(super) fn look_up_soon(&mut self, id: DestinationId) {
+        self.plan_soon(id, true);
+    }
+
+    /// The same; `has_begun`: some of what it needs may be known or asked already.
+    pub(super) fn plan_soon(&mut self, id: DestinationId, has_begun: bool) {
         self.set_lookup(id, Lookup::Due);
-        self.names.lookups.put_due(id);
+        self.names.lookups.put_due(id, has_begun);
     }
 
     /// Plans destinations that are due, and those that wait for room as long as there is some, at most
@@ -101,11 +105,12 @@ impl ShardCore {
         let open_max = self.questions_max();
         for _ in 0..plans_max {
             let next = self.names.lookups.take_due();
-            let Some(id) = next.or_else(|| self.names.lookups.take_queued(open_max)) else {
+            let queued = || Some((self.names.lookups.take_queued(open_max)?, true));
+            let Some((id, has_begun)) = next.or_else(queued) else {
                 return;
             };
             if self.mail.destination(id).ready_len() > 0 {
-                self.look_up(id, now);
+                self.look_up(id, has_begun, now);
             } else {
                 self.set_lookup(id, Lookup::Unknown);
             }

@@ -61,7 +61,8 @@ impl ShardCore {
         }
     }
 
-    /// Brings a destination with ready mail on its way: to its site, or to the resolver first.
+    /// Marks a destination with ready mail: to have its turn at its site, or to be looked up first. Nothing
+    /// is begun before the event is through.
     pub(super) fn activate(&mut self, id: DestinationId, now: Now) {
         let destination = self.mail.destination(id);
         if destination.ready_len() == 0 {
@@ -74,7 +75,9 @@ impl ShardCore {
             Lookup::Asking | Lookup::Due | Lookup::Queued | Lookup::Failed(_) => {}
             Lookup::Trouble { until, .. } if *until > now.mono => {}
             Lookup::Site { .. } if destination.in_round => {}
-            _ => self.look_up(id, now),
+            // The first time it has nothing that a wait would let go stale.
+            Lookup::Unknown => self.plan_soon(id, false),
+            Lookup::Site { .. } | Lookup::Trouble { .. } => self.plan_soon(id, true),
         }
     }
 

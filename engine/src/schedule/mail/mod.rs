@@ -4,13 +4,20 @@
 //! lengths and the levels of the counters. Each change is a method named for what happened (`entries`):
 //!
 //! ```text
-//!   stored ─> Storing ─┬─> held ─> Held ─┐                     ┌─> deferred ─> Deferred ─> woken ─┐
-//!                      └─────────────────┴─> ready ─> Ready    │                                  │
-//!   restored ─> Replayed ──> ready, deferred        │ taken    │            (Ready) <─────────────┘
-//!                      └───> leaving ──────────> InFlight ─────┼─> ready, if it was not tried
-//!                                                │      ^      ├─> handed ─> Handed ─> done
-//!                                        sending v      │      └─> done
-//!                                              Sending ─┘ answered, returned
+//! from                        what happens             to
+//! (new)                       stored                   Storing    appended, not durable
+//! (new)                       restored                 Replayed   found at a start
+//! Storing                     held                     Held       until its handover is noted
+//! Storing Held Replayed       ready                    Ready      in its destination's list
+//! Ready                       taken                    InFlight   for a connection, or to be settled
+//! Replayed                    leaving                  InFlight   to be read for its owner
+//! InFlight                    sending                  Sending    with a connection
+//! Sending                     answered, returned       InFlight
+//! InFlight                    ready                    Ready      it was not tried
+//! InFlight Replayed           deferred                 Deferred   in the wheel
+//! Deferred                    woken                    Ready
+//! InFlight                    handed                   Handed     its owner has it
+//! any but Sending             done                     (gone)
 //! ```
 //!
 //! Files: `entries` the changes, `destinations` the recipient domains, `check` what must hold at all times.
