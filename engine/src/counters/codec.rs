@@ -1,20 +1,28 @@
-//! What of the counters survives: the counts since ever, as the payload of one record.
+//! What of the counters survives: the counts since ever and the windows, as the payload of one record.
 //!
-//! Levels are left out, since replay counts what is queued anew, and so are the windows. The record
-//! goes into the queue's own stream, in order with the outcomes: after a crash the outcomes
-//! replayed behind it are what has to be counted on top of it.
+//! Levels are left out, since replay counts what is queued anew, but for those that past buckets ended
+//! with. A place in the queue's stream goes with them: the outcomes that replay finds behind it are
+//! counted on top ([`Counters::recount`]).
 //!
 //! ```text
-//! version u8 = 1 | row of the total | rows u32 | { name | row }* domains
-//! | rows u32 | { name | row }* groups
-//! row: 9 varints, in the order of the counters without the levels; name: varint length and bytes
+//! version u8 = 2 | five minutes since the epoch u32 | queue segment u32 | offset u32
+//! | row of the total | rows u32 | { name | row }* domains | rows u32 | { name | row }* groups
+//! row: 9 varints since ever, in the order of the counters without the levels | buckets u8 | bucket*
+//! bucket: which u8, 0 the hour then running, 5 the sixth last, 6 the 5 minutes then running, 17 the
+//! twelfth last | bits u16 of the counters that are not 0 | a varint each
+//! name: varint length and bytes
 //! ```
 
 use std::fmt;
 
-use super::{Counter, Counters, NAME_BYTES_MAX, Row, Rows, Values};
+use super::row::{FIVES, HOURS, Periods};
+use super::{COUNTERS, Counter, Counters, NAME_BYTES_MAX, Row, Rows, Values};
+use crate::ids::{Offset, SegmentId};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+
+/// A place in the queue's stream: what stands before it is counted.
+pub type Covered = (SegmentId, Offset);
 
 /// Saved counters that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,41 +50,48 @@ impl fmt::Display for CountersDecodeError {
 impl std::error::Error for CountersDecodeError {}
 
 impl Counters {
-    /// Appends the counts since ever to `out`.
-    pub fn save(&self, out: &mut Vec<u8>) {
+    /// Appends the counts to `out`; `covered`: up to where outcomes are in them.
+    pub fn save(&self, covered: Covered, out: &mut Vec<u8>) {
         out.push(VERSION);
-        put_row(self.total.ever(), out);
-        put_rows(&self.domains, out);
-        put_rows(&self.groups, out);
+        out.extend_from_slice(&self.periods.five.to_le_bytes());
+        out.extend_from_slice(&covered.0.0.to_le_bytes());
+        out.extend_from_slice(&covered.1.0.to_le_bytes());
+        put_row(&self.total, self.periods, out);
+        put_rows(&self.domains, self.periods, out);
+        put_rows(&self.groups, self.periods, out);
     }
 
     /// Adds saved counts, of this shard or of one that is no more. Nothing is added if they cannot
-    /// be read.
+    /// be read. Gives up to where outcomes are in them.
     ///
     /// # Errors
     /// [`CountersDecodeError`] says why not.
-    pub fn restore(&mut self, saved: &[u8]) -> Result<(), CountersDecodeError> {
+    pub fn restore(&mut self, saved: &[u8]) -> Result<Covered, CountersDecodeError> {
         let mut reader = Reader(saved);
         match reader.byte()? {
             VERSION => {}
             version => return Err(CountersDecodeError::Version(version)),
         }
+        let then = Periods::at_five(reader.u32()?);
+        let covered = (SegmentId(reader.u32()?), Offset(reader.u32()?));
         let total = reader.row()?;
         let domains = reader.rows()?;
         let groups = reader.rows()?;
         if !reader.0.is_empty() {
             return Err(CountersDecodeError::Damaged);
         }
-        add(&mut self.total, &total);
-        for (name, values) in domains {
+        let now = self.periods;
+        self.restored = then;
+        add(&mut self.total, &total, then, now);
+        for (name, saved) in domains {
             let id = self.domains.find_or_add_quiet(name);
-            add(self.domains.row(id), &values);
+            add(self.domains.row(id), &saved, then, now);
         }
-        for (name, values) in groups {
+        for (name, saved) in groups {
             let id = self.groups.find_or_add_quiet(name);
-            add(self.groups.row(id), &values);
+            add(self.groups.row(id), &saved, then, now);
         }
-        Ok(())
+        Ok(covered)
     }
 }
 
@@ -109,13 +124,26 @@ impl Rows {
     }
 }
 
-fn add(row: &mut Row, values: &Values) {
+/// A bucket as it is saved: which, and its values.
+type Bucket = (u8, [u32; COUNTERS]);
+
+/// A row as it is saved.
+type Saved = (Values, Vec<Bucket>);
+
+fn add(row: &mut Row, (ever, buckets): &Saved, then: Periods, now: Periods) {
     for counter in &Counter::ALL[Counter::LEVELS..] {
-        row.add_ever(*counter, values[*counter as usize]);
+        row.add_ever(*counter, ever[*counter as usize]);
+    }
+    for (which, values) in buckets {
+        let back = u32::from(*which);
+        match back.checked_sub(HOURS as u32) {
+            None => row.add_hour(then.hour.saturating_sub(back), now, values),
+            Some(back) => row.add_five(then.five.saturating_sub(back), now, values),
+        }
     }
 }
 
-fn put_rows(rows: &Rows, out: &mut Vec<u8>) {
+fn put_rows(rows: &Rows, now: Periods, out: &mut Vec<u8>) {
     let at = out.len();
     out.extend_from_slice(&[0; 4]);
     let mut count: u32 = 0;
@@ -123,16 +151,47 @@ fn put_rows(rows: &Rows, out: &mut Vec<u8>) {
         if row.ever()[Counter::LEVELS..].iter().any(|&n| n > 0) {
             put_varint(name.len() as u64, out);
             out.extend_from_slice(name.as_bytes());
-            put_row(row.ever(), out);
+            put_row(row, now, out);
             count += 1;
         }
     });
     out[at..at + 4].copy_from_slice(&count.to_le_bytes());
 }
 
-fn put_row(values: &Values, out: &mut Vec<u8>) {
-    for value in &values[Counter::LEVELS..] {
+fn put_row(row: &Row, now: Periods, out: &mut Vec<u8>) {
+    for value in &row.ever()[Counter::LEVELS..] {
         put_varint(*value, out);
+    }
+    let at = out.len();
+    out.push(0);
+    let hours = row
+        .hours(now)
+        .into_iter()
+        .flat_map(|all| all.into_iter().rev());
+    let fives = row
+        .fives(now)
+        .into_iter()
+        .flat_map(|all| all.into_iter().rev());
+    let hours = (0..HOURS as u8).zip(hours);
+    let fives = (HOURS as u8..).zip(fives);
+    for (which, mut values) in hours.chain(fives) {
+        if which == 0 || which == HOURS as u8 {
+            // Of a bucket that runs the level is not known yet.
+            values[..Counter::LEVELS].fill(0);
+        }
+        let bits = values
+            .iter()
+            .rev()
+            .fold(0_u16, |bits, n| bits << 1 | u16::from(*n > 0));
+        if bits == 0 {
+            continue;
+        }
+        out[at] += 1;
+        out.push(which);
+        out.extend_from_slice(&bits.to_le_bytes());
+        for value in values.iter().filter(|n| **n > 0) {
+            put_varint(*value, out);
+        }
     }
 }
 
@@ -169,23 +228,46 @@ impl<'a> Reader<'a> {
         Err(CountersDecodeError::Damaged)
     }
 
-    fn row(&mut self) -> Result<Values, CountersDecodeError> {
-        let mut values = Values::default();
-        for value in &mut values[Counter::LEVELS..] {
-            *value = self.varint()?;
-        }
-        Ok(values)
-    }
-
-    fn rows(&mut self) -> Result<Vec<(&'a str, Values)>, CountersDecodeError> {
-        let (count, rest) = self
+    fn u32(&mut self) -> Result<u32, CountersDecodeError> {
+        let (bytes, rest) = self
             .0
             .split_first_chunk()
             .ok_or(CountersDecodeError::Damaged)?;
         self.0 = rest;
-        let count = u32::from_le_bytes(*count) as usize;
-        // A row takes at least 10 bytes, so a wild count cannot ask for more than the input's size.
-        if count > self.0.len() / 10 {
+        Ok(u32::from_le_bytes(*bytes))
+    }
+
+    fn row(&mut self) -> Result<Saved, CountersDecodeError> {
+        let mut values = Values::default();
+        for value in &mut values[Counter::LEVELS..] {
+            *value = self.varint()?;
+        }
+        let buckets = self.byte()?;
+        let buckets = (0..buckets)
+            .map(|_| self.bucket())
+            .collect::<Result<_, _>>()?;
+        Ok((values, buckets))
+    }
+
+    fn bucket(&mut self) -> Result<Bucket, CountersDecodeError> {
+        let which = self.byte()?;
+        let bits = u16::from_le_bytes([self.byte()?, self.byte()?]);
+        if usize::from(which) >= HOURS + FIVES || bits >> COUNTERS != 0 {
+            return Err(CountersDecodeError::Damaged);
+        }
+        let mut values = [0; COUNTERS];
+        for (n, value) in values.iter_mut().enumerate() {
+            if bits >> n & 1 == 1 {
+                *value = u32::try_from(self.varint()?).unwrap_or(u32::MAX);
+            }
+        }
+        Ok((which, values))
+    }
+
+    fn rows(&mut self) -> Result<Vec<(&'a str, Saved)>, CountersDecodeError> {
+        let count = self.u32()? as usize;
+        // A row takes at least 11 bytes, so a wild count cannot ask for more than the input's size.
+        if count > self.0.len() / 11 {
             return Err(CountersDecodeError::Damaged);
         }
         (0..count)

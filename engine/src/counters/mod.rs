@@ -13,8 +13,9 @@ use std::collections::HashMap;
 use std::fmt;
 
 use crate::clock::UnixMs;
+use crate::queue::record::OutcomeKind;
 
-pub use codec::CountersDecodeError;
+pub use codec::{CountersDecodeError, Covered};
 pub use table::{CounterTable, TableMismatch};
 
 use row::{Periods, Row};
@@ -70,6 +71,19 @@ impl Counter {
         Self::Expired,
         Self::Suspended,
     ];
+
+    /// What is counted of a recipient when this is recorded of it, if it is final.
+    pub const fn of_final(kind: OutcomeKind) -> Option<Self> {
+        match kind {
+            OutcomeKind::Delivered => Some(Self::Delivered),
+            OutcomeKind::Failed => Some(Self::Failed),
+            OutcomeKind::Expired => Some(Self::Expired),
+            OutcomeKind::Deferred
+            | OutcomeKind::Suspended
+            | OutcomeKind::Cancelled
+            | OutcomeKind::Suppressed => None,
+        }
+    }
 
     /// The first so many are levels, which fall again; the others only rise.
     pub(crate) const LEVELS: usize = 3;
@@ -222,6 +236,8 @@ struct RowId {
 #[derive(Debug)]
 pub struct Counters {
     periods: Periods,
+    /// When the counts were saved that were restored.
+    restored: Periods,
     total: Row,
     domains: Rows,
     groups: Rows,
@@ -234,6 +250,7 @@ impl Counters {
         groups.find_or_add(NO_GROUP, Periods::at(now));
         Self {
             periods: Periods::at(now),
+            restored: Periods::at(now),
             total: Row::new(),
             domains: Rows::new(domains_max),
             groups,
@@ -279,6 +296,21 @@ impl Counters {
         self.total.count(periods, counter, n);
         self.domains.row(domain.0).count(periods, counter, n);
         self.groups.row(group.0).count(periods, counter, n);
+    }
+
+    /// Counts what happened soon after the counts that were restored were saved; when, is not known, so
+    /// it goes into that time's buckets.
+    pub fn recount(&mut self, domain: DomainRow, group: GroupRow, counter: Counter, n: u32) {
+        debug_assert!(!counter.is_level(), "{counter} is a level");
+        let (then, now) = (self.restored, self.periods);
+        self.total.count_late(then, now, counter, n);
+        self.domains.row(domain.0).count_late(then, now, counter, n);
+        self.groups.row(group.0).count_late(then, now, counter, n);
+    }
+
+    /// How much was counted since ever, of whatever.
+    pub fn counted(&self) -> u64 {
+        self.total.ever()[Counter::LEVELS..].iter().sum()
     }
 
     /// Raises a level by `n`.

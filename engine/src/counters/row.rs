@@ -31,6 +31,10 @@ impl Periods {
         } else {
             five as u32
         };
+        Self::at_five(five)
+    }
+
+    pub(super) const fn at_five(five: u32) -> Self {
         Self {
             hour: five / 12,
             five,
@@ -126,6 +130,29 @@ impl Row {
         *value = value.saturating_add(n);
     }
 
+    /// Counts what happened at an earlier time, `then`.
+    pub(super) fn count_late(&mut self, then: Periods, now: Periods, counter: Counter, n: u32) {
+        self.add_ever(counter, u64::from(n));
+        let mut values = [0; COUNTERS];
+        values[counter as usize] = n;
+        self.add_hour(then.hour, now, &values);
+        self.add_five(then.five, now, &values);
+    }
+
+    /// Adds to the bucket of an hour, if it is not past or still to come.
+    pub(super) fn add_hour(&mut self, hour: u32, now: Periods, values: &[u32; COUNTERS]) {
+        if hour <= now.hour && ((now.hour - hour) as usize) < HOURS {
+            add_to(&mut self.windows(now).hours[hour as usize % HOURS], values);
+        }
+    }
+
+    /// Adds to the bucket of 5 minutes, if it is not past or still to come.
+    pub(super) fn add_five(&mut self, five: u32, now: Periods, values: &[u32; COUNTERS]) {
+        if five <= now.five && ((now.five - five) as usize) < FIVES {
+            add_to(&mut self.windows(now).fives[five as usize % FIVES], values);
+        }
+    }
+
     /// The last 6 hours, oldest first; `None` if nothing happened in them.
     pub(super) fn hours(&self, now: Periods) -> Option<[Values; HOURS]> {
         let windows = self.windows.as_deref()?;
@@ -176,6 +203,12 @@ impl Row {
             windows.roll(now, &self.ever);
         }
         windows
+    }
+}
+
+fn add_to(bucket: &mut [u32; COUNTERS], values: &[u32; COUNTERS]) {
+    for (mine, theirs) in bucket.iter_mut().zip(values) {
+        *mine = mine.saturating_add(*theirs);
     }
 }
 

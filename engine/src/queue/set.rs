@@ -385,6 +385,15 @@ impl SegmentSet {
         2 * self.kept_bytes + SLACK_SEGMENTS * self.segment_bytes
     }
 
+    /// Segments, but for the one being written, in which no message is live.
+    pub fn dead_segments(&self) -> BTreeSet<SegmentId> {
+        self.segments
+            .iter()
+            .filter(|(id, usage)| usage.live_records == 0 && Some(**id) != self.writing)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
     /// Every segment, oldest first.
     pub fn usage(&self) -> impl Iterator<Item = SegmentUsage> + '_ {
         self.segments.iter().map(|(segment, usage)| SegmentUsage {

@@ -3,6 +3,8 @@
 //! Which segment is next: [`crate::queue::set`]. What the copies mean at the next start:
 //! [`crate::queue::survivors`].
 
+use std::collections::BTreeSet;
+
 use super::records::Ticket;
 use super::{Action, DiskError, ShardCore};
 use crate::clock::Now;
@@ -32,6 +34,37 @@ pub(super) struct Move {
     pub(super) to: Placement,
 }
 
+/// Segments that hold nothing that is needed, and wait until counts are saved.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    /// The one that is next to go.
+    next: Option<SegmentId>,
+    /// Counts that were taken since are on their way.
+    is_taken: bool,
+    /// Segments that held nothing when those were taken.
+    dead: BTreeSet<SegmentId>,
+    /// Segments that held nothing when the counts that are saved were taken.
+    counted: BTreeSet<SegmentId>,
+}
+
+impl Leaving {
+    /// Whether one waits for counts that nobody has taken yet.
+    pub(super) const fn wants_counts(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Counts are taken, while these segments hold nothing.
+    pub(super) fn counts_taken(&mut self, dead: BTreeSet<SegmentId>) {
+        self.is_taken = self.next.is_some();
+        self.dead = dead;
+    }
+
+    /// They were not saved: others are to be taken.
+    pub(super) const fn counts_failed(&mut self) {
+        self.is_taken = false;
+    }
+}
+
 impl ShardCore {
     /// Asks for the next segment to be compacted, and lets go of those that hold nothing.
     pub(super) fn clean_segments(&mut self, now: Now) {
@@ -50,7 +83,7 @@ impl ShardCore {
             {
                 self.store.queue.set.task_dropped();
             }
-            Some(Task::Remove(segment)) => self.retire(segment),
+            Some(Task::Remove(segment)) => self.retire_counted(segment, false),
             Some(Task::Compact(segment)) => {
                 self.store.queue.compaction_begun();
                 self.actions.push(Action::Compact { segment });
@@ -64,6 +97,29 @@ impl ShardCore {
     fn task_failed(&mut self) {
         self.store.queue.set.task_failed();
         self.moves.task_rest_ticks = TASK_REST_TICKS;
+    }
+
+    /// The segment goes once counts are saved: of outcomes behind the last save, nobody could tell after
+    /// a crash whose they are without it. `has_copies`: its outcomes stand elsewhere again, where they
+    /// would be counted twice.
+    fn retire_counted(&mut self, segment: SegmentId, has_copies: bool) {
+        let leaving = &mut self.moves.leaving;
+        if !has_copies && leaving.counted.contains(&segment) {
+            return self.retire(segment);
+        }
+        leaving.next = Some(segment);
+        leaving.is_taken = false;
+    }
+
+    /// Counts are saved, or could not be: a disk that takes none must not fill up with segments.
+    pub(super) fn counts_settled(&mut self) {
+        let leaving = &mut self.moves.leaving;
+        leaving.counted = std::mem::take(&mut leaving.dead);
+        if std::mem::take(&mut leaving.is_taken)
+            && let Some(segment) = leaving.next.take()
+        {
+            self.retire(segment);
+        }
     }
 
     fn retire(&mut self, segment: SegmentId) {
@@ -242,7 +298,7 @@ impl ShardCore {
     /// All copies out of the segment are durable.
     pub(super) fn compacted(&mut self, segment: SegmentId) {
         if self.store.queue.is_compacted(segment) {
-            self.retire(segment);
+            self.retire_counted(segment, true);
         } else {
             // Something could not be copied: not settled yet, or a write failed. It is tried again.
             self.task_failed();

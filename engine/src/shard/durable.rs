@@ -59,6 +59,7 @@ impl ShardCore {
             Note::Mark(Mark::Compacted(segment)) => self.compacted(segment),
             Note::Mark(Mark::Strays) => {}
             Note::Mark(Mark::HandedOver) => self.handed_durable(),
+            Note::Mark(Mark::Counted) => self.counted_durable(now),
             Note::Message {
                 queue_id, ticket, ..
             } => {
@@ -122,6 +123,7 @@ impl ShardCore {
             match note {
                 Note::Message { queue_id, .. } => self.forget_message(*queue_id),
                 Note::Mark(Mark::HandedOver) => self.moves.handovers.not_durable(),
+                Note::Mark(Mark::Counted) => self.store.counts.not_counted(),
                 Note::Mark(Mark::Compacted(_) | Mark::Strays) | Note::Copy { .. } => {}
             }
         }

@@ -8,10 +8,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::compact::Move;
+use super::compact::{Leaving, Move};
 use super::handover::Handovers;
 use super::{ENTRIES_PER_TICK_MAX, ShardCore, Stored};
 use crate::clock::{Now, UnixMs};
+use crate::counters::Counter;
 use crate::ids::{HandoverId, QueueId, SegmentId};
 use crate::keys::KeyRing;
 use crate::queue::record::{About, Message as MessageRecord, Moved, Outcome, OutcomeState, Record};
@@ -51,6 +52,7 @@ pub(super) struct Moves {
     pub(super) replayed: Replayed,
     /// Segments of earlier runs that are to be read again.
     pub(super) unread: Vec<super::UnreadSegment>,
+    pub(super) leaving: Leaving,
     /// Ticks until the next segment may be compacted or removed.
     pub(super) task_rest_ticks: u32,
 }
@@ -67,6 +69,7 @@ impl Moves {
             replaying: true,
             replayed: Replayed::default(),
             unread: Vec::new(),
+            leaving: Leaving::default(),
             task_rest_ticks: 0,
         }
     }
@@ -129,7 +132,8 @@ impl ShardCore {
             Record::Outcome(outcome) => {
                 self.store.queue.set.note(placement, outcome.about.segment);
                 if !self.moves.handovers.is_void(outcome.state.handover()) {
-                    self.replay_outcome(outcome);
+                    let is_missed = self.store.counts.misses(placement);
+                    self.replay_outcome(outcome, is_missed);
                 }
             }
             Record::Commit(about) => self.store.queue.set.note(placement, about.segment),
@@ -152,7 +156,7 @@ impl ShardCore {
                     segment: placement.segment,
                 };
                 for state in moved.states.iter() {
-                    self.replay_outcome(&Outcome { about, state });
+                    self.replay_outcome(&Outcome { about, state }, false);
                 }
             }
             Record::Blob { .. } | Record::Seal(_) => {}
@@ -239,7 +243,8 @@ impl ShardCore {
         }
     }
 
-    pub(super) fn replay_outcome(&mut self, outcome: &Outcome) {
+    /// An outcome of an earlier run; `is_missed`: no saved counts have it.
+    pub(super) fn replay_outcome(&mut self, outcome: &Outcome, is_missed: bool) {
         let About { queue_id, segment } = outcome.about;
         let Some(first) = self.mail.find(queue_id) else {
             return;
@@ -247,7 +252,7 @@ impl ShardCore {
         if self.mail.is_only(first) {
             let copy = self.copy_of(first);
             if Meant::among(segment, [copy]).includes(copy) {
-                self.replay_entry_outcome(first, outcome);
+                self.replay_entry_outcome(first, outcome, is_missed);
             }
             return;
         }
@@ -255,18 +260,18 @@ impl ShardCore {
         let meant = Meant::among(segment, entries.iter().map(|id| self.copy_of(*id)));
         for id in entries {
             if meant.includes(self.copy_of(id)) {
-                self.replay_entry_outcome(id, outcome);
+                self.replay_entry_outcome(id, outcome, is_missed);
             }
         }
     }
 
-    fn replay_entry_outcome(&mut self, id: EntryId, outcome: &Outcome) {
+    fn replay_entry_outcome(&mut self, id: EntryId, outcome: &Outcome, is_missed: bool) {
         let entry = self.mail.get(id);
         if entry.state != State::Replayed {
             return;
         }
         let (queue_id, segment) = (entry.queue_id, entry.placement.segment);
-        let is_news = self.replay_state(id, &outcome.state);
+        let is_news = self.replay_state(id, &outcome.state, is_missed);
         if is_news && is_stray(outcome.about.segment, segment) {
             let about = About { queue_id, segment };
             let state = outcome.state;
@@ -275,7 +280,7 @@ impl ShardCore {
     }
 
     /// Applies a state to an entry; whether that changed anything.
-    fn replay_state(&mut self, id: EntryId, state: &OutcomeState) -> bool {
+    fn replay_state(&mut self, id: EntryId, state: &OutcomeState, is_missed: bool) -> bool {
         let entry = self.mail.get(id);
         let count = u16::from(entry.recipient_count);
         let from = state.first.max(entry.recipient_first);
@@ -292,6 +297,11 @@ impl ShardCore {
         let mut done = before;
         for recipient in from..to {
             done |= 1 << (recipient - entry.recipient_first);
+        }
+        if is_missed && let Some(counter) = Counter::of_final(state.kind) {
+            let (row, group) = self.mail.rows(id, &self.counters);
+            let news = (done & !before).count_ones();
+            self.counters.recount(row, group, counter, news);
         }
         self.mail.recipients_done(id, done, &mut self.counters);
         if self.mail.open_recipients(id) == 0 {

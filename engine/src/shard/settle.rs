@@ -298,6 +298,10 @@ impl ShardCore {
                 next_retry_s: if kind.is_final() { 0 } else { retry_at_s },
             };
             self.append_outcome(queue_id, segment, state, now);
+            // With its record, so that after a crash the one is counted from the other.
+            if let Some(counter) = Counter::of_final(kind) {
+                self.count(id, counter, run.len() as u32);
+            }
         }
         self.content.forget(id);
         if done == all {
@@ -352,16 +356,9 @@ impl ShardCore {
         now: Now,
     ) {
         for one in settled {
-            let counter = match one.kind {
-                OutcomeKind::Delivered => Counter::Delivered,
-                OutcomeKind::Failed => Counter::Failed,
-                OutcomeKind::Expired => Counter::Expired,
-                OutcomeKind::Deferred => Counter::Tempfail,
-                OutcomeKind::Suspended | OutcomeKind::Cancelled | OutcomeKind::Suppressed => {
-                    continue;
-                }
-            };
-            self.count(delivery.entry, counter, 1);
+            if one.kind == OutcomeKind::Deferred {
+                self.count(delivery.entry, Counter::Tempfail, 1);
+            }
         }
         let entry = self.mail.get(delivery.entry);
         let message = &*delivery.message;

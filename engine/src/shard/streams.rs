@@ -8,15 +8,22 @@ use std::sync::Arc;
 use super::records::Ticket;
 use super::{Action, Settings, ShardCore};
 use crate::clock::{Mono, Now};
+use crate::counters::Covered;
 use crate::delivery_log::{LogBatch, LogRecord, LogRotation};
 use crate::ids::{SegmentId, ShardId};
 use crate::keys::KeyRing;
 use crate::queue::cipher::Stream;
-use crate::queue::record::RecipientsBuf;
+use crate::queue::record::{RecipientsBuf, Record};
+use crate::queue::segment::Placement;
 use crate::store::{
-    BLOB_COUNTERS, BLOB_LOG_BATCH, BatchId, DiskError, GroupCommit, SideStream, SideWritten,
-    StorageSetup, Write,
+    BLOB_COUNTED, BLOB_COUNTERS, BLOB_LOG_BATCH, BatchId, DiskError, GroupCommit, Mark, SideStream,
+    SideWritten, StorageSetup, Write,
 };
+
+/// Saves of counts that may fail one after another before segments no longer wait for them.
+const SAVE_TRIES: u32 = 20;
+/// What was counted when nothing was saved.
+const NEVER: u64 = u64::MAX;
 
 /// The streams of a shard, and the disk they are on.
 #[derive(Debug)]
@@ -38,11 +45,20 @@ pub(super) struct LogStream {
     dropped_lines: u64,
 }
 
-/// Counts as they are saved from time to time.
+/// Counts as they are saved: from time to time, and before any segment goes, as outcomes behind the last
+/// save are counted from their records after a crash.
 #[derive(Debug)]
 pub(super) struct CountStream {
     side: SideStream,
     saved_at: Option<Mono>,
+    /// What was counted when that was saved, in all.
+    saved: u64,
+    /// Saves that failed since one was durable.
+    failures: u32,
+    /// Counts that wait until all outcomes in them are durable.
+    taken: Option<Vec<u8>>,
+    /// Up to where outcomes are in the counts of earlier runs.
+    restored: Option<Covered>,
     /// The counts of the whole run are saved.
     is_closed: bool,
 }
@@ -72,6 +88,10 @@ impl Streams {
             counts: CountStream {
                 side: counts,
                 saved_at: None,
+                saved: 0,
+                failures: 0,
+                taken: None,
+                restored: None,
                 is_closed: false,
             },
             recipients: RecipientsBuf::new(),
@@ -115,7 +135,26 @@ impl LogStream {
 impl CountStream {
     /// Whether, while draining, the last counts are durable.
     pub(super) fn is_closed(&self) -> bool {
-        self.is_closed && self.side.is_idle()
+        self.is_closed && self.is_idle()
+    }
+
+    /// Whether no counts are on their way to the disk.
+    fn is_idle(&self) -> bool {
+        self.taken.is_none() && self.side.is_idle()
+    }
+
+    /// Whether an outcome that replay finds there is in no counts yet.
+    pub(super) fn misses(&self, placement: Placement) -> bool {
+        self.restored
+            .is_none_or(|covered| (placement.segment, placement.offset) > covered)
+    }
+
+    /// Outcomes in the counts that were taken are not durable: others are taken.
+    pub(super) fn not_counted(&mut self) {
+        self.taken = None;
+        self.saved = NEVER;
+        self.is_closed = false;
+        self.saved_at = None;
     }
 }
 
@@ -131,10 +170,12 @@ impl ShardCore {
     /// # Errors
     /// A sentence; nothing is added then.
     pub fn restore_counters(&mut self, segment: SegmentId, saved: &[u8]) -> Result<(), String> {
-        self.counters
-            .restore(saved)
-            .map_err(|error| error.to_string())?;
-        self.store.counts.side.found(segment);
+        let covered = self.counters.restore(saved);
+        let covered = covered.map_err(|error| error.to_string())?;
+        let counts = &mut self.store.counts;
+        counts.restored = Some(covered);
+        counts.saved = self.counters.counted();
+        counts.side.found(segment);
         Ok(())
     }
 
@@ -165,29 +206,57 @@ impl ShardCore {
         }
     }
 
+    /// Saves the counts when their time has come, a segment waits for it, or all is done.
     pub(super) fn save_counters(&mut self, now: Now) {
         let every_ms = self.settings.counter_save_ms;
         let counts = &mut self.store.counts;
-        let due = counts
-            .saved_at
-            .is_none_or(|at| now.mono.ms_since(at) >= every_ms);
+        let since = *counts.saved_at.get_or_insert(now.mono);
         let closing = self.draining && self.deliveries.is_empty() && self.store.queue.is_idle();
-        let wanted = !counts.is_closed && (closing || due);
-        if !counts.side.is_idle() || !wanted || self.store.queue.is_failing() {
+        let is_due = now.mono.ms_since(since) >= every_ms || self.moves.leaving.wants_counts();
+        let is_read = !self.moves.replaying && self.moves.replay_from.is_none();
+        if counts.is_closed || !counts.is_idle() || self.store.queue.is_failing() {
+            return;
+        }
+        if !closing && !is_due {
             return;
         }
         counts.is_closed = closing;
-        let is_first = counts.saved_at.is_none();
         counts.saved_at = Some(now.mono);
-        if is_first && !closing {
-            return;
+        let is_news = self.counters.counted() != counts.saved || self.moves.leaving.wants_counts();
+        // What replay has not read yet is in no counts: they would claim it.
+        if is_news && is_read {
+            self.take_counts(now);
         }
+    }
+
+    fn take_counts(&mut self, now: Now) {
+        let mark = Record::Blob {
+            kind: BLOB_COUNTED,
+            bytes: &[],
+        };
+        let Ok(mark) = self.store.queue.append(&mark, now) else {
+            return;
+        };
+        self.store.queue.note_mark(Mark::Counted);
         let mut bytes = Vec::new();
-        self.counters.save(&mut bytes);
+        self.counters.save((mark.segment, mark.offset), &mut bytes);
+        self.store.counts.taken = Some(bytes);
+        self.store.counts.saved = self.counters.counted();
+        let dead = self.store.queue.set.dead_segments();
+        self.moves.leaving.counts_taken(dead);
+    }
+
+    /// All outcomes in the counts that were taken are durable.
+    pub(super) fn counted_durable(&mut self, now: Now) {
+        let counts = &mut self.store.counts;
+        let Some(bytes) = counts.taken.take() else {
+            return;
+        };
         let _ = counts.side.offer(bytes);
-        // One that fits no segment cannot be helped; the next may.
-        if let Ok(Some(write)) = counts.side.next_write(self.store.queue.maker(), now) {
-            self.write(Stream::Counters, write);
+        match counts.side.next_write(self.store.queue.maker(), now) {
+            Ok(Some(write)) => self.write(Stream::Counters, write),
+            // One that fits no segment cannot be helped; the next may.
+            Ok(None) | Err(_) => self.counts_settled(),
         }
     }
 
@@ -202,7 +271,9 @@ impl ShardCore {
             Some(Stream::Counters) => (Stream::Counters, &mut self.store.counts.side),
             _ => return,
         };
-        let useless = match side.written(batch, result, now) {
+        let written = side.written(batch, result, now);
+        let is_durable = matches!(written, Some(SideWritten::Durable { .. }));
+        let useless = match written {
             Some(SideWritten::Durable { buffer, superseded }) => {
                 if stream == Stream::DeliveryLog {
                     self.store.log.batch.reuse(buffer);
@@ -214,6 +285,26 @@ impl ShardCore {
         };
         if let Some(segment) = useless {
             self.actions.push(Action::Delete { stream, segment });
+        }
+        if stream == Stream::Counters {
+            self.counts_written(is_durable);
+        }
+    }
+
+    /// A save that failed is tried again at once, but not for ever: a disk that takes no counts must not
+    /// fill up with segments that wait for it.
+    fn counts_written(&mut self, is_durable: bool) {
+        let counts = &mut self.store.counts;
+        if is_durable {
+            counts.failures = 0;
+            return self.counts_settled();
+        }
+        counts.saved = NEVER;
+        counts.failures = counts.failures.saturating_add(1);
+        if counts.failures >= SAVE_TRIES {
+            self.counts_settled();
+        } else {
+            self.moves.leaving.counts_failed();
         }
     }
 }

@@ -154,7 +154,7 @@ impl ShardCore {
             }
             Record::Outcome(outcome) if self.moves.handovers.is_void(outcome.state.handover()) => {}
             Record::Outcome(outcome) if outcome.about.segment == late => {
-                self.replay_outcome(outcome);
+                self.replay_outcome(outcome, false);
             }
             Record::Cancel(about) if about.segment == late => {
                 self.forget_replayed(about.queue_id, late);

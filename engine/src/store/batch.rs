@@ -41,6 +41,8 @@ pub enum Mark {
     Strays,
     /// The outcomes of all mail that other shards have now.
     HandedOver,
+    /// All that is counted in the counts that are about to be saved.
+    Counted,
 }
 
 /// What a batch makes durable.

@@ -368,7 +368,9 @@ impl<T> GroupCommit<T> {
             match note {
                 Note::Mark(Mark::Compacted(_)) => self.set.task_failed(),
                 Note::Mark(Mark::Strays) => self.note_mark(Mark::Strays),
-                Note::Mark(Mark::HandedOver) | Note::Copy { .. } | Note::Message { .. } => {}
+                Note::Mark(Mark::HandedOver | Mark::Counted)
+                | Note::Copy { .. }
+                | Note::Message { .. } => {}
             }
         }
         Failed {

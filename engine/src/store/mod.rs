@@ -42,6 +42,8 @@ pub const WRITE_RETRY_MS_MAX: u64 = 5000;
 pub const SIDE_WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Blob kind of the counts since ever.
 pub const BLOB_COUNTERS: u16 = 3;
+/// Blob kind of the place in the queue's stream up to which outcomes are in saved counts.
+pub const BLOB_COUNTED: u16 = 5;
 /// Blob kind of a delivery log batch.
 pub const BLOB_LOG_BATCH: u16 = 1;
 

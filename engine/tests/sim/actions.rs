@@ -11,7 +11,6 @@ use engine::queue::cipher::Stream;
 use engine::queue::segment::{file_name, free_file_name};
 use engine::queue::set::Disposal;
 use engine::shard::{Action, DiskError, Event, HandoverMessage, PartMessage, ShardMessage};
-use engine::smtp::client::{RecipientOutcome, RecipientResult};
 
 use super::ledger::Checked;
 use super::net;
@@ -66,10 +65,6 @@ impl World {
                 results,
                 broken,
             } => {
-                let taken =
-                    |result: &&RecipientResult| result.outcome == RecipientOutcome::Delivered;
-                let delivered = results.iter().filter(taken).count() as u64;
-                self.shard(shard).delivered += delivered;
                 let finished = Event::Finished {
                     conn,
                     token,

@@ -241,6 +241,7 @@ impl Ledger {
             void: false,
             let_go: false,
             done: BTreeSet::new(),
+            outcomes: BTreeMap::new(),
             perhaps: BTreeMap::new(),
             perhaps_void: false,
         });
@@ -443,6 +444,10 @@ impl Ledger {
             return;
         }
         mail.parts[part].done.extend(addresses.iter().cloned());
+        for address in &addresses {
+            let outcomes = &mut mail.parts[part].outcomes;
+            outcomes.entry(address.clone()).or_insert(kind);
+        }
         for address in addresses.iter().filter(|_| kind != OutcomeKind::Cancelled) {
             mail.fates.get_mut(address).unwrap().recorded = Some(kind);
         }
@@ -549,6 +554,28 @@ impl Ledger {
             let given = part.given.iter().filter(|(_, by)| by.contains(&handover));
             part.done.extend(given.map(|(address, _)| address.clone()));
         }
+    }
+
+    /// How many recipients a shard has recorded as `kind`: at least, and at most. `None` if records were
+    /// damaged.
+    pub(crate) fn recorded(&self, shard: u16, kind: OutcomeKind) -> Option<(u64, u64)> {
+        let (mut least, mut most) = (0, 0);
+        for mail in &self.mails {
+            if mail.spoiled {
+                return None;
+            }
+            for part in mail.parts.iter().filter(|part| part.shard == shard) {
+                let is_kind = |of: &&OutcomeKind| **of == kind;
+                let sure = part.outcomes.values().filter(is_kind).count() as u64;
+                let perhaps = part.perhaps.iter();
+                let perhaps = perhaps.filter(|(address, of)| {
+                    **of == kind && part.outcomes.get(*address) != Some(&kind)
+                });
+                least += sure;
+                most += sure + perhaps.count() as u64;
+            }
+        }
+        Some((least, most))
     }
 
     /// A batch may be on disk, or part of it, and nobody was told.

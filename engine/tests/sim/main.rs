@@ -19,7 +19,7 @@
 //! - the books of a shard agree at any moment: states with lists, lengths, levels and deliveries
 //!   (`ShardCore::assert_consistent`);
 //! - counters agree: nothing is queued, deferred or delivering in the end, in total, by domain and by
-//!   group, and as many delivered as peers have taken;
+//!   group, and as many are counted, over all starts, as have a durable outcome;
 //! - in the end the queue is empty, the disk holds two segments a shard at most, and a restart brings
 //!   nothing back.
 //!

@@ -119,8 +119,6 @@ pub(crate) struct Shard {
     pub(crate) gone: VecDeque<u16>,
     pub(crate) adopting: Option<Adopting>,
     pub(crate) last_event_us: u64,
-    /// Recipients whose peers took them, as the core was told.
-    pub(crate) delivered: u64,
 }
 
 pub(crate) struct Process {

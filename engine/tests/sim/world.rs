@@ -93,6 +93,8 @@ pub(crate) struct World {
     pub(crate) faults: Faults,
     pub(crate) calm: bool,
     pub(crate) shards: u16,
+    /// The fewest there were at any start.
+    pub(crate) shards_least: u16,
     /// Power goes when so many disk steps are done.
     pub(crate) steps_to_cut: Option<u64>,
     pub(crate) full_until_us: u64,
@@ -140,6 +142,7 @@ impl World {
             faults,
             calm: false,
             shards: 1 + random.below(4) as u16,
+            shards_least: u16::MAX,
             steps_to_cut: None,
             full_until_us: 0,
             spoiled: BTreeSet::new(),
@@ -429,6 +432,7 @@ impl World {
         if !self.calm && self.random.below(3) == 0 {
             self.rekey()?;
         }
+        self.shards_least = self.shards_least.min(self.shards);
         self.trace(|world| format!("start with {} shards", world.shards));
         self.noted = Rc::new(self.disk.sync_handovers());
         if self.strikes(self.faults.sector) {
@@ -486,6 +490,7 @@ impl World {
         let free: Vec<u64> = queue.free.iter().map(|(_, bytes)| *bytes).collect();
         core.found_files(&queue.segments, &free);
         core.noted_handovers(Rc::clone(&self.noted));
+        self.restore_counters(&mut core, id);
         let adopts = |gone: &&u16| {
             engine::shard::adopt::Adoption::adopter(ShardId(**gone), self.shards).0 == id
         };
@@ -497,7 +502,6 @@ impl World {
             gone: gone.iter().filter(adopts).copied().collect(),
             adopting: None,
             last_event_us: self.now_us,
-            delivered: 0,
         }
     }
 

@@ -44,6 +44,8 @@ pub(super) struct Part {
     /// Its shard has let go of every segment it stood in.
     pub(super) let_go: bool,
     pub(super) done: BTreeSet<String>,
+    /// What is recorded of them for sure.
+    pub(super) outcomes: BTreeMap<String, OutcomeKind>,
     /// Recorded in a batch of which a cut has left nobody knows what.
     pub(super) perhaps: BTreeMap<String, OutcomeKind>,
     pub(super) perhaps_void: bool,
