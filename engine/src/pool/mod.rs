@@ -1,376 +1,603 @@
 //! Receiving sites and their connections.
 //!
 //! A [`Site`] is what several domains with the same MX hosts share: targets in order of preference,
-//! connections, back-off. This module keeps the books and chooses targets; what is sent over a
-//! connection and when is `shard::deliver`'s part.
+//! connections, back-off. [`Pool`] keeps the books of both, here and nowhere else: `site` and `conns`
+//! hold them, `gate` says what may be begun. What is sent over a connection is `shard::deliver`'s
+//! part.
+
+mod conns;
+mod gate;
+mod site;
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-use crate::clock::{Mono, UnixMs};
+use conns::{Conn, Conns, State, Working};
+pub use conns::{ConnId, PeerInfo};
+pub use gate::OPENING_MAX;
+pub(crate) use gate::{
+    Conditions, Go, Halt, Limits, NoStart, OpenPermit, SessionsShare, StartPermit,
+};
+use site::Mark;
+pub(crate) use site::{Failure, Site, SiteKey};
+pub use site::{SiteId, TARGET_COOLDOWN_MS};
+
+use crate::clock::{Mono, Now};
 use crate::dns::{Target, Targets};
-use crate::ids::ShardId;
+use crate::random::Random;
 use crate::schedule::destination::DestinationId;
-use crate::slots::Free;
+use crate::slots::{Free, put};
 use crate::smtp::reply::Reply;
 
-/// How long an address that refused or failed is passed over, milliseconds.
-pub const TARGET_COOLDOWN_MS: u64 = 60_000;
 /// Connections in a row that may be lost without an answer before their address is passed over: one
 /// broken session says little of a host, and has deferred its message already.
 pub const BROKEN_MAX: u16 = 3;
-/// Connections being opened to one site at a time.
-pub const OPENING_MAX: usize = 4;
-
-/// Index into a shard's sites.
-pub type SiteId = u32;
+/// Sites kept although no destination is bound to them.
+pub const SITES_MAX: usize = 65_536;
 
 /// Receiving sites and connections of a shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pool {
-    pub(crate) sites: Vec<Site>,
-    pub(crate) by_key: HashMap<Rc<str>, SiteId>,
-    pub(crate) free: Free,
+    sites: Vec<Site>,
+    by_key: HashMap<SiteKey, SiteId>,
+    free: Free,
     /// Sites that every tick looks at.
-    pub(crate) tended: Vec<SiteId>,
-    pub(crate) conns: Conns,
+    tended: Vec<SiteId>,
+    /// Sites that are looked at when the turn ends, each once.
+    marked: VecDeque<SiteId>,
+    conns: Conns,
     /// Equal targets and source addresses take turns.
-    pub(crate) next_turn: usize,
+    next_turn: usize,
+    limits: Limits,
 }
 
-/// A connection: slot and generation, so that a late event of a closed one meets nobody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ConnId {
-    pub(crate) slot: u32,
-    pub(crate) generation: u32,
-}
-
-/// What a connection told of itself once it was ready; shared by the log lines of all its mail.
-#[derive(Clone, Debug, Default)]
-pub struct PeerInfo {
-    /// Our address.
-    pub source_ip: Option<std::net::IpAddr>,
-    /// The 220 line, without the code.
-    pub greeting: Box<str>,
-    /// Protocol version and cipher, or empty without TLS.
-    pub tls: Box<str>,
-    /// From the connect call to the end of EHLO, milliseconds.
-    pub connect_ms: u32,
-}
-
-/// One connection, from the decision to open it.
+/// A connection that was decided on.
 #[derive(Debug)]
-pub struct Conn {
-    /// Its site.
-    pub site: SiteId,
-    /// Where it goes.
-    pub target: Target,
-    /// Set once EHLO is answered.
-    pub peer: Option<Rc<PeerInfo>>,
-    /// Transactions started and not finished, at most 2.
-    pub in_flight: u8,
-    /// Transactions started.
-    pub started: u32,
-    /// Transactions of which at least one recipient got an answer other than a lost connection.
-    pub answered: u32,
-    /// A message's record is being read back for it.
-    pub loading: bool,
-    /// The dialog would take another transaction.
-    pub can_start: bool,
-    /// We have told it to quit.
-    pub quitting: bool,
-    /// It is in its site's `idle`.
-    pub is_idle: bool,
-    /// Since when it has been there, or been opened.
-    pub opened: Mono,
-    /// Since when it has had nothing to do.
-    pub idle_since: Mono,
+pub(crate) struct Opened {
+    pub(crate) conn: ConnId,
+    pub(crate) target: Target,
+    /// Which of our addresses is its turn.
+    pub(crate) turn: usize,
 }
 
-/// A receiving site.
+/// A connection that is gone.
 #[derive(Debug)]
-pub struct Site {
-    /// MX hosts and port, as in [`Targets::site`].
-    pub key: Rc<str>,
-    /// From the newest lookup.
-    pub targets: Vec<Target>,
-    /// Addresses passed over until a time.
-    pub cooling: Vec<(std::net::SocketAddr, Mono)>,
-    /// Connections that wait for mail.
-    pub idle: Vec<ConnId>,
-    /// All connections, opening ones too.
-    pub conns: u32,
-    /// Connections being opened.
-    pub opening: u32,
-    /// Destinations with ready mail, served in turn.
-    pub round: VecDeque<DestinationId>,
-    /// Ready entries of those destinations.
-    pub ready_len: u64,
-    /// Destinations whose lookup led here.
-    pub bound: u32,
-    /// Every tick looks at it: it has idle connections, ready mail or a back-off.
-    pub is_tended: bool,
-    /// The slot is free.
-    pub is_vacant: bool,
-    /// No connection before this.
-    pub backoff_until: Option<Mono>,
-    /// Connections in a row that were greeted and then lost without an answer.
-    pub broken: u16,
-    /// Times in a row that no target would have us.
-    pub failures: u16,
-    /// The last failure, for the operator.
-    pub last_failure: Box<str>,
-    /// Where that was.
-    pub last_failed: Option<Target>,
-    /// What the peer said there, if it refused the session.
-    pub last_refusal: Option<Reply>,
+pub(crate) struct Closed {
+    pub(crate) site: SiteId,
+    /// No target of its site would have us, and no connection is left.
+    pub(crate) has_failed: bool,
 }
 
-impl Site {
-    /// A site nobody has connected to.
-    pub fn new(targets: &Targets) -> Self {
+impl Pool {
+    /// Nobody is known yet.
+    pub(crate) fn new(limits: Limits) -> Self {
         Self {
-            key: Rc::clone(&targets.site),
-            targets: targets.list.clone(),
-            cooling: Vec::new(),
-            idle: Vec::new(),
-            conns: 0,
-            opening: 0,
-            round: VecDeque::new(),
-            ready_len: 0,
-            bound: 0,
-            is_tended: false,
-            is_vacant: false,
-            backoff_until: None,
-            broken: 0,
-            failures: 0,
-            last_failure: "".into(),
-            last_failed: None,
-            last_refusal: None,
+            sites: Vec::new(),
+            by_key: HashMap::new(),
+            free: Free::default(),
+            tended: Vec::new(),
+            marked: VecDeque::new(),
+            conns: Conns::default(),
+            next_turn: 0,
+            limits,
         }
     }
 
-    /// Whether time alone may change what is to be done about it.
-    pub fn needs_tending(&self) -> bool {
-        !self.idle.is_empty() || !self.round.is_empty() || self.backoff_until.is_some()
+    /// The settings have changed.
+    pub(crate) const fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
-    /// The target for a new connection: among the most preferred that are not cooling, the one
-    /// `turn` points at, so that equal ones share the load. `None` if all are cooling.
-    pub fn choose(&mut self, turn: usize, now: Mono) -> Option<Target> {
-        self.cooling.retain(|(_, until)| *until > now);
-        let usable = |target: &&Target| {
-            !self
-                .cooling
-                .iter()
-                .any(|(address, _)| *address == target.address)
-        };
-        let best = self.targets.iter().find(usable)?.preference;
-        let equal: Vec<&Target> = self
-            .targets
-            .iter()
-            .filter(usable)
-            .filter(|t| t.preference == best)
-            .collect();
-        Some((*equal.get(turn % equal.len())?).clone())
+    pub(crate) fn site(&self, id: SiteId) -> &Site {
+        &self.sites[id.0 as usize]
     }
 
-    /// Passes `address` over for a while.
-    pub fn cool(&mut self, address: std::net::SocketAddr, now: Mono) {
-        self.cooling.retain(|(other, _)| *other != address);
-        self.cooling
-            .push((address, now.plus_ms(TARGET_COOLDOWN_MS)));
+    fn site_mut(&mut self, id: SiteId) -> &mut Site {
+        &mut self.sites[id.0 as usize]
     }
 
-    /// Whether mail may still go to `address`, by the newest lookup.
-    pub fn has_target(&self, address: std::net::SocketAddr) -> bool {
-        self.targets.iter().any(|target| target.address == address)
+    /// All connections, opening and quitting ones too.
+    pub(crate) fn conns_len(&self) -> u64 {
+        self.sites.iter().map(|site| u64::from(site.conns)).sum()
     }
 
-    /// Whether every target is being passed over.
-    pub fn all_cooling(&mut self, now: Mono) -> bool {
-        self.choose(0, now).is_none()
+    /// Sites that every tick looks at.
+    #[cfg(test)]
+    pub(crate) const fn tended_len(&self) -> usize {
+        self.tended.len()
     }
-}
 
-/// How long the sessions of a site are with the same shards where there are fewer of them, seconds.
-const TURN_S: u32 = 60;
-/// The end of a turn, in which nothing is begun, seconds.
-const TURN_REST_S: u32 = 20;
-
-/// How many of a site's `sessions_max` sessions are shard `me`'s: over all shards they add up to it.
-/// Where there are fewer sessions than shards they go round by the minute.
-pub fn sessions_share(sessions_max: u32, shards: u16, me: ShardId, site: &str, now: UnixMs) -> u32 {
-    let shards = u32::from(shards.max(1));
-    let (each, rest) = (sessions_max / shards, sessions_max % shards);
-    if rest == 0 {
-        return each;
-    }
-    let turn = if each == 0 { now.seconds() / TURN_S } else { 0 };
-    let is_resting = each == 0 && now.seconds() % TURN_S >= TURN_S - TURN_REST_S;
-    // FNV-1a: the same at every shard.
-    let hash = site.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
-    let place = (hash % shards + u32::from(me.0) + turn % shards) % shards;
-    each + u32::from(place < rest && !is_resting)
-}
-
-/// All connections of a shard.
-#[derive(Debug, Default)]
-pub struct Conns {
-    slots: Vec<(u32, Option<Conn>)>,
-    free: Vec<u32>,
-}
-
-impl Conns {
-    /// Adds one.
-    pub fn insert(&mut self, conn: Conn) -> ConnId {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push((0, None));
-            self.slots.len() as u32 - 1
-        });
-        let entry = &mut self.slots[slot as usize];
-        entry.1 = Some(conn);
-        ConnId {
-            slot,
-            generation: entry.0,
+    /// Sites known, and slots for them; every site is found where its key says.
+    #[cfg(test)]
+    pub(crate) fn checked_len(&self) -> (usize, usize) {
+        for (key, id) in &self.by_key {
+            let site = self.site(*id);
+            assert!(site.key == *key && !site.is_vacant);
         }
+        (self.by_key.len(), self.sites.len())
     }
 
-    /// The connection, unless it is gone.
-    pub fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
-        let (generation, conn) = self.slots.get_mut(id.slot as usize)?;
-        if *generation == id.generation {
-            conn.as_mut()
-        } else {
-            None
-        }
+    /// Each site's round, the length of its ready mail, and its name.
+    pub(crate) fn rounds(&self) -> impl Iterator<Item = (&VecDeque<DestinationId>, u64, &str)> {
+        let sites = self.sites.iter();
+        sites.map(|site| (&site.round, site.ready_len, site.name()))
     }
 
-    /// Takes it out.
-    pub fn remove(&mut self, id: ConnId) -> Option<Conn> {
-        let (generation, conn) = self.slots.get_mut(id.slot as usize)?;
-        if *generation != id.generation {
-            return None;
-        }
-        let conn = conn.take()?;
-        *generation = generation.wrapping_add(1);
-        self.free.push(id.slot);
-        Some(conn)
-    }
-
-    /// Every connection there is.
-    pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Conn)> {
-        self.slots
-            .iter()
-            .enumerate()
-            .filter_map(|(slot, (generation, conn))| {
-                let id = ConnId {
-                    slot: slot as u32,
-                    generation: *generation,
-                };
-                conn.as_ref().map(|conn| (id, conn))
-            })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn site(preferences: &[u16]) -> Site {
-        let list: Vec<Target> = preferences
-            .iter()
-            .enumerate()
-            .map(|(n, preference)| Target {
-                host: format!("m{n}").into(),
-                address: format!("127.0.0.{}:25", n + 1).parse().unwrap(),
-                preference: *preference,
-            })
-            .collect();
-        Site::new(&Targets {
-            site: "s".into(),
-            list,
-            text: "".into(),
-            expires: Mono(0),
-        })
-    }
-
-    #[test]
-    fn next_preference_is_used_when_the_first_cools() {
-        let mut site = site(&[10, 10, 20]);
-        let now = Mono(0);
-        let hosts = |site: &mut Site, now| {
-            let mut names: Vec<_> = (0..4)
-                .filter_map(|turn| site.choose(turn, now))
-                .map(|t| t.host)
-                .collect();
-            names.sort();
-            names.dedup();
-            names.join(" ")
-        };
-        assert_eq!(hosts(&mut site, now), "m0 m1");
-        site.cool("127.0.0.1:25".parse().unwrap(), now);
-        assert_eq!(hosts(&mut site, now), "m1");
-        site.cool("127.0.0.2:25".parse().unwrap(), now);
-        assert_eq!(hosts(&mut site, now), "m2");
-        site.cool("127.0.0.3:25".parse().unwrap(), now);
-        assert!(site.all_cooling(now));
-        assert_eq!(hosts(&mut site, now.plus_ms(TARGET_COOLDOWN_MS)), "m0 m1");
-    }
-
-    #[test]
-    fn shares_of_a_site_add_up_to_its_sessions_and_every_shard_has_its_turn() {
-        for (sessions_max, shards) in [(3, 2), (20, 8), (7, 3), (8, 8), (1, 4), (3, 8)] {
-            for site in ["mx.a.example:25", "mx.b.example:25", "mx.c.example:25"] {
-                let mut served = vec![false; usize::from(shards)];
-                for second in 0..60 * u64::from(shards) {
-                    let shares: Vec<u32> = (0..shards)
-                        .map(|me| {
-                            let now = UnixMs(second * 1000);
-                            sessions_share(sessions_max, shards, ShardId(me), site, now)
-                        })
-                        .collect();
-                    let sum: u32 = shares.iter().sum();
-                    assert!(sum <= sessions_max, "{shares:?}");
-                    let is_turn_over = sessions_max < u32::from(shards) && second % 60 >= 40;
-                    assert!(sum == sessions_max || is_turn_over, "{shares:?}");
-                    for (served, share) in served.iter_mut().zip(shares) {
-                        *served |= share > 0;
-                    }
+    /// Holds every site's books against its connections.
+    ///
+    /// # Panics
+    /// If they do not agree.
+    pub(crate) fn assert_consistent(&self) {
+        let mut seen = vec![(0, 0, 0, 0); self.sites.len()];
+        for (id, conn) in self.conns.iter() {
+            let (conns, opening, quitting, idle) = &mut seen[conn.site.0 as usize];
+            *conns += 1;
+            match conn.state {
+                State::Opening => *opening += 1,
+                State::Quitting { .. } => *quitting += 1,
+                State::Idle { .. } => {
+                    *idle += 1;
+                    assert!(self.site(conn.site).idle.contains(&id), "{conn:?}");
                 }
-                assert!(
-                    served.iter().all(|served| *served),
-                    "{sessions_max} {shards}"
-                );
+                State::Working(_) => {}
+            }
+        }
+        for (site, seen) in self.sites.iter().zip(seen) {
+            let books = (site.conns, site.opening, site.quitting, site.idle.len());
+            assert_eq!(books, seen, "connections to {}", site.name());
+            assert!(site.is_tended || !site.needs_tending(), "{}", site.name());
+            let is_marked = self
+                .marked
+                .iter()
+                .any(|id| self.site(*id).hash == site.hash);
+            assert!(site.mark == Mark::None || is_marked, "{}", site.name());
+        }
+    }
+}
+
+/// Sites: known, forgotten, and which destinations lead to them.
+impl Pool {
+    /// The site of what a lookup gave; it has these targets from now on.
+    pub(crate) fn resolved(&mut self, targets: &Targets, now: Now) -> SiteId {
+        let key = SiteKey::of(targets);
+        if let Some(id) = self.by_key.get(&key).copied() {
+            targets.list.clone_into(&mut self.site_mut(id).targets);
+            return id;
+        }
+        if self.by_key.len() >= SITES_MAX {
+            for slot in self.free.step(self.sites.len()) {
+                self.evict(SiteId(slot), now);
+            }
+        }
+        let site = Site::new(key.clone(), &targets.list);
+        let id = SiteId(put(&mut self.sites, &mut self.free, site));
+        self.by_key.insert(key, id);
+        id
+    }
+
+    /// Gives the slot away if no destination leads there and nothing goes on.
+    fn evict(&mut self, id: SiteId, now: Now) {
+        let site = self.site_mut(id);
+        let is_cooling = site.cooling.iter().any(|(_, until)| *until > now.mono);
+        let is_used = site.bound > 0 || site.conns > 0 || site.is_tended;
+        if site.is_vacant || is_used || is_cooling || site.mark != Mark::None {
+            return;
+        }
+        site.is_vacant = true;
+        let key = site.key.clone();
+        self.by_key.remove(&key);
+        self.free.give(id.0);
+    }
+
+    /// A destination leads there.
+    pub(crate) fn bound(&mut self, id: SiteId) {
+        self.site_mut(id).bound += 1;
+    }
+
+    /// One leads there no longer.
+    pub(crate) fn unbound(&mut self, id: SiteId) {
+        self.site_mut(id).bound -= 1;
+    }
+}
+
+/// Rounds: destinations with ready mail, which take turns.
+impl Pool {
+    /// A destination with so many ready entries takes its turns from now on.
+    pub(crate) fn enrol(&mut self, id: SiteId, destination: DestinationId, ready_len: u32) {
+        let site = self.site_mut(id);
+        site.round.push_back(destination);
+        site.ready_len += u64::from(ready_len);
+        self.tend(id);
+    }
+
+    /// A destination of the round has one more ready entry.
+    pub(crate) fn ready_more(&mut self, id: SiteId) {
+        self.site_mut(id).ready_len += 1;
+    }
+
+    /// One was taken.
+    pub(crate) fn ready_less(&mut self, id: SiteId) {
+        self.site_mut(id).ready_len -= 1;
+    }
+
+    /// Whose turn it is.
+    pub(crate) fn next_in_round(&self, id: SiteId) -> Option<DestinationId> {
+        self.site(id).round.front().copied()
+    }
+
+    /// The next in turn has had it; `is_empty`: it has no more ready mail, and leaves.
+    pub(crate) fn turn_over(&mut self, id: SiteId, is_empty: bool) {
+        let round = &mut self.site_mut(id).round;
+        if is_empty {
+            round.pop_front();
+        } else if round.len() > 1 {
+            round.rotate_left(1);
+        }
+    }
+
+    /// The next in turn leaves, with so many ready entries.
+    pub(crate) fn leave_round(&mut self, id: SiteId, ready_len: u32) {
+        let site = self.site_mut(id);
+        site.round.pop_front();
+        site.ready_len -= u64::from(ready_len);
+    }
+
+    /// All leave.
+    pub(crate) fn clear_rounds(&mut self) {
+        for site in &mut self.sites {
+            site.round.clear();
+            site.ready_len = 0;
+        }
+    }
+}
+
+/// What is looked at when a turn ends, and at every tick.
+impl Pool {
+    /// Looks at the site when the turn ends.
+    pub(crate) fn mark(&mut self, id: SiteId) {
+        self.mark_as(id, Mark::Due);
+    }
+
+    /// Looks at all tended sites when the turn ends, and opens connections for little mail too.
+    pub(crate) fn mark_tended(&mut self) {
+        for n in 0..self.tended.len() {
+            self.mark_as(self.tended[n], Mark::Eager);
+        }
+    }
+
+    fn mark_as(&mut self, id: SiteId, mark: Mark) {
+        let site = self.site_mut(id);
+        let before = site.mark;
+        site.mark = before.max(mark);
+        if before == Mark::None {
+            self.marked.push_back(id);
+        }
+    }
+
+    /// How many sites are marked.
+    pub(crate) fn marked_len(&self) -> usize {
+        self.marked.len()
+    }
+
+    /// The next marked site, which is so no longer; whether another connection is wanted even if its
+    /// mail is little.
+    pub(crate) fn take_marked(&mut self) -> Option<(SiteId, bool)> {
+        let id = self.marked.pop_front()?;
+        let mark = std::mem::take(&mut self.site_mut(id).mark);
+        Some((id, mark == Mark::Eager))
+    }
+
+    /// Looks at the site at every tick from now on, as long as there is reason to.
+    fn tend(&mut self, id: SiteId) {
+        let site = self.site_mut(id);
+        if !site.is_tended {
+            site.is_tended = true;
+            self.tended.push(id);
+        }
+    }
+
+    /// A tick: back-offs end, and idle connections that are too old, too many or of no use are told to
+    /// quit (`quits`); sites with ready mail are marked.
+    pub(crate) fn tend_all(&mut self, at: &Conditions, quits: &mut Vec<ConnId>) {
+        for id in std::mem::take(&mut self.tended) {
+            let site = self.site_mut(id);
+            site.backoff_until = site.backoff_at(at.now);
+            if !site.idle.is_empty() {
+                self.quit_idle(id, at, quits);
+            }
+            let site = self.site_mut(id);
+            site.is_tended = site.needs_tending();
+            if site.has_mail() {
+                self.mark_as(id, Mark::Eager);
+            }
+            if self.site(id).is_tended {
+                self.tended.push(id);
             }
         }
     }
 
-    #[test]
-    fn late_event_of_a_removed_connection_finds_nothing() {
-        let mut conns = Conns::default();
-        let target = site(&[0]).targets.remove(0);
-        let conn = || Conn {
-            site: 0,
-            target: target.clone(),
-            peer: None,
-            in_flight: 0,
-            started: 0,
-            answered: 0,
-            loading: false,
-            can_start: false,
-            quitting: false,
-            is_idle: false,
-            opened: Mono(0),
-            idle_since: Mono(0),
+    fn quit_idle(&mut self, id: SiteId, at: &Conditions, quits: &mut Vec<ConnId>) {
+        let site = self.site(id);
+        let mut too_many = match at.halt {
+            Some(Halt::Stopping) => u32::MAX,
+            _ => self.sessions_too_many(site, at.now),
         };
-        let old = conns.insert(conn());
-        assert!(conns.remove(old).is_some());
-        let new = conns.insert(conn());
-        assert_eq!(old.slot, new.slot);
-        assert!(conns.get_mut(old).is_none() && conns.remove(old).is_none());
-        assert!(conns.get_mut(new).is_some());
+        let from = quits.len();
+        for conn_id in &site.idle {
+            let Some(conn) = self.conns.get(*conn_id) else {
+                continue;
+            };
+            let is_stale = match conn.state {
+                State::Idle { since } => {
+                    at.now.mono.ms_since(since) >= self.limits.connection_idle_ms_max
+                }
+                _ => false,
+            };
+            if is_stale || too_many > 0 || !site.has_target(conn.target.address) {
+                too_many = too_many.saturating_sub(1);
+                quits.push(*conn_id);
+            }
+        }
+        for conn in &quits[from..] {
+            self.quit(*conn);
+        }
+    }
+
+    /// An operator wants it tried at once: its back-off ends, and that of its addresses.
+    pub(crate) fn lift_back_off(&mut self, id: SiteId) {
+        let site = self.site_mut(id);
+        site.backoff_until = None;
+        site.cooling.clear();
+        site.failures = 0;
+    }
+
+    /// The same for all.
+    pub(crate) fn lift_back_offs(&mut self) {
+        for slot in 0..self.sites.len() {
+            self.lift_back_off(SiteId(slot as u32));
+        }
+    }
+}
+
+/// Connections.
+impl Pool {
+    /// Opens one.
+    pub(crate) fn open(&mut self, permit: OpenPermit, now: Mono) -> Opened {
+        let OpenPermit { site, target, turn } = permit;
+        self.next_turn = turn;
+        let books = self.site_mut(site);
+        books.conns += 1;
+        books.opening += 1;
+        let conn = self.conns.insert(Conn::new(site, target.clone(), now));
+        Opened { conn, target, turn }
+    }
+
+    /// It is through EHLO.
+    pub(crate) fn greeted(&mut self, id: ConnId, peer: Rc<PeerInfo>) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        if conn.state != State::Opening {
+            return;
+        }
+        conn.peer = Some(peer);
+        conn.state = State::Working(Working::default());
+        let site = conn.site;
+        let site = self.site_mut(site);
+        site.opening -= 1;
+        site.backoff_until = None;
+    }
+
+    /// Its dialog would take another transaction.
+    pub(crate) fn offered(&mut self, id: ConnId) {
+        if let Some(State::Working(working)) = self.state_mut(id) {
+            working.is_offered = true;
+        }
+    }
+
+    /// A transaction goes out on it.
+    pub(crate) fn started(&mut self, permit: StartPermit) {
+        self.work(&permit, |working| {
+            working.in_flight += 1;
+            working.is_offered = false;
+        });
+        if let Some(conn) = self.conns.get_mut(permit.conn) {
+            conn.started += 1;
+        }
+    }
+
+    /// The content for it is being read back first.
+    pub(crate) fn loading(&mut self, permit: StartPermit) {
+        self.work(&permit, |working| working.is_loading = true);
+    }
+
+    /// The content is there, or is not to be had. `None` if the connection takes it no longer.
+    pub(crate) fn loaded(&mut self, id: ConnId) -> Option<StartPermit> {
+        let conn = self.conns.get_mut(id)?;
+        let State::Working(working) = &mut conn.state else {
+            return None;
+        };
+        working.is_loading = false;
+        Some(StartPermit {
+            conn: id,
+            site: conn.site,
+        })
+    }
+
+    fn state_mut(&mut self, id: ConnId) -> Option<&mut State> {
+        self.conns.get_mut(id).map(|conn| &mut conn.state)
+    }
+
+    /// The connection has something to do: it is idle no longer.
+    fn work(&mut self, permit: &StartPermit, change: impl FnOnce(&mut Working)) {
+        let Some(conn) = self.conns.get_mut(permit.conn) else {
+            return;
+        };
+        match &mut conn.state {
+            State::Working(working) => change(working),
+            State::Idle { .. } => {
+                let mut working = Working {
+                    is_offered: true,
+                    ..Working::default()
+                };
+                change(&mut working);
+                conn.state = State::Working(working);
+                self.not_idle(permit.site, permit.conn);
+            }
+            State::Opening | State::Quitting { .. } => {}
+        }
+    }
+
+    fn not_idle(&mut self, site: SiteId, id: ConnId) {
+        let idle = &mut self.site_mut(site).idle;
+        // Mostly the last one, which is taken first.
+        if let Some(place) = idle.iter().rposition(|other| *other == id) {
+            idle.remove(place);
+        }
+    }
+
+    /// There is no mail for it now: it is idle, if it has nothing else to do.
+    pub(crate) fn rest(&mut self, id: ConnId, now: Mono) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        if let State::Working(Working { in_flight: 0, .. }) = conn.state {
+            conn.state = State::Idle { since: now };
+            let site = conn.site;
+            self.site_mut(site).idle.push(id);
+            self.tend(site);
+        }
+    }
+
+    /// A transaction is through; `is_answered`: the peer said something about one of its recipients.
+    /// Whom it was with, unless the connection is gone.
+    pub(crate) fn finished(
+        &mut self,
+        id: ConnId,
+        is_answered: bool,
+    ) -> Option<(Option<Rc<PeerInfo>>, Target)> {
+        let conn = self.conns.get_mut(id)?;
+        conn.less_in_flight();
+        conn.answered += u32::from(is_answered);
+        let whom = (conn.peer.clone(), conn.target.clone());
+        if conn.answered == 1 {
+            let site = conn.site;
+            let site = self.site_mut(site);
+            site.failures = 0;
+            site.broken = 0;
+        }
+        Some(whom)
+    }
+
+    /// It ends, and has handed a transaction back untried.
+    pub(crate) fn returned(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.less_in_flight();
+            self.quitting(id);
+        }
+    }
+
+    /// Tells it to quit, unless something is in flight; whether the dialog is to be told.
+    pub(crate) fn quit(&mut self, id: ConnId) -> bool {
+        match self.conns.get(id).map(|conn| conn.state) {
+            Some(State::Idle { .. } | State::Working(Working { in_flight: 0, .. })) => {
+                self.quitting(id);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn quitting(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let (site, before) = (conn.site, conn.state);
+        let in_flight = match before {
+            State::Working(Working { in_flight, .. }) => in_flight,
+            State::Opening | State::Idle { .. } => 0,
+            State::Quitting { .. } => return,
+        };
+        conn.state = State::Quitting { in_flight };
+        let books = self.site_mut(site);
+        books.quitting += 1;
+        match before {
+            State::Opening => books.opening -= 1,
+            State::Idle { .. } => self.not_idle(site, id),
+            State::Working(_) | State::Quitting { .. } => {}
+        }
+    }
+
+    /// It is gone. `seen`: what is kept if it was lost, in words and in the peer's.
+    pub(crate) fn closed(
+        &mut self,
+        id: ConnId,
+        seen: impl FnOnce(&Target) -> (Box<str>, Option<Reply>),
+        now: Mono,
+    ) -> Option<Closed> {
+        let conn = self.conns.remove(id)?;
+        let site_id = conn.site;
+        let site = self.site_mut(site_id);
+        site.conns -= 1;
+        match conn.state {
+            State::Opening => site.opening -= 1,
+            State::Quitting { .. } => site.quitting -= 1,
+            State::Idle { .. } => site.idle.retain(|idle| *idle != id),
+            State::Working(_) => {}
+        }
+        let is_quitting = matches!(conn.state, State::Quitting { .. });
+        // One that was given mail and answered none of it is lost, whoever ended it: a server that
+        // talks out of turn would else be connected to again at once, for ever.
+        let is_lost = conn.answered == 0 && (!is_quitting || conn.started > 0);
+        if is_lost && conn.peer.is_some() {
+            site.broken = site.broken.saturating_add(1);
+        }
+        let mut has_failed = false;
+        if is_lost && (conn.peer.is_none() || site.broken >= BROKEN_MAX) {
+            let (text, refusal) = seen(&conn.target);
+            self.target_failed(
+                site_id,
+                Failure {
+                    text,
+                    target: conn.target,
+                    refusal,
+                },
+                now,
+            );
+            let site = self.site(site_id);
+            has_failed = site.conns == 0 && site.all_cooling(now);
+        }
+        Some(Closed {
+            site: site_id,
+            has_failed,
+        })
+    }
+
+    /// A target would not have us: it is passed over for a while.
+    pub(crate) fn target_failed(&mut self, id: SiteId, failure: Failure, now: Mono) {
+        let site = self.site_mut(id);
+        site.cool(failure.target.address, now);
+        site.last_failure = Some(failure);
+    }
+
+    /// No target would have us: leaves the site alone for a while, after which all are tried again.
+    pub(crate) fn back_off(&mut self, id: SiteId, random: &mut Random, now: Mono) {
+        let (min_s, max_s) = self.limits.site_backoff_s;
+        let site = self.site_mut(id);
+        let exponent = u32::from(site.failures.min(16));
+        let base_s = (u64::from(min_s.max(1)) << exponent).min(u64::from(max_s));
+        let jitter_ms = random.below(base_s * 200 + 1);
+        site.backoff_until = Some(now.plus_ms(base_s * 1000 + jitter_ms));
+        site.cooling.clear();
+        self.tend(id);
+    }
+
+    /// No target would have us from the first word: backs off, the longer the more often. What was
+    /// seen last.
+    pub(crate) fn failed(&mut self, id: SiteId, random: &mut Random, now: Mono) -> Option<Failure> {
+        self.back_off(id, random, now);
+        let site = self.site_mut(id);
+        site.failures = site.failures.saturating_add(1);
+        site.last_failure.clone()
     }
 }

@@ -7,6 +7,7 @@ use crate::address::Domain;
 use crate::clock::Mono;
 use crate::counters::DomainRow;
 use crate::dns::{DnsFailure, DnsTrouble, Targets};
+use crate::pool::SiteId;
 
 /// Names a destination of a shard, for as long as it has mail or a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,8 +36,8 @@ pub enum Lookup {
     Queued,
     /// Resolved: mail is handed to this site.
     Site {
-        /// Index into the shard's sites.
-        site: u32,
+        /// Which.
+        site: SiteId,
         /// The answer it came from, for the delivery log.
         targets: Rc<Targets>,
     },
@@ -109,7 +110,7 @@ impl Destination {
     }
 
     /// The site in whose round it stands.
-    pub const fn round(&self) -> Option<u32> {
+    pub const fn round(&self) -> Option<SiteId> {
         match self.lookup {
             Lookup::Site { site, .. } if self.in_round => Some(site),
             _ => None,

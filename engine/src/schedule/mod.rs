@@ -71,8 +71,20 @@ pub enum Binding {
     },
     /// Fewer sessions are allowed than there are shards, and it is another's turn.
     OtherShardsTurn,
-    /// Nothing holds it back: it is next.
-    None,
+    /// Every address of the site that is not in use refused or failed a moment ago.
+    AddressesResting {
+        /// The last failure seen.
+        cause: Box<str>,
+        /// Seconds until the first of them is tried again.
+        retry_in_s: u64,
+    },
+    /// The domain takes no mail: what waits is being returned to its senders.
+    Failing {
+        /// Why it takes none.
+        failure: &'static str,
+    },
+    /// The turn that begins it has not come yet: the next, or one of the next few.
+    NextTurn,
 }
 
 impl fmt::Display for Binding {
@@ -114,7 +126,14 @@ impl fmt::Display for Binding {
             Self::OtherShardsTurn => {
                 f.write_str("waits for this shard's turn: fewer sessions are allowed than shards")
             }
-            Self::None => f.write_str("next to be sent"),
+            Self::AddressesResting { cause, retry_in_s } => {
+                write!(
+                    f,
+                    "no other address to connect to, next try in {retry_in_s} s: {cause}"
+                )
+            }
+            Self::Failing { failure } => write!(f, "being failed: {failure}"),
+            Self::NextTurn => f.write_str("begins within a turn of the shard"),
         }
     }
 }

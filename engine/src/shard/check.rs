@@ -21,13 +21,13 @@ impl ShardCore {
             "recipients with connections"
         );
         let mut in_rounds = 0;
-        for site in &self.pool.sites {
-            let ready = site
-                .round
+        self.pool.assert_consistent();
+        for (round, ready_len, name) in self.pool.rounds() {
+            let ready = round
                 .iter()
                 .map(|id| u64::from(self.mail.destination(*id).ready_len()));
-            assert_eq!(ready.sum::<u64>(), site.ready_len, "ready at {}", site.key);
-            in_rounds += site.round.len();
+            assert_eq!(ready.sum::<u64>(), ready_len, "ready at {name}");
+            in_rounds += round.len();
         }
         let destinations = self.mail.destinations();
         let marked = destinations.filter(|destination| destination.in_round);

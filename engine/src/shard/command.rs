@@ -75,22 +75,15 @@ impl ShardCore {
             is_done: false,
         });
         match only {
-            None => (0..self.pool.sites.len()).for_each(|site| self.lift_back_off(site)),
+            None => self.pool.lift_back_offs(),
             Some(Some(id)) => match &self.mail.destination(id).lookup {
-                Lookup::Site { site, .. } => self.lift_back_off(*site as usize),
+                Lookup::Site { site, .. } => self.pool.lift_back_off(*site),
                 Lookup::Trouble { .. } => self.look_up_soon(id),
                 _ => {}
             },
             Some(None) => {}
         }
         self.mail.hasten();
-    }
-
-    fn lift_back_off(&mut self, site: usize) {
-        let site = &mut self.pool.sites[site];
-        site.backoff_until = None;
-        site.cooling.clear();
-        site.failures = 0;
     }
 
     /// Goes on with a retry, a bounded number of entries; how many were made ready, once it is through.

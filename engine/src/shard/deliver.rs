@@ -10,20 +10,23 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::content::{Given, Held, Purpose};
-use super::settle::Synthetic;
-use super::{Action, Cause, Delivery, ShardCore};
+use super::settle::{Context, Synthetic};
+use super::{Action, Cause, Delivery, Settings, ShardCore};
 use crate::clock::Now;
 use crate::dns::Target;
+use crate::ids::ShardId;
 use crate::phase::Phase;
-use crate::pool::{BROKEN_MAX, Conn, ConnId, OPENING_MAX, PeerInfo, SiteId, sessions_share};
+use crate::pool::{
+    Closed, Conditions, ConnId, Failure, Go, Halt, Limits, NoStart, OpenPermit, PeerInfo,
+    SessionsShare, SiteId, StartPermit,
+};
+use crate::schedule::Binding;
 use crate::schedule::index::EntryId;
 use crate::smtp::client::{OutboundTransaction, RecipientOutcome, RecipientResult};
 
-/// A connection is opened beside busy ones only if this many messages wait for each of them, or if
-/// they have waited for a tick.
-const READY_PER_SESSION: u64 = 2;
-/// Transactions on one connection at a time: one whose content is sent, and the next behind it.
-const IN_FLIGHT_MAX: u8 = 2;
+/// Sites looked at for connections in a turn; the others follow in the next.
+const PUMPS_PER_TURN_MAX: usize = 4096;
+
 /// Whether the peer said something about the recipient, rather than the session being broken.
 fn is_answer(result: &RecipientResult) -> bool {
     result.outcome != RecipientOutcome::Lost
@@ -38,201 +41,170 @@ fn source_address(ours: &[IpAddr], target: IpAddr, turn: usize) -> Option<IpAddr
     of_family().nth(nth).copied()
 }
 
+/// What the settings allow shard `me`, one of `shards`.
+pub(super) fn limits(settings: &Settings, me: ShardId, shards: u16) -> Limits {
+    Limits {
+        sessions: SessionsShare {
+            sessions_max: settings.sessions_per_site_max,
+            shards,
+            me,
+        },
+        messages_per_session_max: settings.messages_per_session_max,
+        connection_ms_max: settings.connection_ms_max,
+        connection_idle_ms_max: settings.connection_idle_ms_max,
+        site_backoff_s: settings.site_backoff_s,
+    }
+}
+
 impl ShardCore {
     /// Whether nothing may be started: outcomes could not be noted, or we are about to stop.
     pub(super) fn is_stalled(&self) -> bool {
-        self.draining || self.store.queue.is_failing()
+        self.halt().is_some()
     }
 
-    /// Finds connections for a site's ready mail. `eager`: open another even if the mail is little.
-    pub(super) fn pump(&mut self, site_id: SiteId, eager: bool, now: Now) {
-        if self.is_stalled() {
-            return;
+    fn halt(&self) -> Option<Halt> {
+        if self.draining {
+            Some(Halt::Stopping)
+        } else if self.store.queue.is_failing() {
+            Some(Halt::DiskTrouble)
+        } else {
+            None
         }
-        loop {
-            let site = &mut self.pool.sites[site_id as usize];
-            if site.round.is_empty() || site.backoff_until.is_some_and(|until| until > now.mono) {
+    }
+
+    /// What the gate has to know of the other rooms.
+    pub(super) fn conditions(&self, now: Now) -> Conditions {
+        Conditions {
+            now,
+            halt: self.halt(),
+            is_memory_short: self.content.is_crowded(),
+        }
+    }
+
+    /// The end of a turn: finds connections for the ready mail of the marked sites, each once, however
+    /// often it was marked.
+    pub(super) fn pump_marked(&mut self, now: Now) {
+        for _ in 0..self.pool.marked_len().min(PUMPS_PER_TURN_MAX) {
+            let Some((site, is_eager)) = self.pool.take_marked() else {
                 return;
-            }
-            let Some(id) = site.idle.pop() else { break };
-            if let Some(conn) = self.pool.conns.get_mut(id) {
-                conn.is_idle = false;
-            }
-            if !self.assign(id, now) {
-                return;
+            };
+            self.pump(site, is_eager, now);
+        }
+    }
+
+    /// Finds connections for a site's ready mail. `is_eager`: opens one even if the mail is little.
+    fn pump(&mut self, site: SiteId, mut is_eager: bool, now: Now) {
+        while self.pool.site(site).has_mail() {
+            let at = self.conditions(now);
+            match self.pool.may_go(site, is_eager, &at) {
+                Ok(Go::Start(permit)) => {
+                    if !self.pull(permit, now) {
+                        return;
+                    }
+                }
+                Ok(Go::Quit(conn)) => self.quit(conn),
+                Ok(Go::Open(permit)) => {
+                    self.open(permit, now);
+                    is_eager = false;
+                }
+                Err(Binding::AddressesResting { .. }) if self.pool.site(site).conns() == 0 => {
+                    // Some were refused while others still went on; now there is none, and mail to send.
+                    self.pool.back_off(site, &mut self.random, now.mono);
+                    return;
+                }
+                Err(_) => return,
             }
         }
-        let sessions_max = self.sessions_max_of(site_id, now);
-        let site = &mut self.pool.sites[site_id as usize];
-        let conns = u64::from(site.conns);
-        let enough = !eager && conns > 0 && site.ready_len < READY_PER_SESSION * conns;
-        let full = site.conns >= sessions_max;
-        if enough || full || site.opening as usize >= OPENING_MAX {
-            return;
-        }
-        self.pool.next_turn = self.pool.next_turn.wrapping_add(1);
-        let Some(target) = site.choose(self.pool.next_turn, now.mono) else {
-            // Some were refused while others still went on; now there is none, and mail to send.
-            if site.conns == 0 {
-                self.back_off(site_id, now);
-            }
-            return;
-        };
-        site.conns += 1;
-        site.opening += 1;
-        let conn = self.pool.conns.insert(Conn {
-            site: site_id,
-            target: target.clone(),
-            peer: None,
-            in_flight: 0,
-            started: 0,
-            answered: 0,
-            loading: false,
-            can_start: false,
-            quitting: false,
-            is_idle: false,
-            opened: now.mono,
-            idle_since: now.mono,
-        });
+    }
+
+    fn open(&mut self, permit: OpenPermit, now: Now) {
+        let opened = self.pool.open(permit, now.mono);
         let source = source_address(
             &self.settings.source_addresses,
-            target.address.ip(),
-            self.pool.next_turn,
+            opened.target.address.ip(),
+            opened.turn,
         );
         self.actions.push(Action::Connect {
-            conn,
-            target,
+            conn: opened.conn,
+            target: opened.target,
             source,
         });
     }
 
+    fn quit(&mut self, conn: ConnId) {
+        if self.pool.quit(conn) {
+            self.actions.push(Action::Quit { conn });
+        }
+    }
+
     pub(super) fn connected(&mut self, id: ConnId, peer: Rc<PeerInfo>, now: Now) {
-        let Some(conn) = self.pool.conns.get_mut(id) else {
-            return;
-        };
-        conn.peer = Some(peer);
-        let site = &mut self.pool.sites[conn.site as usize];
-        site.opening -= 1;
-        site.backoff_until = None;
+        self.pool.greeted(id, peer);
         self.can_start(id, now);
     }
 
     pub(super) fn can_start(&mut self, id: ConnId, now: Now) {
-        let Some(conn) = self.pool.conns.get_mut(id) else {
-            return;
-        };
-        conn.can_start = true;
+        self.pool.offered(id);
         self.assign(id, now);
     }
 
     /// Gives a connection its next transaction, if it would take one and there is one; else puts it
-    /// among the idle if it has nothing to do. Returns whether it got one.
-    fn assign(&mut self, id: ConnId, now: Now) -> bool {
-        let settings = Rc::clone(&self.settings);
-        let Some(conn) = self.pool.conns.get_mut(id) else {
-            return false;
-        };
-        if conn.quitting
-            || conn.loading
-            || conn.is_idle
-            || !conn.can_start
-            || conn.in_flight >= IN_FLIGHT_MAX
-        {
-            return false;
-        }
-        let site_id = conn.site;
-        let site = &self.pool.sites[site_id as usize];
-        // What is no longer a target of its site is sent nothing more, however long it would last.
-        let is_over = conn.started >= settings.messages_per_session_max
-            || now.mono.ms_since(conn.opened) >= settings.connection_ms_max
-            || !site.has_target(conn.target.address);
-        if is_over || self.draining || site.conns > self.sessions_max_of(site_id, now) {
-            let conn = self.pool.conns.get_mut(id);
-            if let Some(conn) = conn
-                && conn.in_flight == 0
-            {
-                conn.quitting = true;
-                self.actions.push(Action::Quit { conn: id });
+    /// among the idle if it has nothing to do.
+    fn assign(&mut self, id: ConnId, now: Now) {
+        match self.pool.may_start(id, &self.conditions(now)) {
+            Ok(permit) => {
+                self.pull(permit, now);
             }
-            return false;
+            Err(NoStart::IsOver) => self.quit(id),
+            Err(NoStart::Bound(_)) => self.pool.rest(id, now.mono),
+            Err(NoStart::Occupied) => {}
         }
-        if !self.is_stalled()
-            && !self.content.is_crowded()
-            && let Some(entry) = self.next_entry(site_id, now)
-        {
-            self.begin(id, entry, now);
-            return true;
-        }
-        self.rest(id, now);
-        false
     }
 
-    /// Connections that this shard may have to the site now.
-    pub(super) fn sessions_max_of(&self, id: SiteId, now: Now) -> u32 {
-        sessions_share(
-            self.settings.sessions_per_site_max,
-            self.shards,
-            self.me,
-            &self.pool.sites[id as usize].key,
-            now.unix,
-        )
+    /// Takes the site's next message for a connection that may have it. Returns whether there was one.
+    fn pull(&mut self, permit: StartPermit, now: Now) -> bool {
+        match self.next_entry(permit.site(), now) {
+            Some(entry) => {
+                self.begin(permit, entry, now);
+                true
+            }
+            None => {
+                self.pool.rest(permit.conn(), now.mono);
+                false
+            }
+        }
     }
 
-    fn begin(&mut self, conn_id: ConnId, entry: EntryId, now: Now) {
-        match self.content_for(entry, Purpose::Send(conn_id)) {
-            Given::Here(held) => self.start(conn_id, entry, held, now),
-            Given::BeingRead => {
-                if let Some(conn) = self.pool.conns.get_mut(conn_id) {
-                    conn.loading = true;
-                }
-            }
-            Given::NoRoom => self.rest(conn_id, now),
+    fn begin(&mut self, permit: StartPermit, entry: EntryId, now: Now) {
+        match self.content_for(entry, Purpose::Send(permit.conn())) {
+            Given::Here(held) => self.start(permit, entry, held, now),
+            Given::BeingRead => self.pool.loading(permit),
+            Given::NoRoom => self.pool.rest(permit.conn(), now.mono),
         }
     }
 
     /// What a connection was to send has been read back.
-    pub(super) fn loaded(&mut self, conn_id: ConnId, entry: EntryId, held: Held, now: Now) {
-        if let Some(conn) = self.pool.conns.get_mut(conn_id) {
-            conn.loading = false;
+    pub(super) fn loaded(&mut self, conn: ConnId, entry: EntryId, held: Held, now: Now) {
+        match self.pool.loaded(conn) {
+            Some(permit) => self.start(permit, entry, held, now),
+            None => self.make_ready(entry, now),
         }
-        self.start(conn_id, entry, held, now);
     }
 
     /// What a connection was to send could not be read back: it takes something else.
-    pub(super) fn not_loaded(&mut self, conn_id: ConnId, now: Now) {
-        if let Some(conn) = self.pool.conns.get_mut(conn_id) {
-            conn.loading = false;
-        }
-        self.assign(conn_id, now);
+    pub(super) fn not_loaded(&mut self, conn: ConnId, now: Now) {
+        self.pool.loaded(conn);
+        self.assign(conn, now);
     }
 
-    /// Puts a connection that has nothing to do among its site's idle ones.
-    fn rest(&mut self, id: ConnId, now: Now) {
-        if let Some(conn) = self.pool.conns.get_mut(id)
-            && conn.in_flight == 0
-            && !conn.is_idle
-        {
-            conn.is_idle = true;
-            conn.idle_since = now.mono;
-            let site_id = conn.site;
-            self.pool.sites[site_id as usize].idle.push(id);
-            self.tend(site_id);
-        }
-    }
-
-    fn start(&mut self, conn_id: ConnId, entry_id: EntryId, held: Held, now: Now) {
+    fn start(&mut self, on: StartPermit, entry_id: EntryId, held: Held, now: Now) {
         let Held { message, permit } = held;
         let entry = self.mail.get(entry_id);
         let (first, count) = (usize::from(entry.recipient_first), entry.recipient_count);
         let destination = entry.destination;
         let done = self.mail.done_bits(entry_id);
         let recipients: Vec<u8> = (0..count).filter(|n| done >> n & 1 == 0).collect();
-        let Some(conn) = self.pool.conns.get_mut(conn_id) else {
-            return self.make_ready(entry_id, now);
-        };
-        conn.in_flight += 1;
-        conn.started += 1;
-        conn.can_start = false;
+        let conn = on.conn();
+        self.pool.started(on);
         self.next_token += 1;
         let token = self.next_token;
         let transaction = OutboundTransaction {
@@ -264,10 +236,7 @@ impl ShardCore {
             _permit: permit,
         };
         self.deliveries.insert(token, delivery);
-        self.actions.push(Action::Start {
-            conn: conn_id,
-            transaction,
-        });
+        self.actions.push(Action::Start { conn, transaction });
     }
 
     pub(super) fn finished(
@@ -280,20 +249,11 @@ impl ShardCore {
         let Some(delivery) = self.deliveries.remove(&token) else {
             return;
         };
-        let mut context = super::settle::Context::default();
-        if let Some(conn) = self.pool.conns.get_mut(id) {
-            conn.in_flight -= 1;
-            if results.iter().any(is_answer) {
-                conn.answered += 1;
-            }
-            context.peer = conn.peer.clone();
-            context.target = Some(conn.target.clone());
-            if conn.answered == 1 {
-                let site = &mut self.pool.sites[conn.site as usize];
-                site.failures = 0;
-                site.broken = 0;
-            }
-        }
+        let whom = self.pool.finished(id, results.iter().any(is_answer));
+        let context = whom.map_or_else(Context::default, |(peer, target)| Context {
+            peer,
+            target: Some(target),
+        });
         self.settle(delivery, &results, context, now);
         self.assign(id, now);
     }
@@ -306,72 +266,41 @@ impl ShardCore {
         let recipients = delivery.recipients.len() as u32;
         self.mail
             .returned(delivery.entry, recipients, &mut self.counters);
-        if let Some(conn) = self.pool.conns.get_mut(id) {
-            conn.in_flight -= 1;
-            conn.quitting = true;
-        }
+        self.pool.returned(id);
         self.make_ready(delivery.entry, now);
     }
 
     pub(super) fn closed(&mut self, id: ConnId, phase: Phase, cause: Cause, now: Now) {
-        let Some(conn) = self.pool.conns.remove(id) else {
-            return;
+        let Cause { text, reply } = cause;
+        let seen = |target: &Target| {
+            let text = format!("{} [{}] {phase}: {text}", target.host, target.address);
+            (text.into(), reply)
         };
-        let site_id = conn.site;
-        let site = &mut self.pool.sites[site_id as usize];
-        site.conns -= 1;
-        site.idle.retain(|idle| *idle != id);
-        if conn.peer.is_none() {
-            site.opening -= 1;
+        match self.pool.closed(id, seen, now.mono) {
+            Some(Closed {
+                site,
+                has_failed: true,
+            }) => self.site_failed(site, phase, now),
+            Some(Closed { site, .. }) => self.pool.mark(site),
+            None => {}
         }
-        // One that was given mail and answered none of it is lost, whoever ended it: a server that
-        // talks out of turn would else be connected to again at once, for ever.
-        let lost = conn.answered == 0 && (!conn.quitting || conn.started > 0);
-        if lost && conn.peer.is_some() {
-            site.broken = site.broken.saturating_add(1);
-        }
-        if lost && (conn.peer.is_none() || site.broken >= BROKEN_MAX) {
-            site.cool(conn.target.address, now.mono);
-            site.last_failure = format!(
-                "{} [{}] {phase}: {}",
-                conn.target.host, conn.target.address, cause.text
-            )
-            .into();
-            site.last_failed = Some(conn.target);
-            site.last_refusal = cause.reply;
-            if site.all_cooling(now.mono) && site.conns == 0 {
-                self.site_failed(site_id, phase, now);
-                return;
-            }
-        }
-        self.pump(site_id, false, now);
-    }
-
-    /// No target would have us: leaves the site alone for a while, after which all are tried again.
-    fn back_off(&mut self, site_id: SiteId, now: Now) {
-        let (min_s, max_s) = self.settings.site_backoff_s;
-        let site = &mut self.pool.sites[site_id as usize];
-        let exponent = u32::from(site.failures.min(16));
-        let base_s = (u64::from(min_s.max(1)) << exponent).min(u64::from(max_s));
-        let jitter_ms = self.random.below(base_s * 200 + 1);
-        site.backoff_until = Some(now.mono.plus_ms(base_s * 1000 + jitter_ms));
-        site.cooling.clear();
-        self.tend(site_id);
     }
 
     /// No target would have us, from the first word: backs off, and says so on one message.
     fn site_failed(&mut self, site_id: SiteId, phase: Phase, now: Now) {
-        self.back_off(site_id, now);
-        let site = &mut self.pool.sites[site_id as usize];
-        site.failures = site.failures.saturating_add(1);
-        let cause = site.last_failure.clone();
-        let (target, refusal) = (site.last_failed.clone(), site.last_refusal.clone());
+        let failure = self.pool.failed(site_id, &mut self.random, now.mono);
         let connecting = phase <= Phase::Greeting;
-        if let Some(entry) = self.next_entry(site_id, now) {
+        if let Some(Failure {
+            text,
+            target,
+            refusal,
+        }) = failure
+            && let Some(entry) = self.next_entry(site_id, now)
+        {
             let synthetic = Synthetic::NoConnection {
                 phase,
-                cause,
-                target,
+                cause: text,
+                target: Some(target),
                 refusal,
                 connecting,
             };
@@ -379,51 +308,12 @@ impl ShardCore {
         }
     }
 
+    /// A tick: ends back-offs, tells idle connections to quit, and marks the sites with ready mail.
     pub(super) fn tend_sites(&mut self, now: Now) {
-        for site_id in std::mem::take(&mut self.pool.tended) {
-            let site = &mut self.pool.sites[site_id as usize];
-            if site.backoff_until.is_some_and(|until| until <= now.mono) {
-                site.backoff_until = None;
-            }
-            if !site.idle.is_empty() {
-                self.close_idle(site_id, now);
-            }
-            if !self.pool.sites[site_id as usize].round.is_empty() {
-                self.pump(site_id, true, now);
-            }
-            let site = &mut self.pool.sites[site_id as usize];
-            site.is_tended = site.needs_tending();
-            if site.is_tended {
-                self.pool.tended.push(site_id);
-            }
-        }
-    }
-
-    fn close_idle(&mut self, site_id: SiteId, now: Now) {
-        let idle_ms_max = self.settings.connection_idle_ms_max;
-        let draining = self.draining;
-        let sessions_max = self.sessions_max_of(site_id, now);
-        let site = &mut self.pool.sites[site_id as usize];
-        let is_fit = |conn: &Conn, targets: &[Target]| {
-            now.mono.ms_since(conn.idle_since) < idle_ms_max
-                && targets
-                    .iter()
-                    .any(|target| target.address == conn.target.address)
-        };
-        let too_many = draining || site.conns > sessions_max;
-        let targets = &site.targets;
-        let conns = &mut self.pool.conns;
-        let actions = &mut self.actions;
-        site.idle.retain(|id| {
-            let Some(conn) = conns.get_mut(*id) else {
-                return false;
-            };
-            let keep = !too_many && is_fit(conn, targets);
-            if !keep {
-                conn.quitting = true;
-                actions.push(Action::Quit { conn: *id });
-            }
-            keep
-        });
+        let mut quits = Vec::new();
+        let at = self.conditions(now);
+        self.pool.tend_all(&at, &mut quits);
+        let quits = quits.into_iter().map(|conn| Action::Quit { conn });
+        self.actions.extend(quits);
     }
 }

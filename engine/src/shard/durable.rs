@@ -158,9 +158,7 @@ impl ShardCore {
             self.note_fault(queue_id, &error);
         }
         // A site with ready mail is among these.
-        for site in self.pool.tended.clone() {
-            self.pump(site, true, now);
-        }
+        self.pool.mark_tended();
     }
 
     pub(super) fn note_fault(&mut self, queue_id: QueueId, error: &impl std::fmt::Display) {

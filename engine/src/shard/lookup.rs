@@ -10,7 +10,6 @@ use super::settle::Synthetic;
 use super::{Action, QUESTION_MS_MAX, QUESTIONS_MAX, Settings, ShardCore};
 use crate::clock::{Mono, Now};
 use crate::dns::{self, Answer, Cache, DnsTrouble, Plan, Question, Targets};
-use crate::pool::Site;
 use crate::schedule::destination::{DestinationId, Lookup};
 use crate::schedule::lookups::{Asked, Lookups};
 
@@ -131,22 +130,10 @@ impl ShardCore {
 
     fn resolved(&mut self, id: DestinationId, targets: Targets, now: Now) {
         let targets = Rc::new(targets);
-        let site = match self.pool.by_key.get(&targets.site) {
-            Some(site) => {
-                self.pool.sites[*site as usize]
-                    .targets
-                    .clone_from(&targets.list);
-                *site
-            }
-            None => {
-                let site = self.add_site(Site::new(&targets), now);
-                self.pool.by_key.insert(Rc::clone(&targets.site), site);
-                site
-            }
-        };
+        let site = self.pool.resolved(&targets, now);
         self.mail.destination_mut(id).dns_failures = 0;
         self.set_lookup(id, Lookup::Site { site, targets });
-        self.enrol(id, site, now);
+        self.enrol(id, site);
     }
 
     /// No answer: one message is deferred and says so, for all of its domain.

@@ -15,7 +15,7 @@
 //! - `deliver`: sites to connections, connections to transactions;
 //! - `settle`: each recipient's outcome into the queue log, the delivery log and the counters;
 //! - `notice`: the notification to the sender of what failed;
-//! - `idle`: destinations and sites that have no mail, and how many of them are kept;
+//! - `idle`: destinations that have no mail, and how many of them are kept;
 //! - `replay`: the index after a restart;
 //! - `compact`: segments that may go, and what of them is copied forward;
 //! - `unread`: segments that replay could not read yet;
@@ -90,8 +90,6 @@ pub const QUESTIONS_MAX: usize = 1024;
 pub const QUESTION_MS_MAX: u64 = 120_000;
 /// Destinations kept although they have no mail, for their lookups.
 pub const IDLE_DESTINATIONS_MAX: usize = 65_536;
-/// Sites kept although no destination is bound to them.
-pub const SITES_MAX: usize = 65_536;
 /// Entries taken out of the retry wheel, swept or failed in one tick.
 pub const ENTRIES_PER_TICK_MAX: usize = 4096;
 /// Reads of records on behalf of no connection (expiry, DNS failure) at a time.
@@ -226,7 +224,7 @@ impl ShardCore {
             mail: Mail::new(now),
             content: content::Content::new(settings.content_bytes_max),
             names: lookup::Names::new(&settings),
-            pool: Pool::default(),
+            pool: Pool::new(deliver::limits(&settings, me, shards)),
             deliveries: HashMap::new(),
             next_token: 0,
             notices: HashMap::new(),
@@ -284,6 +282,7 @@ impl ShardCore {
             Event::Tick => self.tick(now),
         }
         self.plan_some(lookup::PLANS_PER_TURN_MAX, now);
+        self.pump_marked(now);
     }
 
     /// What is to be done, in order; ask after each event.
@@ -338,6 +337,8 @@ impl ShardCore {
     /// New settings from the configuration; lookups are made anew where routes changed.
     pub fn reload(&mut self, settings: Rc<Settings>) {
         self.settings = settings;
+        let limits = deliver::limits(&self.settings, self.me, self.shards);
+        self.pool.set_limits(limits);
         self.store.log.reload(&self.settings);
         let (ttl_s_max, negative_ttl_s_max) = self.settings.dns_ttl_s_max;
         self.names.cache.set_ttl_max(ttl_s_max, negative_ttl_s_max);

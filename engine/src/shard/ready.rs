@@ -33,17 +33,14 @@ impl ShardCore {
 
     fn listed(&mut self, listed: Listed, now: Now) {
         if let Some(site) = listed.round {
-            self.pool.sites[site as usize].ready_len += 1;
+            self.pool.ready_more(site);
         }
         self.activate(listed.destination, now);
     }
 
     /// Every destination is looked up anew: routes may have changed.
     pub(super) fn forget_lookups(&mut self) {
-        for site in &mut self.pool.sites {
-            site.round.clear();
-            site.ready_len = 0;
-        }
+        self.pool.clear_rounds();
         let ids = self.mail.destination_ids();
         for id in ids.clone() {
             let destination = self.mail.destination_mut(id);
@@ -70,7 +67,7 @@ impl ShardCore {
         }
         match &destination.lookup {
             Lookup::Site { site, targets } if targets.expires > now.mono => {
-                self.enrol(id, *site, now);
+                self.enrol(id, *site);
             }
             Lookup::Asking | Lookup::Due | Lookup::Queued | Lookup::Failed(_) => {}
             Lookup::Trouble { until, .. } if *until > now.mono => {}
@@ -81,16 +78,13 @@ impl ShardCore {
         }
     }
 
-    pub(super) fn enrol(&mut self, id: DestinationId, site_id: SiteId, now: Now) {
+    pub(super) fn enrol(&mut self, id: DestinationId, site_id: SiteId) {
         let destination = self.mail.destination_mut(id);
         if !destination.in_round {
             destination.in_round = true;
-            let site = &mut self.pool.sites[site_id as usize];
-            site.round.push_back(id);
-            site.ready_len += u64::from(destination.ready_len());
-            self.tend(site_id);
+            self.pool.enrol(site_id, id, destination.ready_len());
         }
-        self.pump(site_id, false, now);
+        self.pool.mark(site_id);
     }
 
     /// Fails ready mail of destinations that have no host, a bounded number at a time.
@@ -121,26 +115,21 @@ impl ShardCore {
     /// The next entry of a site's destinations, which take turns.
     pub(super) fn next_entry(&mut self, site_id: SiteId, now: Now) -> Option<EntryId> {
         loop {
-            let id = *self.pool.sites[site_id as usize].round.front()?;
+            let id = self.pool.next_in_round(site_id)?;
             let expired = match &self.mail.destination(id).lookup {
                 Lookup::Site { targets, .. } => targets.expires <= now.mono,
                 _ => true,
             };
             if expired {
                 self.leave_round(site_id, id);
-                // At the end of the turn: looking up may come back here.
                 self.look_up_soon(id);
                 continue;
             }
             let entry = self.pop_ready(id, now);
             let destination = self.mail.destination_mut(id);
-            let site = &mut self.pool.sites[site_id as usize];
-            if destination.ready_len() == 0 {
-                site.round.pop_front();
-                destination.in_round = false;
-            } else if site.round.len() > 1 {
-                site.round.rotate_left(1);
-            }
+            let is_empty = destination.ready_len() == 0;
+            destination.in_round = !is_empty;
+            self.pool.turn_over(site_id, is_empty);
             if entry.is_some() {
                 return entry;
             }
@@ -149,15 +138,13 @@ impl ShardCore {
 
     fn leave_round(&mut self, site_id: SiteId, id: DestinationId) {
         let destination = self.mail.destination_mut(id);
-        let site = &mut self.pool.sites[site_id as usize];
         destination.in_round = false;
         debug_assert_eq!(
-            site.round.front(),
-            Some(&id),
+            self.pool.next_in_round(site_id),
+            Some(id),
             "only the next in turn leaves"
         );
-        site.round.pop_front();
-        site.ready_len -= u64::from(destination.ready_len());
+        self.pool.leave_round(site_id, destination.ready_len());
         self.set_lookup(id, Lookup::Unknown);
     }
 
@@ -167,7 +154,7 @@ impl ShardCore {
         loop {
             let Taken { entry, round } = self.mail.taken(id)?;
             if let Some(site) = round {
-                self.pool.sites[site as usize].ready_len -= 1;
+                self.pool.ready_less(site);
             }
             if self.is_expired(entry, now) {
                 self.settle_without_connection(entry, Synthetic::Expired, now);

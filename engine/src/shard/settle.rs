@@ -196,7 +196,7 @@ impl ShardCore {
         match synthetic {
             Synthetic::Expired => {
                 let last = match &self.mail.destination(destination).lookup {
-                    Lookup::Site { site, .. } => &*self.pool.sites[*site as usize].last_failure,
+                    Lookup::Site { site, .. } => self.pool.site(*site).last_failure(),
                     _ => "",
                 };
                 let text = if last.is_empty() {
@@ -322,7 +322,7 @@ impl ShardCore {
             round,
         } = self.mail.done(id, &mut self.counters);
         if let Some(site) = round {
-            self.pool.sites[site as usize].ready_len -= 1;
+            self.pool.ready_less(site);
         }
         if is_last {
             self.store.queue.set.dead(placement);

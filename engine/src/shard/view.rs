@@ -66,8 +66,8 @@ pub struct DestinationView {
     pub busy: u64,
     /// Connections of its site.
     pub connections: u64,
-    /// What holds the ready mail back.
-    pub binding: Binding,
+    /// What holds the ready mail back, or would if there were any.
+    pub binding: Option<Binding>,
     /// Who said what when the deferred mail was deferred last; empty if none is, or since the start.
     pub last_reply: Box<str>,
 }
@@ -101,12 +101,7 @@ impl ShardCore {
             failed: self.counters.total(Counter::Failed),
             expired: self.counters.total(Counter::Expired),
             destinations: self.mail.destinations_len() as u64,
-            connections: self
-                .pool
-                .sites
-                .iter()
-                .map(|site| u64::from(site.conns))
-                .sum(),
+            connections: self.pool.conns_len(),
             memory_bytes: self.content.bytes() as u64,
             waiting_bytes: self.store.queue.waiting_bytes() as u64,
             segments: self.store.queue.set.usage().count() as u64,
@@ -144,16 +139,16 @@ impl ShardCore {
 
     fn view(&self, destination: &Destination, now: Now) -> DestinationView {
         let site = match &destination.lookup {
-            Lookup::Site { site, .. } => self.pool.sites.get(*site as usize),
+            Lookup::Site { site, .. } => Some(self.pool.site(*site)),
             _ => None,
         };
         DestinationView {
             domain: destination.domain.as_str().to_owned(),
-            site: site.map_or_else(String::new, |site| site.key.to_string()),
+            site: site.map_or_else(String::new, |site| site.name().to_owned()),
             ready: u64::from(destination.ready_len()),
             deferred: u64::from(destination.deferred_len()),
             busy: u64::from(destination.busy_len()),
-            connections: site.map_or(0, |site| u64::from(site.conns)),
+            connections: site.map_or(0, |site| u64::from(site.conns())),
             binding: self.binding(destination, now),
             last_reply: match destination.deferred_len() {
                 0 => Box::default(),
@@ -162,53 +157,42 @@ impl ShardCore {
         }
     }
 
-    fn binding(&self, destination: &Destination, now: Now) -> Binding {
-        let in_s = |until: crate::clock::Mono| until.ms_since(now.mono).div_ceil(1000);
-        if self.draining {
-            return Binding::Stopping;
+    /// What holds the mail of a destination back that could be sent now; what would hold it back if
+    /// some became ready, where that is known.
+    fn binding(&self, destination: &Destination, now: Now) -> Option<Binding> {
+        if destination.ready_len() > 0 {
+            return Some(self.binding_of_ready(destination, now));
         }
-        if self.is_stalled() {
-            return Binding::DiskTrouble;
+        match self.binding_of_ready(destination, now) {
+            binding @ (Binding::Stopping
+            | Binding::DiskTrouble
+            | Binding::DnsTrouble { .. }
+            | Binding::SiteBackoff { .. }) => Some(binding),
+            _ => None,
+        }
+    }
+
+    fn binding_of_ready(&self, destination: &Destination, now: Now) -> Binding {
+        let at = self.conditions(now);
+        if let Some(halt) = at.halt {
+            return halt.binding();
         }
         match &destination.lookup {
-            Lookup::Unknown => Binding::None,
-            Lookup::Asking | Lookup::Due => Binding::AwaitingDns,
+            Lookup::Unknown | Lookup::Asking | Lookup::Due => Binding::AwaitingDns,
             Lookup::Queued => Binding::QuestionsMax {
                 open: self.names.lookups.open_len() as u64,
             },
             Lookup::Trouble { trouble, until } => Binding::DnsTrouble {
                 trouble: trouble.as_str(),
-                retry_in_s: in_s(*until),
+                retry_in_s: until.ms_since(now.mono).div_ceil(1000),
             },
-            Lookup::Failed(_) => Binding::None,
-            Lookup::Site { site, .. } => {
-                let sessions_max = self.sessions_max_of(*site, now);
-                let site = &self.pool.sites[*site as usize];
-                if let Some(until) = site.backoff_until.filter(|until| *until > now.mono) {
-                    let cause = site.last_failure.clone();
-                    return Binding::SiteBackoff {
-                        cause,
-                        retry_in_s: in_s(until),
-                    };
-                }
-                if destination.ready_len() == 0 {
-                    Binding::None
-                } else if site.conns > 0 && site.conns == site.opening {
-                    Binding::Connecting
-                } else if sessions_max == 0 {
-                    Binding::OtherShardsTurn
-                } else if site.conns >= sessions_max {
-                    Binding::SessionsMax {
-                        sessions: site.conns,
-                    }
-                } else if site.conns > 0 && site.idle.is_empty() {
-                    Binding::SessionsBusy {
-                        sessions: site.conns,
-                    }
-                } else {
-                    Binding::None
-                }
-            }
+            Lookup::Failed(failure) => Binding::Failing {
+                failure: failure.as_str(),
+            },
+            Lookup::Site { site, .. } => match self.pool.may_go(*site, false, &at) {
+                Ok(_) => Binding::NextTurn,
+                Err(binding) => binding,
+            },
         }
     }
 
@@ -232,7 +216,7 @@ impl ShardCore {
                 attempts: entry.attempts,
                 retry_in_s: u64::from(entry.retry_at_s.saturating_sub(self.mail.seconds(now))),
             },
-            State::Ready | State::Gone => self.binding(destination, now),
+            State::Ready | State::Gone => self.binding_of_ready(destination, now),
         };
         Why {
             queue_id: entry.queue_id,

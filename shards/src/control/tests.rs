@@ -115,7 +115,7 @@ impl Daemon for FakeDaemon {
                     deferred: 4,
                     busy: 0,
                     connections: 2,
-                    binding: Binding::SessionsMax { sessions: 2 },
+                    binding: Some(Binding::SessionsMax { sessions: 2 }),
                     last_reply: "mx.example.com said: 450 4.2.0 later".into(),
                 }])
             }

@@ -201,13 +201,13 @@ const DESTINATION_COLUMNS: [&str; 8] = [
 /// What a destination's mail waits for, in words; what binds ready mail says nothing of the rest.
 fn destination_binding(row: &DestinationView) -> String {
     match (&row.binding, row.ready, row.deferred, row.busy) {
-        (Binding::None, 0, 0, 0) => "nothing is queued".to_owned(),
-        (Binding::None, 0, 0, _) => Binding::Delivering.to_string(),
-        (Binding::None, 0, deferred, _) => format!(
+        (Some(binding), ..) => binding.to_string(),
+        (None, _, 0, 0) => "nothing is queued".to_owned(),
+        (None, _, 0, _) => Binding::Delivering.to_string(),
+        (None, _, deferred, _) => format!(
             "{deferred} deferred, waiting for the next attempt; when: hikyaku queue --domain {}",
             row.domain
         ),
-        (binding, ..) => binding.to_string(),
     }
 }
 

@@ -8,6 +8,7 @@ use super::super::index::{Entry, EntryId, State};
 use super::Mail;
 use crate::counters::{Counter, Counters};
 use crate::ids::QueueId;
+use crate::pool::SiteId;
 use crate::queue::segment::Placement;
 
 /// A message for one recipient domain, new in the queue.
@@ -28,7 +29,7 @@ pub(crate) struct NewEntry {
 pub(crate) struct Listed {
     pub(crate) destination: DestinationId,
     /// The site in whose round the destination stands.
-    pub(crate) round: Option<u32>,
+    pub(crate) round: Option<SiteId>,
 }
 
 /// An entry has left its destination's ready list for a connection.
@@ -37,7 +38,7 @@ pub(crate) struct Listed {
 pub(crate) struct Taken {
     pub(crate) entry: EntryId,
     /// The site in whose round the destination stands.
-    pub(crate) round: Option<u32>,
+    pub(crate) round: Option<SiteId>,
 }
 
 /// An entry has left the queue.
@@ -49,7 +50,7 @@ pub(crate) struct Done {
     /// No other entry stands in that record.
     pub(crate) is_last: bool,
     /// The site in whose round its destination stands, if it was ready.
-    pub(crate) round: Option<u32>,
+    pub(crate) round: Option<SiteId>,
 }
 
 /// Into which of its destination's lengths an entry counts.

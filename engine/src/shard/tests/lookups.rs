@@ -127,7 +127,8 @@ fn a_dns_backlog_keeps_one_mark_a_domain_and_plans_as_many_as_may_ask() {
 
 #[test]
 fn domains_and_sites_without_mail_do_not_pile_up() {
-    use super::super::{IDLE_DESTINATIONS_MAX, SITES_MAX};
+    use super::super::IDLE_DESTINATIONS_MAX;
+    use crate::pool::SITES_MAX;
     let mut relay = Relay::new();
     for n in 0..200_000 {
         relay.accept(&format!("d{n}.example"));

@@ -356,7 +356,7 @@ impl Relay {
     pub(super) fn binding(&self, domain: &str) -> Option<Binding> {
         let rows = self.core.destinations(usize::MAX, self.now);
         let row = rows.into_iter().find(|row| row.domain == domain)?;
-        Some(row.binding)
+        row.binding
     }
 
     /// What a peer said of the mail for a domain, or of the session, last.
@@ -407,17 +407,12 @@ impl Relay {
 
     /// Sites that are known, and slots that were ever taken for them.
     pub(super) fn sites(&self) -> (usize, usize) {
-        let pool = &self.core.pool;
-        for (key, id) in &pool.by_key {
-            let site = &pool.sites[*id as usize];
-            assert!(site.key == *key && !site.is_vacant);
-        }
-        (pool.by_key.len(), pool.sites.len())
+        self.core.pool.checked_len()
     }
 
     /// Sites that every tick looks at.
     pub(super) fn tended_sites(&self) -> usize {
-        self.core.pool.tended.len()
+        self.core.pool.tended_len()
     }
 
     /// Questions that the shard has open.

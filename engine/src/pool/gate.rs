@@ -1,0 +1,304 @@
+//! Whether a connection may be opened, and a transaction started: a permit, or the [`Binding`] that is
+//! in the way.
+//!
+//! Nobody opens or starts without a permit: [`Pool::open`] and [`Pool::started`] consume one, and only
+//! the functions here make them. What tells an operator why mail waits asks the same functions
+//! ([`Pool::may_go`]), so that it cannot say anything else than what was decided.
+
+use super::Pool;
+use super::conns::{ConnId, State, Working};
+use super::site::{Site, SiteId};
+use crate::clock::{Now, UnixMs};
+use crate::dns::Target;
+use crate::ids::ShardId;
+use crate::schedule::Binding;
+
+/// Connections being opened to one site at a time.
+pub const OPENING_MAX: u32 = 4;
+/// A connection is opened beside busy ones only if this many messages wait for each of them, or if
+/// they have waited for a tick.
+const READY_PER_SESSION: u64 = 2;
+/// Transactions on one connection at a time: one whose content is sent, and the next behind it.
+const IN_FLIGHT_MAX: u8 = 2;
+
+/// What the settings allow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) sessions: SessionsShare,
+    /// Transactions over one connection.
+    pub(crate) messages_per_session_max: u32,
+    /// How long a connection is given new transactions, milliseconds.
+    pub(crate) connection_ms_max: u64,
+    /// How long a connection is kept without mail, milliseconds.
+    pub(crate) connection_idle_ms_max: u64,
+    /// Shortest and longest time a site is left alone after no target would have us, seconds.
+    pub(crate) site_backoff_s: (u32, u32),
+}
+
+/// This shard's part of the sessions that all shards together may have to a site. Whoever lends
+/// sessions by demand answers the same question: how many of this site's are ours now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionsShare {
+    /// Connections to one receiving site, in all shards.
+    pub(crate) sessions_max: u32,
+    pub(crate) shards: u16,
+    pub(crate) me: ShardId,
+}
+
+/// How long the sessions of a site are with the same shards where there are fewer of them, seconds.
+const TURN_S: u32 = 60;
+/// The end of a turn, in which nothing is begun, seconds.
+const TURN_REST_S: u32 = 20;
+
+impl SessionsShare {
+    /// How many of the sessions to the site with this `hash` are ours: over all shards they add up to
+    /// `sessions_max`. Where there are fewer sessions than shards they go round by the minute.
+    pub(crate) fn of(&self, hash: u32, now: UnixMs) -> u32 {
+        let shards = u32::from(self.shards.max(1));
+        let (each, rest) = (self.sessions_max / shards, self.sessions_max % shards);
+        if rest == 0 {
+            return each;
+        }
+        let turn = if each == 0 { now.seconds() / TURN_S } else { 0 };
+        let is_resting = each == 0 && now.seconds() % TURN_S >= TURN_S - TURN_REST_S;
+        let place = (hash % shards + u32::from(self.me.0) + turn % shards) % shards;
+        each + u32::from(place < rest && !is_resting)
+    }
+}
+
+/// Why the shard starts nothing at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Halt {
+    /// It is about to stop.
+    Stopping,
+    /// Outcomes could not be noted.
+    DiskTrouble,
+}
+
+impl Halt {
+    pub(crate) const fn binding(self) -> Binding {
+        match self {
+            Self::Stopping => Binding::Stopping,
+            Self::DiskTrouble => Binding::DiskTrouble,
+        }
+    }
+}
+
+/// What holds at this moment, whichever site is asked about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Conditions {
+    pub(crate) now: Now,
+    pub(crate) halt: Option<Halt>,
+    /// No more content may be read back.
+    pub(crate) is_memory_short: bool,
+}
+
+/// A connection may be opened.
+#[derive(Debug)]
+pub(crate) struct OpenPermit {
+    pub(super) site: SiteId,
+    pub(super) target: Target,
+    pub(super) turn: usize,
+}
+
+/// A transaction may be started on a connection.
+#[derive(Debug)]
+pub(crate) struct StartPermit {
+    pub(super) conn: ConnId,
+    pub(super) site: SiteId,
+}
+
+impl StartPermit {
+    /// On which.
+    pub(crate) const fn conn(&self) -> ConnId {
+        self.conn
+    }
+
+    /// To which site.
+    pub(crate) const fn site(&self) -> SiteId {
+        self.site
+    }
+}
+
+/// Why a connection gets no transaction.
+#[derive(Debug)]
+pub(crate) enum NoStart {
+    /// It takes none now, or is gone.
+    Occupied,
+    /// It is given no more, and told to quit once it has nothing in flight.
+    IsOver,
+    /// It would take one.
+    Bound(Binding),
+}
+
+/// What is to be done for a site's ready mail.
+#[derive(Debug)]
+pub(crate) enum Go {
+    /// An idle connection takes the next message.
+    Start(StartPermit),
+    /// An idle connection has served its time.
+    Quit(ConnId),
+    /// Another connection is wanted.
+    Open(OpenPermit),
+}
+
+impl Pool {
+    /// What is to be done next for the ready mail of a site, or what is in the way. `is_eager`: another
+    /// connection is wanted even if the mail is little.
+    pub(crate) fn may_go(
+        &self,
+        id: SiteId,
+        is_eager: bool,
+        at: &Conditions,
+    ) -> Result<Go, Binding> {
+        let site = self.site(id);
+        self.may_reach(site, at)?;
+        let Some(conn) = site.idle.last() else {
+            return self.may_open(id, is_eager, at).map(Go::Open);
+        };
+        match self.may_start(*conn, at) {
+            Ok(permit) => Ok(Go::Start(permit)),
+            Err(NoStart::Bound(binding)) => Err(binding),
+            Err(NoStart::IsOver | NoStart::Occupied) => Ok(Go::Quit(*conn)),
+        }
+    }
+
+    /// Whether anything may go to the site at all.
+    fn may_reach(&self, site: &Site, at: &Conditions) -> Result<(), Binding> {
+        if let Some(halt) = at.halt {
+            return Err(halt.binding());
+        }
+        match site.backoff_at(at.now) {
+            Some(until) => Err(Binding::SiteBackoff {
+                cause: site.last_failure().into(),
+                retry_in_s: until.ms_since(at.now.mono).div_ceil(1000),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether another connection to the site may be opened, and to which target.
+    pub(crate) fn may_open(
+        &self,
+        id: SiteId,
+        is_eager: bool,
+        at: &Conditions,
+    ) -> Result<OpenPermit, Binding> {
+        let site = self.site(id);
+        self.may_reach(site, at)?;
+        let sessions = site.conns;
+        let busy = |binding| match site.opening {
+            opening if opening > 0 && opening == sessions => Err(Binding::Connecting),
+            _ => Err(binding),
+        };
+        let sessions_max = self.sessions_max(site, at.now);
+        if sessions_max == 0 {
+            return busy(Binding::OtherShardsTurn);
+        }
+        if sessions >= sessions_max {
+            return busy(Binding::SessionsMax { sessions });
+        }
+        let is_enough = site.ready_len < READY_PER_SESSION * u64::from(sessions);
+        if sessions > 0 && is_enough && !is_eager {
+            return busy(Binding::SessionsBusy { sessions });
+        }
+        if site.opening >= OPENING_MAX {
+            return Err(Binding::Connecting);
+        }
+        let turn = self.next_turn.wrapping_add(1);
+        match site.choose(turn, at.now.mono) {
+            Some(target) => Ok(OpenPermit {
+                site: id,
+                target: target.clone(),
+                turn,
+            }),
+            None => Err(Binding::AddressesResting {
+                cause: site.last_failure().into(),
+                retry_in_s: site
+                    .cool_until()
+                    .map_or(0, |until| until.ms_since(at.now.mono).div_ceil(1000)),
+            }),
+        }
+    }
+
+    /// Whether a connection may be given a transaction.
+    pub(crate) fn may_start(&self, id: ConnId, at: &Conditions) -> Result<StartPermit, NoStart> {
+        let Some(conn) = self.conns.get(id) else {
+            return Err(NoStart::Occupied);
+        };
+        match conn.state {
+            State::Idle { .. } => {}
+            State::Working(Working {
+                in_flight,
+                is_loading: false,
+                is_offered: true,
+            }) if in_flight < IN_FLIGHT_MAX => {}
+            _ => return Err(NoStart::Occupied),
+        }
+        let site = self.site(conn.site);
+        // What is no longer a target of its site is sent nothing more, however long it would last.
+        let is_over = conn.started >= self.limits.messages_per_session_max
+            || at.now.mono.ms_since(conn.opened) >= self.limits.connection_ms_max
+            || !site.has_target(conn.target.address);
+        if is_over || at.halt == Some(Halt::Stopping) || self.sessions_too_many(site, at.now) > 0 {
+            return Err(NoStart::IsOver);
+        }
+        if at.halt == Some(Halt::DiskTrouble) {
+            return Err(NoStart::Bound(Binding::DiskTrouble));
+        }
+        if at.is_memory_short {
+            return Err(NoStart::Bound(Binding::Memory));
+        }
+        Ok(StartPermit {
+            conn: id,
+            site: conn.site,
+        })
+    }
+
+    /// Connections that this shard may have to the site now.
+    fn sessions_max(&self, site: &Site, now: Now) -> u32 {
+        self.limits.sessions.of(site.hash, now.unix)
+    }
+
+    /// Connections beyond that, apart from those that quit already.
+    pub(super) fn sessions_too_many(&self, site: &Site, now: Now) -> u32 {
+        (site.conns - site.quitting).saturating_sub(self.sessions_max(site, now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_of_a_site_add_up_to_its_sessions_and_every_shard_has_its_turn() {
+        for (sessions_max, shards) in [(3, 2), (20, 8), (7, 3), (8, 8), (1, 4), (3, 8)] {
+            for hash in [0x811c_9dc5, 7, u32::MAX] {
+                let mut served = vec![false; usize::from(shards)];
+                for second in 0..60 * u64::from(shards) {
+                    let shares: Vec<u32> = (0..shards)
+                        .map(|me| {
+                            let share = SessionsShare {
+                                sessions_max,
+                                shards,
+                                me: ShardId(me),
+                            };
+                            share.of(hash, UnixMs(second * 1000))
+                        })
+                        .collect();
+                    let sum: u32 = shares.iter().sum();
+                    assert!(sum <= sessions_max, "{shares:?}");
+                    let is_turn_over = sessions_max < u32::from(shards) && second % 60 >= 40;
+                    assert!(sum == sessions_max || is_turn_over, "{shares:?}");
+                    for (served, share) in served.iter_mut().zip(shares) {
+                        *served |= share > 0;
+                    }
+                }
+                assert!(
+                    served.iter().all(|served| *served),
+                    "{sessions_max} {shards}"
+                );
+            }
+        }
+    }
+}
