@@ -7,8 +7,10 @@
 
 #![allow(unsafe_code, reason = "the linker's names and liburing's structs")]
 
+mod held;
+
 use std::cell::RefCell;
-use std::ffi::{c_int, c_long, c_uint, c_void};
+use std::ffi::{c_int, c_long, c_uint};
 #[cfg(target_arch = "x86_64")]
 use std::sync::atomic::{Ordering, fence};
 
@@ -29,6 +31,9 @@ const WISHES: [u32; 3] = [
 ];
 
 const EINVAL: c_int = 22;
+const EINTR: c_int = 4;
+
+pub(crate) use held::{count_event, end_turn};
 
 /// `struct io_uring_params` (linux/io_uring.h): 120 bytes since the first release.
 #[repr(C)]
@@ -37,6 +42,13 @@ pub(crate) struct Params {
     entries: [u32; 2],
     flags: u32,
     rest: [u32; 27],
+}
+
+impl Params {
+    /// `features`, which the kernel fills in.
+    fn features(&self) -> u32 {
+        self.rest[2]
+    }
 }
 
 const _: () = assert!(size_of::<Params>() == 120);
@@ -50,7 +62,7 @@ unsafe extern "C" {
     /// liburing's own; the linker knows it by this name.
     fn __real_io_uring_queue_init_params(
         entries: c_uint,
-        ring: *mut c_void,
+        ring: *mut held::Ring,
         params: *mut Params,
     ) -> c_int;
 }
@@ -64,15 +76,20 @@ unsafe extern "C" {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn __wrap_io_uring_queue_init_params(
     entries: c_uint,
-    ring: *mut c_void,
+    ring: *mut held::Ring,
     params: *mut Params,
 ) -> c_int {
     // SAFETY: by this function's contract `params` points to parameters that nobody else uses.
     let params = unsafe { &mut *params };
-    set_up(params, |params| {
+    let result = set_up(params, |params| {
         // SAFETY: the caller's pointers, under the same contract.
         unsafe { __real_io_uring_queue_init_params(entries, ring, params) }
-    })
+    });
+    if result == 0 {
+        // SAFETY: liburing has filled the ring.
+        held::made(unsafe { (*ring).fd }, params.flags, params.features());
+    }
+    result
 }
 
 /// Makes a ring by `make`, with as many of our flags as the kernel takes. What it refuses with
@@ -252,5 +269,83 @@ mod tests {
             -12
         });
         assert_eq!((result, asked), (-12, 1), "ENOMEM");
+    }
+
+    /// A task that only yields, with its turn ended, does not keep the shard from its timers.
+    #[test]
+    fn turn_that_is_ended_lets_the_shard_look_at_its_rings() {
+        let executor = glommio::LocalExecutorBuilder::default()
+            .make()
+            .expect("io_uring");
+        executor.run(async {
+            let timer =
+                glommio::spawn_local(glommio::timer::sleep(std::time::Duration::from_millis(5)));
+            let rung = std::rc::Rc::new(std::cell::Cell::new(false));
+            let seen = std::rc::Rc::clone(&rung);
+            glommio::spawn_local(async move {
+                timer.await;
+                seen.set(true);
+            })
+            .detach();
+            while !rung.get() {
+                crate::runtime::give_way().await;
+            }
+        });
+    }
+
+    #[test]
+    fn executor_that_wakes_by_a_timer_enters_the_kernel_once() {
+        const SLEEPS: u32 = 50;
+        let executor = glommio::LocalExecutorBuilder::default()
+            .make()
+            .expect("io_uring");
+        executor.run(async {
+            let pause = std::time::Duration::from_millis(1);
+            glommio::timer::sleep(pause).await;
+            let (before, start) = (held::enters(), std::time::Instant::now());
+            for _ in 0..SLEEPS {
+                glommio::timer::sleep(pause).await;
+            }
+            assert!(start.elapsed() >= pause * SLEEPS, "none ends early");
+            let enters = held::enters() - before;
+            assert!(enters <= SLEEPS * 3 / 2, "{enters} for {SLEEPS} sleeps");
+        });
+    }
+
+    /// What waits in the latency ring with glommio, connections made and accepted, and what is given up.
+    #[test]
+    fn connections_are_made_accepted_and_given_up() {
+        use futures_lite::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        use glommio::net::{TcpListener, TcpStream};
+        use std::time::Duration;
+        let executor = glommio::LocalExecutorBuilder::default()
+            .make()
+            .expect("io_uring");
+        executor.run(async {
+            for _ in 0..300 {
+                let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+                let address = listener.local_addr().expect("bound");
+                let silent = TcpListener::bind("127.0.0.1:0").expect("loopback");
+                let given_up = glommio::timer::timeout(Duration::from_micros(50), async {
+                    silent.accept().await
+                });
+                assert!(given_up.await.is_err());
+                let server = glommio::spawn_local(async move {
+                    let mut stream = listener.accept().await.expect("a client");
+                    let mut octets = [0; 4];
+                    stream.read_exact(&mut octets).await.expect("four octets");
+                    stream.write_all(&octets).await.expect("written");
+                });
+                let longest = Duration::from_secs(5);
+                let mut stream = TcpStream::connect_timeout(address, longest)
+                    .await
+                    .expect("connected");
+                stream.write_all(b"ping").await.expect("written");
+                let mut octets = [0; 4];
+                stream.read_exact(&mut octets).await.expect("answered");
+                assert_eq!(&octets, b"ping");
+                server.await;
+            }
+        });
     }
 }

@@ -31,7 +31,7 @@ use crate::runtime::disk::{Disk, Listing, list, stream_folder};
 use crate::runtime::mailbox::{Mailbox, mailbox};
 use crate::runtime::mesh::MeshEnd;
 use crate::runtime::resolver::{Answered, ResolverThread};
-use crate::runtime::{Shard, adopt_all, noted_handovers, now, replay_all, spawn};
+use crate::runtime::{Shard, adopt_all, give_way, noted_handovers, now, replay_all, spawn};
 use crate::settings;
 
 /// Longest time deliveries in flight are waited for at the end.
@@ -302,7 +302,7 @@ impl Running {
             .shard
             .with_core(|core, now| core.search_some(&mut search, now))
         {
-            glommio::executor().yield_task_queue_now().await;
+            give_way().await;
         }
         Answer::Messages(search.into_found())
     }
@@ -313,7 +313,7 @@ impl Running {
             if let Some(count) = self.shard.with_core(|core, now| core.retry_some(now)) {
                 return Answer::Retried(count);
             }
-            glommio::executor().yield_task_queue_now().await;
+            give_way().await;
         }
     }
 

@@ -19,7 +19,7 @@ use futures_lite::future::poll_fn;
 use glommio::net::{TcpListener, TcpStream};
 
 use super::transport::Transport;
-use super::{Bell, Shard, now, spawn};
+use super::{Bell, Shard, give_way, now, spawn};
 
 /// One part in so many of the sessions is kept for clients that may relay: outsiders, however many,
 /// must not shut out the systems we work for.
@@ -327,7 +327,7 @@ impl Session {
             }
             if self.read_bytes >= TURN_BYTES {
                 self.read_bytes = 0;
-                glommio::executor().yield_task_queue_now().await;
+                give_way().await;
             }
         }
         let _ = self.transmit().await;

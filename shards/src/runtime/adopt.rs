@@ -14,9 +14,9 @@ use engine::queue::segment::{handover_folder_name, parse_handover_folder_name};
 use engine::shard::NotedHandovers;
 use engine::shard::adopt::Adoption;
 
-use super::Shard;
 use super::disk::{Disk, list, stream_folder, sync_parent};
 use super::replay::{CHUNK_BYTES, Rest};
+use super::{Shard, give_way};
 
 /// How long to wait for stored messages to become durable before asking again.
 const STORED_POLL: std::time::Duration = std::time::Duration::from_millis(5);
@@ -234,7 +234,7 @@ async fn read_segment(
         if last || reading.is_done() {
             break;
         }
-        glommio::executor().yield_task_queue_now().await;
+        give_way().await;
     }
     if let Some(mut reading) = reader {
         reading.close_input();

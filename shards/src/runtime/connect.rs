@@ -20,7 +20,7 @@ use glommio::net::TcpStream;
 
 use super::accept::TURN_BYTES;
 use super::transport::Transport;
-use super::{Bell, Shard, now, socket, spawn};
+use super::{Bell, Shard, give_way, now, socket, spawn};
 
 /// What all connections of a shard share.
 #[derive(Clone, Debug)]
@@ -282,7 +282,7 @@ impl Connection {
             turn_bytes += self.out.len();
             if turn_bytes >= TURN_BYTES {
                 turn_bytes = 0;
-                glommio::executor().yield_task_queue_now().await;
+                give_way().await;
             }
             let (mut sent, length) = (0, self.out.len());
             while sent < length {

@@ -143,6 +143,7 @@ impl Shard {
     /// Hands an event to the core and carries out what it asks, all but writes: those leave once the
     /// tasks that are ready now have run, so that their records share a batch.
     pub(crate) fn handle(self: &Rc<Self>, event: Event) {
+        crate::rings::count_event();
         let at = now();
         self.core.borrow_mut().handle(event, at);
         self.carry_out();
@@ -347,6 +348,12 @@ impl Shard {
             glommio::yield_if_needed().await;
         }
     }
+}
+
+/// Lets the other tasks have their turn, and the shard look at its rings first.
+pub(crate) async fn give_way() {
+    crate::rings::end_turn();
+    glommio::executor().yield_task_queue_now().await;
 }
 
 /// Runs a task to its end, whoever waits.

@@ -15,7 +15,7 @@ use engine::shard::DiskError;
 use engine::store::BATCH_BYTES_FULL;
 use glommio::timer::sleep;
 
-use super::{Shard, spawn};
+use super::{Shard, give_way, spawn};
 
 /// Bytes read at a time; other tasks of the shard have their turn in between.
 pub(super) const CHUNK_BYTES: usize = 512 * 1024;
@@ -282,7 +282,7 @@ impl Reading {
                 self.is_read = true;
                 return Ok(());
             }
-            glommio::executor().yield_task_queue_now().await;
+            give_way().await;
             if waiting > BATCH_BYTES_FULL {
                 while shard.with_core(|core, _| core.waiting_bytes()) > BATCH_BYTES_FULL {
                     sleep(Duration::from_millis(1)).await;
