@@ -3,7 +3,8 @@
 //! glommio makes its rings through `io_uring_queue_init_params` of the liburing that its build
 //! compiles. The linker leads that call here (`--wrap`, see build.rs), so no copy of glommio is
 //! kept (decision 115). What the flags do: without them each completion interrupts the shard's
-//! core, and that was a third of the cost of a message.
+//! core, and that was a third of the cost of a message. What glommio submits to its rings is in
+//! `held`.
 
 #![allow(unsafe_code, reason = "the linker's names and liburing's structs")]
 

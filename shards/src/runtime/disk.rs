@@ -248,10 +248,13 @@ impl Disk {
         let path = folder.join(free_file_name(free));
         let file = open_dma(&path, !is_there).await?;
         if !is_there {
-            // The size is set once, so that no later sync has to change it.
-            file.truncate(u64::from(begin.segment_bytes))
-                .await
-                .map_err(disk_error)?;
+            // The size is set once, so that no later sync has to change it. With its room taken, too, a write
+            // need not wait for blocks to be found, which the kernel would have a thread of its own do.
+            let bytes = u64::from(begin.segment_bytes);
+            if file.pre_allocate(bytes, false).await.is_err() {
+                // No room for all of it, or a file system that cannot: what there is room for is used.
+                file.truncate(bytes).await.map_err(disk_error)?;
+            }
         }
         let header = bytes.get(..SEGMENT_HEADER_BYTES).unwrap_or(bytes);
         write_synced(&file, header, 0).await?;
