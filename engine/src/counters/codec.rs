@@ -164,21 +164,7 @@ fn put_row(row: &Row, now: Periods, out: &mut Vec<u8>) {
     }
     let at = out.len();
     out.push(0);
-    let hours = row
-        .hours(now)
-        .into_iter()
-        .flat_map(|all| all.into_iter().rev());
-    let fives = row
-        .fives(now)
-        .into_iter()
-        .flat_map(|all| all.into_iter().rev());
-    let hours = (0..HOURS as u8).zip(hours);
-    let fives = (HOURS as u8..).zip(fives);
-    for (which, mut values) in hours.chain(fives) {
-        if which == 0 || which == HOURS as u8 {
-            // Of a bucket that runs the level is not known yet.
-            values[..Counter::LEVELS].fill(0);
-        }
+    for (which, values) in row.buckets(now) {
         let bits = values
             .iter()
             .rev()
@@ -190,7 +176,7 @@ fn put_row(row: &Row, now: Periods, out: &mut Vec<u8>) {
         out.push(which);
         out.extend_from_slice(&bits.to_le_bytes());
         for value in values.iter().filter(|n| **n > 0) {
-            put_varint(*value, out);
+            put_varint(u64::from(*value), out);
         }
     }
 }

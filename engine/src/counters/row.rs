@@ -153,6 +153,25 @@ impl Row {
         }
     }
 
+    /// The buckets to be saved, by their number in the file: hours from 0 and 5 minutes from [`HOURS`] on, the
+    /// running one first. Of those that run the level is not known yet.
+    pub(super) fn buckets(&self, now: Periods) -> impl Iterator<Item = (u8, [u32; COUNTERS])> + '_ {
+        let windows = self.windows.as_deref();
+        let hours = windows.map(|windows| Ring {
+            ring: &windows.hours[..],
+            last: windows.now.hour,
+            now: now.hour,
+        });
+        let fives = windows.map(|windows| Ring {
+            ring: &windows.fives[..],
+            last: windows.now.five,
+            now: now.five,
+        });
+        let hours = hours.into_iter().flat_map(|ring| ring.buckets(&self.ever));
+        let fives = fives.into_iter().flat_map(|ring| ring.buckets(&self.ever));
+        (0..).zip(hours).chain((HOURS as u8..).zip(fives))
+    }
+
     /// The last 6 hours, oldest first; `None` if nothing happened in them.
     pub(super) fn hours(&self, now: Periods) -> Option<[Values; HOURS]> {
         let windows = self.windows.as_deref()?;
@@ -203,6 +222,39 @@ impl Row {
             windows.roll(now, &self.ever);
         }
         windows
+    }
+}
+
+/// Buckets of one length, as they were when something was counted `last`.
+struct Ring<'a> {
+    ring: &'a [[u32; COUNTERS]],
+    last: u32,
+    now: u32,
+}
+
+impl<'a> Ring<'a> {
+    /// From the running one back, with what [`Windows::roll`] would make of them.
+    fn buckets(self, ever: &'a Values) -> impl Iterator<Item = [u32; COUNTERS]> + 'a {
+        let Self { ring, last, now } = self;
+        (0..ring.len() as u32).map(move |back| {
+            let Some(at) = now.checked_sub(back) else {
+                return [0; COUNTERS];
+            };
+            // Those behind `last` saw no event; those too far ahead of it are of an earlier round.
+            let mut values = if at > last || last - at >= ring.len() as u32 {
+                [0; COUNTERS]
+            } else {
+                ring[at as usize % ring.len()]
+            };
+            for (value, level) in values[..Counter::LEVELS].iter_mut().zip(ever) {
+                if back == 0 {
+                    *value = 0;
+                } else if at >= last {
+                    *value = u32::try_from(*level).unwrap_or(u32::MAX);
+                }
+            }
+            values
+        })
     }
 }
 
