@@ -26,8 +26,8 @@ const WRAPPER_TEXT_BYTES_MAX: usize = 400;
 /// Reads returned mail. Built once; reading borrows it.
 #[derive(Debug)]
 pub struct Reader {
-    pub(super) classifier: Classifier,
-    pub(super) signals: Signals,
+    classifier: Classifier,
+    signals: Signals,
     opener: Opener,
 }
 
@@ -60,7 +60,8 @@ impl Reader {
         let (cut, original_at) = returned::original_start(&text, &self.signals);
         let end = returned::footer_start(&text[..cut], &self.signals);
         let reading = Reading {
-            reader: self,
+            classifier: &self.classifier,
+            signals: &self.signals,
             original: original::read(&mail, &text[original_at..], &self.opener),
             notice: &text[..end],
             inline_original: cut < text.len(),

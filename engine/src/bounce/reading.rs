@@ -4,18 +4,18 @@
 //! ([`super::dsn`]); then words: [`super::kind`] whether it is a bounce at all, [`super::notice`]
 //! whom it could not reach. Why each recipient failed is asked in [`super::why`].
 
+use super::classifier::Classifier;
 use super::dsn::{self, DeliveryStatus};
 use super::events;
 use super::kind::Clues;
 use super::mime::{Mail, Role};
 use super::notice::{self, Mention};
 use super::original;
-use super::read::Reader;
 use super::reason::{Reason, Verdict};
 use super::report::{Action, Decided, Failure, Original, Report};
 use super::scan;
-use super::signals::Signal;
-use super::why::{Source, push_mention, quoted_reply, says_final, squeeze};
+use super::signals::{Signal, Signals};
+use super::why::{self, Source, push_mention, quoted_reply, says_final, squeeze};
 use crate::status::EnhancedStatus;
 
 /// The source named when the recipient is a guess: nobody is named in the notice.
@@ -23,7 +23,8 @@ pub(super) const GUESSED: &str = "guess";
 
 /// One message, taken apart.
 pub(super) struct Reading<'r> {
-    pub(super) reader: &'r Reader,
+    pub(super) classifier: &'r Classifier,
+    pub(super) signals: &'r Signals,
     pub(super) mail: &'r Mail,
     pub(super) notice: &'r str,
     pub(super) inline_original: bool,
@@ -57,8 +58,7 @@ impl Reading<'_> {
         {
             return self.by_fields();
         }
-        let signals = &self.reader.signals;
-        let clues = Clues::gather(self.mail, self.notice, self.inline_original, signals);
+        let clues = Clues::gather(self.mail, self.notice, self.inline_original, self.signals);
         let header = &self.mail.header;
         let has_status = !self.status.recipients.is_empty();
         if has_status || clues.is_bounce(header) {
@@ -202,7 +202,8 @@ impl Reading<'_> {
                 text: self.notice,
             });
         }
-        let mut failure = self.decide(
+        let mut failure = why::decide(
+            self.classifier,
             &recipient,
             &sources,
             enhanced,
@@ -257,7 +258,14 @@ impl Reading<'_> {
                     text: &whole,
                 });
             }
-            failures.push(self.decide(&mention.address, &sources, status, None, action));
+            failures.push(why::decide(
+                self.classifier,
+                &mention.address,
+                &sources,
+                status,
+                None,
+                action,
+            ));
         }
         if failures.is_empty() {
             let sources = [
@@ -270,7 +278,7 @@ impl Reading<'_> {
                     text: &whole,
                 },
             ];
-            let nobody = self.decide("", &sources, status, None, action);
+            let nobody = why::decide(self.classifier, "", &sources, status, None, action);
             let decided = Decided {
                 source: GUESSED,
                 ..nobody.decided
@@ -317,7 +325,7 @@ impl Reading<'_> {
                 .unwrap_or_default(),
         );
         let senders: Vec<&str> = senders.iter().map(|s| &**s).collect();
-        let found = notice::mentions(self.notice, &senders, &self.reader.signals);
+        let found = notice::mentions(self.notice, &senders, self.signals);
         if !found.is_empty() {
             return (found, false);
         }

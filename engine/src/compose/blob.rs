@@ -58,7 +58,7 @@ impl Blob {
 /// `NN` and a hash, one @, letters and digits only: au restricts what it takes in a Content-ID, and
 /// phones write theirs `NN@..`.
 pub(super) fn content_id(content: &[u8], number: usize) -> String {
-    format!("{number:02}{:016x}@cid", super::message::fnv1a(&[content]))
+    format!("{number:02}{:016x}@cid", super::hash::fnv1a(&[content]))
 }
 
 fn image_head(profile: &Profile, name: &str, media_type: &str, id: &str, number: usize) -> Vec<u8> {

@@ -9,6 +9,7 @@ use super::blob::Step;
 use super::charset::{self, Lost, Wire};
 use super::data::{Data, Merge};
 use super::fault::ComposeError;
+use super::hash::fnv1a;
 use super::html;
 use super::limits::{HEADER_BYTES_MAX, LINE_BYTES_MAX, PART_BYTES_MAX};
 use super::mailbox::{LocalStyle, Mailbox};
@@ -74,18 +75,6 @@ impl Slot {
     fn of(self, values: &str) -> &str {
         &values[self.from..self.to]
     }
-}
-
-/// FNV-1a: names and boundaries need spread, not secrecy.
-pub(super) fn fnv1a(pieces: &[&[u8]]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for piece in pieces {
-        for &byte in *piece {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-        }
-        hash = (hash ^ 0xff).wrapping_mul(0x100_0000_01b3);
-    }
-    hash
 }
 
 const BASE32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";

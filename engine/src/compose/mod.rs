@@ -18,6 +18,7 @@ mod check;
 mod data;
 mod fault;
 mod filters;
+mod hash;
 mod load;
 mod manifest;
 mod message;

@@ -1,6 +1,6 @@
 //! `[key]`: where the passphrase comes from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::reader::{Reader, TextDefault};
 use super::{M, S};
@@ -33,14 +33,16 @@ pub struct Key {
     pub command_timeout_ms: u64,
 }
 
+/// The words that `source` takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum From {
+    Prompt,
+    File,
+    Credential,
+    Command,
+}
+
 pub(super) fn read(r: &mut Reader<'_, '_>) -> Option<Key> {
-    #[derive(Clone, Copy, Debug, PartialEq)]
-    enum From {
-        Prompt,
-        File,
-        Credential,
-        Command,
-    }
     let base = r.base();
     let from = r.at_start("source", |r, key| {
         let words = [
@@ -56,21 +58,7 @@ pub(super) fn read(r: &mut Reader<'_, '_>) -> Option<Key> {
             key,
             "path, `-` or `fd:N`",
             TextDefault::Absent("none; required for source `file`"),
-            |text| {
-                if text == "-" {
-                    return Ok(KeySource::Stdin);
-                }
-                if let Some(number) = text.strip_prefix("fd:") {
-                    let number = number
-                        .parse()
-                        .map_err(|_| "write the descriptor as e.g. `fd:3`")?;
-                    return Ok(KeySource::Fd(number));
-                }
-                if text.is_empty() || text.contains('\0') {
-                    return Err("the path is empty or has a NUL in it".into());
-                }
-                Ok(KeySource::File(base.join(text)))
-            },
+            |text| path_source(&base, text),
         )
     });
     let name = r.at_start("name", |r, key| {
@@ -78,12 +66,7 @@ pub(super) fn read(r: &mut Reader<'_, '_>) -> Option<Key> {
             key,
             "credential name",
             TextDefault::Text("hikyaku-key"),
-            |text| {
-                if text.is_empty() || text.contains(['/', '\0']) || text.starts_with('.') {
-                    return Err(format!("`{text}` is not the name of a credential"));
-                }
-                Ok(text.to_owned())
-            },
+            credential_name,
         )
     });
     let command = r.at_start("command", |r, key| {
@@ -97,20 +80,7 @@ pub(super) fn read(r: &mut Reader<'_, '_>) -> Option<Key> {
     let secret = r.at_start("secret", |r, key| {
         r.path(key, TextDefault::Text("installation.secret"))
     });
-    for (key, wanted, word) in [
-        ("path", From::File, "file"),
-        ("name", From::Credential, "credential"),
-        ("command", From::Command, "command"),
-    ] {
-        if r.has(key) && from != wanted {
-            let hint = format!("set `source = \"{word}\"` or remove `{key}`");
-            r.fault(
-                key,
-                format!("`{key}` has no meaning for this source"),
-                Some(hint),
-            );
-        }
-    }
+    refuse_misplaced(r, from);
     let source = match from {
         From::Prompt => KeySource::Prompt,
         From::File => {
@@ -140,4 +110,45 @@ pub(super) fn read(r: &mut Reader<'_, '_>) -> Option<Key> {
         secret: secret?,
         command_timeout_ms,
     })
+}
+
+fn path_source(base: &Path, text: &str) -> Result<KeySource, String> {
+    if text == "-" {
+        return Ok(KeySource::Stdin);
+    }
+    if let Some(number) = text.strip_prefix("fd:") {
+        let number = number
+            .parse()
+            .map_err(|_| "write the descriptor as e.g. `fd:3`")?;
+        return Ok(KeySource::Fd(number));
+    }
+    if text.is_empty() || text.contains('\0') {
+        return Err("the path is empty or has a NUL in it".into());
+    }
+    Ok(KeySource::File(base.join(text)))
+}
+
+fn credential_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(['/', '\0']) || text.starts_with('.') {
+        return Err(format!("`{text}` is not the name of a credential"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Keys that the chosen source does not read.
+fn refuse_misplaced(r: &mut Reader<'_, '_>, from: From) {
+    for (key, wanted, word) in [
+        ("path", From::File, "file"),
+        ("name", From::Credential, "credential"),
+        ("command", From::Command, "command"),
+    ] {
+        if r.has(key) && from != wanted {
+            let hint = format!("set `source = \"{word}\"` or remove `{key}`");
+            r.fault(
+                key,
+                format!("`{key}` has no meaning for this source"),
+                Some(hint),
+            );
+        }
+    }
 }

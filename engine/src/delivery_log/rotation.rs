@@ -69,7 +69,7 @@ impl LogRotation {
 pub struct SealedLog {
     /// Whose.
     pub shard: ShardId,
-    /// Which.
+    /// The segment.
     pub segment: SegmentId,
     /// When its last batch was written.
     pub last: UnixMs,

@@ -92,7 +92,7 @@ pub struct SegmentName {
     pub stream: Stream,
     /// Whose it is.
     pub shard: ShardId,
-    /// Which one.
+    /// The segment.
     pub segment: SegmentId,
 }
 

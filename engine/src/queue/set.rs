@@ -77,7 +77,7 @@ impl Usage {
 /// What one segment holds, for operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentUsage {
-    /// Which.
+    /// The segment.
     pub segment: SegmentId,
     /// Of the file.
     pub file_bytes: u64,

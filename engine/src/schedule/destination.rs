@@ -2,26 +2,13 @@
 
 use std::rc::Rc;
 
+pub use super::index::DestinationId;
 use super::index::List;
 use crate::address::Domain;
 use crate::clock::Mono;
 use crate::counters::DomainRow;
 use crate::dns::{DnsFailure, DnsTrouble, Targets};
 use crate::pool::SiteId;
-
-/// Names a destination of a shard, for as long as it has mail or a lookup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DestinationId(u32);
-
-impl DestinationId {
-    pub(super) const fn new(slot: u32) -> Self {
-        Self(slot)
-    }
-
-    pub(super) const fn slot(self) -> usize {
-        self.0 as usize
-    }
-}
 
 /// How far a destination is with finding its receiving site.
 #[derive(Clone, Debug)]

@@ -6,7 +6,6 @@
 
 use hashbrown::HashTable;
 
-use super::destination::DestinationId;
 use crate::ids::{Offset, QueueId, SegmentId};
 use crate::queue::segment::Placement;
 
@@ -31,6 +30,20 @@ impl EntryId {
 
     const fn slot(self) -> usize {
         self.0.get() as usize - 1
+    }
+}
+
+/// Names a destination of a shard, for as long as it has mail or a lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DestinationId(u32);
+
+impl DestinationId {
+    pub(super) const fn new(slot: u32) -> Self {
+        Self(slot)
+    }
+
+    pub(super) const fn slot(self) -> usize {
+        self.0 as usize
     }
 }
 

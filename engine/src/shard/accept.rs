@@ -60,7 +60,7 @@ pub enum PartMessage {
     },
     /// The answer.
     Stored {
-        /// As in `Store`.
+        /// The sender's number for it.
         key: u64,
         /// Whether it is durable.
         result: Stored,

@@ -58,14 +58,14 @@ pub enum Event {
     },
     /// A connection is through EHLO.
     Connected {
-        /// Which.
+        /// The connection.
         conn: ConnId,
         /// What it told.
         peer: Rc<PeerInfo>,
     },
     /// A connection would take a transaction.
     CanStart {
-        /// Which.
+        /// The connection.
         conn: ConnId,
     },
     /// A transaction is through, one result a recipient.
@@ -86,7 +86,7 @@ pub enum Event {
     },
     /// A connection is gone; every transaction it had was reported before.
     Closed {
-        /// Which.
+        /// The connection.
         conn: ConnId,
         /// Where it stood.
         phase: Phase,
@@ -95,7 +95,7 @@ pub enum Event {
     },
     /// A segment's file was disposed of, or could not be.
     Retired {
-        /// Which.
+        /// The segment.
         segment: SegmentId,
         /// As asked.
         disposal: Disposal,
@@ -202,7 +202,7 @@ pub enum Action {
     },
     /// The queue segment's file is not needed any more; durable before [`Event::Retired`].
     Retire {
-        /// Which.
+        /// The segment.
         segment: SegmentId,
         /// Whether to keep it, and as what.
         disposal: Disposal,
@@ -211,7 +211,7 @@ pub enum Action {
     Delete {
         /// Delivery log or counters.
         stream: Stream,
-        /// Which.
+        /// The segment.
         segment: SegmentId,
     },
     /// Delete one of the queue's free files; answered with [`Event::FreeDeleted`].
@@ -219,14 +219,14 @@ pub enum Action {
     /// Make a folder named [`handover_folder_name`](crate::queue::segment::handover_folder_name) beside
     /// the queue's, durably, if it is not there; answered with [`Event::HandoverNoted`].
     NoteHandover {
-        /// Which.
+        /// The handover.
         handover: HandoverId,
     },
     /// Read the queue segment through and give its records back by
     /// [`ShardCore::compact`](super::ShardCore::compact), then call
     /// [`ShardCore::compact_read`](super::ShardCore::compact_read).
     Compact {
-        /// Which.
+        /// The segment.
         segment: SegmentId,
     },
     /// Ask the resolver; answered with [`Event::Answered`].
@@ -252,7 +252,7 @@ pub enum Action {
     },
     /// Send QUIT and close; answered with [`Event::Closed`].
     Quit {
-        /// Which.
+        /// The connection.
         conn: ConnId,
     },
     /// Tell another shard.

@@ -39,7 +39,7 @@ const NOTE_REST_TICKS: u32 = 20;
 pub enum HandoverMessage {
     /// It is noted: what was stored under it may be sent.
     Noted {
-        /// Which.
+        /// The handover.
         handover: HandoverId,
     },
 }

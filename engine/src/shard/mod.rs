@@ -151,7 +151,7 @@ pub struct Settings {
     pub log_rotate_ms: u64,
     /// Rows of counters by domain, and by group.
     pub counter_domains_max: u32,
-    /// See above.
+    /// Most groups that have a row of their own.
     pub counter_groups_max: u32,
     /// How often counts are made durable, milliseconds.
     pub counter_save_ms: u64,

@@ -28,7 +28,7 @@ const KEPT_MS: u64 = 60 * 60 * 1000;
 pub struct UnreadSegment {
     /// In whose folder: this shard's, or that of one which is no more.
     pub folder: ShardId,
-    /// Which.
+    /// The segment.
     pub segment: SegmentId,
     /// What the disk said last.
     pub cause: Box<str>,

@@ -13,7 +13,7 @@ use crate::schedule::index::{EntryId, State};
 /// A shard at a glance.
 #[derive(Clone, Debug)]
 pub struct ShardStatus {
-    /// Which.
+    /// Its number.
     pub shard: ShardId,
     /// Whether earlier mail is still being read from disk.
     pub replaying: bool,

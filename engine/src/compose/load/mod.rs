@@ -21,12 +21,12 @@ use toml::Spanned;
 
 use crate::compose::data::BUILT_IN;
 use crate::compose::fault::Fault;
+use crate::compose::hash::fnv1a;
 use crate::compose::limits::{
     RECURSION_DEPTH_MAX, RENDER_FUEL_MAX, SOURCE_BYTES_MAX, TEMPLATE_BYTES_MAX, TEMPLATE_FILES_MAX,
 };
 use crate::compose::mailbox::Mailbox;
 use crate::compose::manifest::{MANIFEST, Manifest, Missing, Unencodable};
-use crate::compose::message::fnv1a;
 use crate::compose::scan::{Origin, Uses};
 use crate::compose::template::{Files, Html, Template, computer_profile};
 use crate::compose::{filters, manifest, scan};
@@ -188,15 +188,7 @@ impl<'f> Loader<'f> {
         let (carriers, domains) = self.carriers(&manifest.carrier);
         let lines = self.lines(&manifest);
         let offset = self.offset(manifest.time_zone.as_ref());
-        let message_id_domain = manifest.message_id_domain.as_ref().and_then(|domain| {
-            match Mailbox::parse(&format!("x@{}", domain.get_ref())) {
-                Ok(mailbox) => Some(mailbox.domain().to_owned()),
-                Err(error) => {
-                    self.fault_at(domain.span().start, error.to_string());
-                    None
-                }
-            }
-        });
+        let message_id_domain = self.message_id_domain(&manifest);
         let text_steps = steps_of(false, false, has_attachments);
         Some(Template {
             version: self.version(),
@@ -225,6 +217,17 @@ impl<'f> Loader<'f> {
             domains,
             fields: Vec::new(),
         })
+    }
+
+    fn message_id_domain(&mut self, manifest: &Manifest) -> Option<String> {
+        let domain = manifest.message_id_domain.as_ref()?;
+        match Mailbox::parse(&format!("x@{}", domain.get_ref())) {
+            Ok(mailbox) => Some(mailbox.domain().to_owned()),
+            Err(error) => {
+                self.fault_at(domain.span().start, error.to_string());
+                None
+            }
+        }
     }
 
     fn version(&self) -> u64 {

@@ -50,7 +50,7 @@ const _: () = assert!(
         + TAGS_BYTES_MAX
         + MESSAGE_OPTIONS_BYTES_MAX
         + MESSAGE_ID_BYTES_MAX
-        + super::note::STATES_MAX * 12
+        + RECIPIENTS_MAX * 12 // states of a moved message
         + 256
         <= super::BODY_BYTES_MAX
 );

@@ -217,7 +217,7 @@ impl BatchFrame {
 pub enum EncodeError {
     /// A field is over its bound.
     TooLong {
-        /// Which.
+        /// The field that was over its bound.
         field: &'static str,
         /// Its bytes, or its count.
         found: usize,
