@@ -5,10 +5,11 @@
 //! ([`crate::queue::cipher`]). Where the passphrase comes from and how its pages are locked is the
 //! daemon's part.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::Arc;
 
 use argon2::{Algorithm, Argon2, Params, Version};
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -320,7 +321,7 @@ impl Verifier {
     pub fn encode(&self) -> String {
         let mut text = self.authenticated_text();
         text.push_str("mac=");
-        push_hex(&mut text, &self.mac);
+        HEXLOWER.encode_append(&self.mac, &mut text);
         text.push('\n');
         text
     }
@@ -387,9 +388,9 @@ impl Verifier {
             "{VERIFIER_TITLE}{VERIFIER_VERSION}\nargon2id memory_kib={memory_kib} \
              passes={passes} lanes={lanes}\nsalt="
         );
-        push_hex(&mut text, &salt);
+        HEXLOWER.encode_append(&salt, &mut text);
         text.push_str("\nkey_id=");
-        push_hex(&mut text, &self.key_id.0);
+        HEXLOWER.encode_append(&self.key_id.0, &mut text);
         text.push('\n');
         text
     }
@@ -413,20 +414,8 @@ fn cost_line(line: &str) -> Option<(u32, u32, u32)> {
 
 fn hex_line<const N: usize>(line: &str, name: &str) -> Option<[u8; N]> {
     let hex = line.strip_prefix(name)?;
-    if hex.len() != 2 * N || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut out = [0; N];
-    for (byte, pair) in out.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(out)
-}
-
-fn push_hex(text: &mut String, bytes: &[u8]) {
-    for byte in bytes {
-        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
-    }
+    let bytes = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok()?;
+    bytes.try_into().ok()
 }
 
 /// The key new segments are written under, and older ones whose segments are still draining.

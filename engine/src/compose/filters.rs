@@ -1,8 +1,8 @@
 //! Filters that Japanese mail wants and minijinja lacks: widths, eras, thousands, dates, emoji.
 
+use jiff::civil::{Date, Time, Weekday};
 use minijinja::value::{Kwargs, Value};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior};
-use time::{Date, Month, Time, Weekday};
 
 use super::{emoji, substitute};
 
@@ -207,7 +207,7 @@ fn date(value: &Value, format: &str) -> Result<String, Error> {
         let number = match code {
             Some('Y') => i64::from(day.year()),
             Some('y') => i64::from(day.year() % 100),
-            Some('m') => i64::from(u8::from(day.month())),
+            Some('m') => i64::from(day.month()),
             Some('d') => i64::from(day.day()),
             Some('H') => i64::from(clock.hour()),
             Some('M') => i64::from(clock.minute()),
@@ -244,7 +244,7 @@ fn date_word(day: Date, code: Option<char>) -> Result<String, Error> {
     })
 }
 
-const fn weekday(day: Date) -> &'static str {
+fn weekday(day: Date) -> &'static str {
     match day.weekday() {
         Weekday::Monday => "月",
         Weekday::Tuesday => "火",
@@ -257,19 +257,17 @@ const fn weekday(day: Date) -> &'static str {
 }
 
 /// First days of the eras in the Gregorian calendar, which Japan has used since 1873.
-const ERAS: &[(i32, Month, u8, &str, &str)] = &[
-    (2019, Month::May, 1, "令和", "R"),
-    (1989, Month::January, 8, "平成", "H"),
-    (1926, Month::December, 25, "昭和", "S"),
-    (1912, Month::July, 30, "大正", "T"),
-    (1873, Month::January, 1, "明治", "M"),
+const ERAS: &[(i16, i8, i8, &str, &str)] = &[
+    (2019, 5, 1, "令和", "R"),
+    (1989, 1, 8, "平成", "H"),
+    (1926, 12, 25, "昭和", "S"),
+    (1912, 7, 30, "大正", "T"),
+    (1873, 1, 1, "明治", "M"),
 ];
 
-fn era(day: Date) -> Result<(&'static str, &'static str, i32), Error> {
-    let at = (day.year(), u8::from(day.month()), day.day());
-    let era = ERAS
-        .iter()
-        .find(|(y, m, d, ..)| at >= (*y, u8::from(*m), *d));
+fn era(day: Date) -> Result<(&'static str, &'static str, i16), Error> {
+    let at = (day.year(), day.month(), day.day());
+    let era = ERAS.iter().find(|(y, m, d, ..)| at >= (*y, *m, *d));
     let &(year, _, _, name, letter) = era.ok_or_else(|| {
         invalid(format!(
             "{day} lies before 1873, where 和暦 had another calendar"
@@ -308,11 +306,10 @@ fn parse_date(text: &str) -> Option<(Date, Time)> {
     if count < 3 || count == 4 || !tail_fits {
         return None;
     }
-    let month = Month::try_from(u8::try_from(numbers[1]).ok()?).ok()?;
-    let day = u8::try_from(numbers[2]).ok()?;
-    let date = Date::from_calendar_date(i32::try_from(numbers[0]).ok()?, month, day).ok()?;
-    let [.., hour, minute, second] = numbers.map(|n| u8::try_from(n).unwrap_or(u8::MAX));
-    Some((date, Time::from_hms(hour, minute, second).ok()?))
+    let [year, ..] = numbers.map(|n| i16::try_from(n).unwrap_or(i16::MAX));
+    let [_, month, day, hour, minute, second] = numbers.map(|n| i8::try_from(n).unwrap_or(i8::MAX));
+    let date = Date::new(year, month, day).ok()?;
+    Some((date, Time::new(hour, minute, second, 0).ok()?))
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! One message out of a template, data and a recipient: a pure function, the same bytes each time.
 
+use std::io::Write as _;
 use std::sync::Arc;
 
+use jiff::tz::{Offset, TimeZone};
+use jiff::{Timestamp, Zoned};
 use minijinja::value::Value;
-use time::OffsetDateTime;
 
 use super::blob::Step;
 use super::charset::{self, Lost, Wire};
@@ -172,7 +174,7 @@ impl Template {
                 Value::from(job.recipient.local_part()),
                 Value::from(job.recipient.domain()),
                 Value::from(carrier.map_or("", Carrier::name)),
-                Value::from(iso_date(local_time(job.now, self.offset))),
+                Value::from(iso_date(&local_time(job.now, self.offset))),
             ]
         } else {
             Vec::new()
@@ -440,7 +442,7 @@ impl Making<'_> {
     ) -> Result<Lost, ComposeError> {
         let template = self.template;
         let wire = profile.wire;
-        write_date(local_time(self.job.now, template.offset), out);
+        write_date(&local_time(self.job.now, template.offset), out);
         let (display, mailbox) = &self.from;
         let display = display.of(values);
         let mut lost = words::address("From", display, mailbox, LocalStyle::Quoted, wire, out);
@@ -594,59 +596,23 @@ fn write_text(
     (body.len(), lost)
 }
 
-pub(super) fn local_time(now: UnixMs, offset: time::UtcOffset) -> OffsetDateTime {
-    let seconds = i64::try_from(now.0 / 1000).unwrap_or(i64::MAX);
-    let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    time.checked_to_offset(offset)
-        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+/// The sender's time; the moments of a [`UnixMs`] that have no date are shown as the first one.
+fn local_time(now: UnixMs, offset: Offset) -> Zoned {
+    let ms = i64::try_from(now.0).unwrap_or(0);
+    let time = Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH);
+    time.to_zoned(TimeZone::fixed(offset))
 }
 
-fn iso_date(t: OffsetDateTime) -> String {
-    let (hours, minutes, _) = t.offset().as_hms();
-    let sign = if t.offset().is_negative() { '-' } else { '+' };
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}{sign}{:02}:{:02}",
-        t.year(),
-        u8::from(t.month()),
-        t.day(),
-        t.hour(),
-        t.minute(),
-        t.second(),
-        hours.unsigned_abs(),
-        minutes.unsigned_abs()
-    )
+fn iso_date(time: &Zoned) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
 }
 
 /// `Date:` as RFC 5322 §3.3 has it.
-fn write_date(t: OffsetDateTime, out: &mut Vec<u8>) {
-    const DAYS: &[u8; 21] = b"MonTueWedThuFriSatSun";
-    const MONTHS: &[u8; 36] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
-    let two = |n: u8, out: &mut Vec<u8>| out.extend_from_slice(&[b'0' + n / 10, b'0' + n % 10]);
-    let day = usize::from(t.weekday().number_days_from_monday()) * 3;
-    let month = usize::from(u8::from(t.month()) - 1) * 3;
-    let year = u32::try_from(t.year()).unwrap_or(0).min(9999);
-    out.extend_from_slice(b"Date: ");
-    out.extend_from_slice(&DAYS[day..day + 3]);
-    out.extend_from_slice(b", ");
-    two(t.day(), out);
-    out.push(b' ');
-    out.extend_from_slice(&MONTHS[month..month + 3]);
-    out.push(b' ');
-    two((year / 100) as u8, out);
-    two((year % 100) as u8, out);
-    out.push(b' ');
-    two(t.hour(), out);
-    out.push(b':');
-    two(t.minute(), out);
-    out.push(b':');
-    two(t.second(), out);
-    let (hours, minutes, _) = t.offset().as_hms();
-    out.extend_from_slice(if t.offset().is_negative() {
-        b" -"
-    } else {
-        b" +"
-    });
-    two(hours.unsigned_abs(), out);
-    two(minutes.unsigned_abs(), out);
-    out.extend_from_slice(b"\r\n");
+fn write_date(time: &Zoned, out: &mut Vec<u8>) {
+    // Writing to memory cannot fail.
+    let _ = write!(
+        out,
+        "Date: {}\r\n",
+        time.strftime("%a, %d %b %Y %H:%M:%S %z")
+    );
 }

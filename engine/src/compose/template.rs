@@ -92,7 +92,7 @@ pub struct Template {
     pub(super) missing: Missing,
     pub(super) unencodable: Unencodable,
     pub(super) computer: &'static Profile,
-    pub(super) offset: time::UtcOffset,
+    pub(super) offset: jiff::tz::Offset,
     pub(super) uses_built_in: bool,
     pub(super) from: Party,
     pub(super) parties: Vec<Party>,

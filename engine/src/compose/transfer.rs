@@ -3,6 +3,8 @@
 //! Never 8bit and never binary: a relay without 8BITMIME would have to change the message and so
 //! break its signature.
 
+use data_encoding::BASE64;
+
 use super::limits::LINE_BYTES_MAX;
 
 /// How a body travels.
@@ -150,35 +152,11 @@ fn quoted_printable(body: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
 /// Appends `bytes` in base64 without line breaks (RFC 4648 §4).
 pub fn base64(bytes: &[u8], out: &mut Vec<u8>) {
-    let mut chunks = bytes.chunks_exact(3);
-    for chunk in &mut chunks {
-        let all = u32::from(chunk[0]) << 16 | u32::from(chunk[1]) << 8 | u32::from(chunk[2]);
-        out.extend_from_slice(&[
-            ALPHABET[(all >> 18) as usize],
-            ALPHABET[(all >> 12 & 63) as usize],
-            ALPHABET[(all >> 6 & 63) as usize],
-            ALPHABET[(all & 63) as usize],
-        ]);
-    }
-    match *chunks.remainder() {
-        [a] => out.extend_from_slice(&[
-            ALPHABET[(a >> 2) as usize],
-            ALPHABET[((a & 3) << 4) as usize],
-            b'=',
-            b'=',
-        ]),
-        [a, b] => out.extend_from_slice(&[
-            ALPHABET[(a >> 2) as usize],
-            ALPHABET[((a & 3) << 4 | b >> 4) as usize],
-            ALPHABET[((b & 15) << 2) as usize],
-            b'=',
-        ]),
-        _ => {}
-    }
+    let start = out.len();
+    out.resize(start + BASE64.encode_len(bytes.len()), 0);
+    BASE64.encode_mut(bytes, &mut out[start..]);
 }
 
 fn base64_lines(body: &[u8], out: &mut Vec<u8>) {

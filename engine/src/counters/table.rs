@@ -187,19 +187,8 @@ impl CounterTable {
         out
     }
 
-    /// The first row since ever as OpenMetrics: gauges for levels, counters for the others.
-    pub fn openmetrics(&self, out: &mut String) {
-        let Some(values) = self.rows.values().next().and_then(|buckets| buckets.last()) else {
-            return;
-        };
-        for (counter, value) in Counter::ALL.iter().zip(values) {
-            let (kind, suffix) = if counter.is_level() {
-                ("gauge", "")
-            } else {
-                ("counter", "_total")
-            };
-            let _ = writeln!(out, "# TYPE hikyaku_{counter} {kind}");
-            let _ = writeln!(out, "hikyaku_{counter}{suffix} {value}");
-        }
+    /// The newest values of the first row: of all mail, where the rows are [`By::Total`].
+    pub fn newest(&self) -> Option<&Values> {
+        self.rows.values().next()?.last()
     }
 }

@@ -1,6 +1,6 @@
 //! Dates as RFC 5322 §3.3 writes them, always in UTC.
 
-use crate::clock::UnixMs;
+use crate::clock::{UnixMs, civil_from_days};
 
 /// Length of a written date, octets: `Tue, 24 Nov 2026 06:49:29 +0000`.
 pub const DATE_BYTES: usize = 31;
@@ -32,26 +32,6 @@ pub fn rfc5322_date(unix: UnixMs) -> [u8; DATE_BYTES] {
 fn two_digits(out: &mut [u8], value: u64) {
     out[0] = b'0' + (value / 10 % 10) as u8;
     out[1] = b'0' + (value % 10) as u8;
-}
-
-/// Proleptic Gregorian (year, month, day) of a day count since 1970-01-01, by counting from
-/// 0000-03-01 in eras of 400 years, so that the leap day is the last of its year.
-const fn civil_from_days(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = era * 400 + year_of_era + if month <= 2 { 1 } else { 0 };
-    (year, month, day)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! and cannot be converted. Signatures over a converted part become void, which is why senders of
 //! signed mail are told to use 7-bit content (RFC 6376 §5.3, RFC 1847 §2.1).
 
+use data_encoding::BASE64;
 use std::fmt;
 
 use memchr::memchr;
@@ -517,18 +518,13 @@ fn push_hex(byte: u8, out: &mut Vec<u8>) {
 
 /// RFC 2045 §6.8, without a CRLF behind the last line.
 fn base64(body: &[u8], out: &mut Vec<u8>) {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     for (n, line) in body.chunks(ENCODED_LINE_BYTES_MAX / 4 * 3).enumerate() {
         if n > 0 {
             out.extend_from_slice(b"\r\n");
         }
-        for group in line.chunks(3) {
-            let [a, b, c] = [0, 1, 2].map(|i| group.get(i).copied().unwrap_or(0));
-            let bits = u32::from(a) << 16 | u32::from(b) << 8 | u32::from(c);
-            let mut quad = [18, 12, 6, 0].map(|shift| ALPHABET[(bits >> shift & 63) as usize]);
-            quad[group.len() + 1..].fill(b'=');
-            out.extend_from_slice(&quad);
-        }
+        let start = out.len();
+        out.resize(start + BASE64.encode_len(line.len()), 0);
+        BASE64.encode_mut(line, &mut out[start..]);
     }
 }
 

@@ -18,6 +18,7 @@ mod change;
 mod front;
 mod head;
 mod log;
+mod metrics;
 mod page;
 mod paths;
 mod request;

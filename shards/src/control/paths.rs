@@ -11,7 +11,7 @@ use super::answer::{Body, response};
 use super::caller::{Caller, Scope, not_led_by_others};
 use super::log::{self, Place, Places};
 use super::request::{Format, Target};
-use super::{Daemon, Refusal, change, page, view};
+use super::{Daemon, Refusal, change, metrics, page, view};
 
 /// A path and what it does.
 pub(super) struct Path {
@@ -76,7 +76,7 @@ pub(super) const PATHS: [Path; 14] = [
         Ok(Body::new("text/html; charset=utf-8", page::PAGE.to_owned()))
     }),
     tells("/healthz", &[], view::health),
-    tells("/metrics", &[], view::metrics),
+    tells("/metrics", &[], metrics::metrics),
     tells("/api/v1/status", &[], view::status),
     tells("/api/v1/shards", &[], view::shards),
     tells("/api/v1/counters", &["by", "window"], view::counters),

@@ -27,7 +27,7 @@ fn time(at: UnixMs) -> Cell {
     Cell::Text(utc::text(at).map(char::from).iter().collect())
 }
 
-fn statuses(daemon: &dyn Daemon) -> Result<Vec<ShardStatus>, Refusal> {
+pub(super) fn statuses(daemon: &dyn Daemon) -> Result<Vec<ShardStatus>, Refusal> {
     let answers = ask_all(daemon, &Query::Status)?;
     let status = |answer| match answer {
         (_, Answer::Status(status)) => Some(*status),
@@ -36,7 +36,7 @@ fn statuses(daemon: &dyn Daemon) -> Result<Vec<ShardStatus>, Refusal> {
     Ok(answers.into_iter().filter_map(status).collect())
 }
 
-fn disk_free_bytes(daemon: &dyn Daemon) -> u64 {
+pub(super) fn disk_free_bytes(daemon: &dyn Daemon) -> u64 {
     rustix::fs::statvfs(daemon.data_dir()).map_or(0, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
 }
 
@@ -162,7 +162,11 @@ pub(super) fn shards(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
     Ok(table.write(asked.target.format))
 }
 
-fn counter_table(daemon: &dyn Daemon, by: By, window: Window) -> Result<CounterTable, Refusal> {
+pub(super) fn counter_table(
+    daemon: &dyn Daemon,
+    by: By,
+    window: Window,
+) -> Result<CounterTable, Refusal> {
     let mut merged: Option<CounterTable> = None;
     for (_, answer) in ask_all(daemon, &Query::Counters(by, window))? {
         let Answer::Counters(table) = answer else {
@@ -342,49 +346,4 @@ pub(super) fn health(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
         )),
         None => Ok(Body::new(plain, "ok\n".to_owned())),
     }
-}
-
-pub(super) fn metrics(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
-    let daemon = asked.daemon;
-    use std::fmt::Write as _;
-    let mut out = String::new();
-    let running = daemon.state() != State::Locked;
-    let _ = writeln!(
-        out,
-        "# TYPE hikyaku_unlocked gauge\nhikyaku_unlocked {}",
-        u8::from(running)
-    );
-    if running {
-        counter_table(daemon, By::Total, Window::All)?.openmetrics(&mut out);
-        let shards = statuses(daemon)?;
-        type Gauge = (&'static str, fn(&ShardStatus) -> u64);
-        let gauges: [Gauge; 6] = [
-            ("hikyaku_shard_queued", |shard| shard.queued),
-            ("hikyaku_shard_queued_messages", |shard| {
-                shard.queued_messages
-            }),
-            ("hikyaku_shard_connections", |shard| shard.connections),
-            ("hikyaku_shard_memory_bytes", |shard| shard.memory_bytes),
-            ("hikyaku_shard_segments", |shard| shard.segments),
-            ("hikyaku_shard_refusing", |shard| {
-                u64::from(!shard.overload.is_empty())
-            }),
-        ];
-        for (name, value) in gauges {
-            let _ = writeln!(out, "# TYPE {name} gauge");
-            for shard in &shards {
-                let _ = writeln!(
-                    out,
-                    "{name}{{shard=\"{}\"}} {}",
-                    shard.shard.0,
-                    value(shard)
-                );
-            }
-        }
-        let _ = writeln!(out, "# TYPE hikyaku_disk_free_bytes gauge");
-        let _ = writeln!(out, "hikyaku_disk_free_bytes {}", disk_free_bytes(daemon));
-    }
-    out.push_str("# EOF\n");
-    let openmetrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(Body::new(openmetrics, out))
 }

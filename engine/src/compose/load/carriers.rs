@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use jiff::fmt::strtime::BrokenDownTime;
+use jiff::tz::Offset;
 use toml::Spanned;
 
 use super::sources::mask_language;
@@ -123,20 +125,11 @@ impl Loader<'_> {
         name.strip_prefix("html.") == Some(carrier.name())
     }
 
-    pub(super) fn offset(&mut self, zone: Option<&Spanned<String>>) -> time::UtcOffset {
-        let japan = time::UtcOffset::from_hms(9, 0, 0).unwrap_or(time::UtcOffset::UTC);
+    pub(super) fn offset(&mut self, zone: Option<&Spanned<String>>) -> Offset {
+        let japan = jiff::tz::offset(9);
         let Some(zone) = zone else { return japan };
-        let parsed = zone.get_ref().strip_prefix(['+', '-']).and_then(|digits| {
-            let (hours, minutes) = digits.split_once(':')?;
-            let sign = if zone.get_ref().starts_with('-') {
-                -1
-            } else {
-                1
-            };
-            let (hours, minutes): (i8, i8) = (hours.parse().ok()?, minutes.parse().ok()?);
-            time::UtcOffset::from_hms(sign * hours, sign * minutes, 0).ok()
-        });
-        parsed.unwrap_or_else(|| {
+        let read = BrokenDownTime::parse("%:z", zone.get_ref());
+        read.ok().and_then(|read| read.offset()).unwrap_or_else(|| {
             self.fault_at(zone.span().start, "expected an offset such as +09:00");
             japan
         })
