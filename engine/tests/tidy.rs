@@ -53,6 +53,7 @@ const FILES_IN_CIRCLES: &[&str] = &[
     "shard::accept",
     "shard::content",
     "shard::deliver",
+    "shard::notice",
     "shard::records",
     "shard::settle",
 ];
