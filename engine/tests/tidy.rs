@@ -16,9 +16,6 @@ const FILE_LINES_MAX: usize = 800;
 
 /// Longer functions, by file and name.
 const LONG_FUNCTIONS: &[(&str, &str)] = &[
-    ("bench-harness/src/run/crash.rs", "run"),
-    ("bench-harness/src/run/demo.rs", "run"),
-    ("bench-harness/src/run/queue_million.rs", "run"),
     ("engine/src/shard/tests.rs", "carry_out"),
     ("engine/tests/bounce_corpus.rs", "score"),
     ("engine/tests/queue_power_cuts.rs", "open"),

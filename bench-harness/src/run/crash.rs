@@ -20,8 +20,8 @@ use crate::daemon::{Daemon, Programs, Settings};
 use crate::domains::{DomainMix, Spread, expand};
 use crate::failure::Failure;
 use crate::fleet::Fleet;
-use crate::fleet::tally::{Duplicate, Tally};
-use crate::inject::{Injector, Plan};
+use crate::fleet::tally::{Duplicate, Tally, Totals};
+use crate::inject::{Injected, Injector, Plan};
 use crate::random::Random;
 use crate::report;
 use crate::world::{Phase, World};
@@ -128,14 +128,28 @@ pub fn run(args: &CrashArgs) -> Result<(), Failure> {
     let lost = lost(&injected, &tally);
     let explained = Explained::new(&tally.duplicates(), &kills);
     let totals = tally.totals();
+    print_result(&kills, &injected, &totals, &lost, &explained);
+    drop(daemon);
+    fleet.stop();
+    let again = format!("repeat with SEED={seed} CYCLES={}", args.cycles);
+    judged(drained, &totals, &lost, &explained, &again)
+}
+
+fn print_result(
+    kills: &[Kill],
+    injected: &Injected,
+    totals: &Totals,
+    lost: &[u64],
+    explained: &Explained,
+) {
     println!(
         "\nkills      {} ({} while it started)",
         kills.len(),
-        early(&kills)
+        early(kills)
     );
     println!(
         "accepted   {} recipients; {} sent without an answer; {} refused for now",
-        report::thousands(accepted),
+        report::thousands(injected.accepted_count()),
         injected.unanswered_count(),
         injected
             .outcomes
@@ -156,9 +170,15 @@ pub fn run(args: &CrashArgs) -> Result<(), Failure> {
         explained.per_kill_max,
     );
     println!("acceptance {}", report::percentiles(&injected.latency_us));
-    drop(daemon);
-    fleet.stop();
-    let again = format!("repeat with SEED={seed} CYCLES={}", args.cycles);
+}
+
+fn judged(
+    drained: bool,
+    totals: &Totals,
+    lost: &[u64],
+    explained: &Explained,
+    again: &str,
+) -> Result<(), Failure> {
     if !drained || !lost.is_empty() {
         let some: Vec<_> = lost.iter().take(10).collect();
         return Err(Failure::Broken(format!(

@@ -64,20 +64,7 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
         "retry_schedule = [\"3s\", \"5s\", \"10s\", \"1m\"]\ngreeting_timeout = \"10s\"".to_owned();
     let daemon = Daemon::start(settings, &programs)?;
     print_machine(work.path());
-    println!(
-        "relay      {} (pid {})",
-        daemon.settings.listen,
-        daemon.pid()
-    );
-    println!(
-        "control    {}   (hikyaku --config {} status)",
-        daemon.settings.control_path().display(),
-        daemon.settings.config_path().display()
-    );
-    println!(
-        "page       curl --unix-socket {} http://localhost/\n",
-        daemon.settings.control_path().display()
-    );
+    print_where(&daemon);
     let mix = world.mix()?;
     let injector = Injector::start(Plan {
         rate_per_s: (args.rate > 0.0).then_some(args.rate),
@@ -85,33 +72,8 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
         headers: vec!["X-Hikyaku-Group: demo".to_owned()],
         ..Plan::new(daemon.settings.listen, mix.clone(), run_id)
     })?;
-    let mut screen = Screen::new();
-    let (started, cpu_before) = (Instant::now(), daemon.cpu_time());
-    let mut quiet_since = Instant::now();
-    let mut last = 0;
-    loop {
-        std::thread::sleep(Duration::from_millis(100));
-        let elapsed = started.elapsed().as_secs_f64();
-        if elapsed >= args.seconds {
-            injector.stop();
-        }
-        let received = tally.received();
-        if received != last || !injector.is_finished() {
-            (last, quiet_since) = (received, Instant::now());
-        }
-        screen.draw(&picture::live(
-            elapsed,
-            &injector.progress,
-            &tally,
-            &fleet,
-            &daemon,
-            &dns,
-        ));
-        let drained = injector.is_finished() && quiet_since.elapsed() >= QUIET;
-        if drained || elapsed >= args.seconds + args.drain {
-            break;
-        }
-    }
+    let cpu_before = daemon.cpu_time();
+    watch(args, &injector, &tally, &fleet, &daemon, &dns);
     let progress = Arc::clone(&injector.progress);
     let injected = injector.join();
     let cpu = daemon.cpu_time().saturating_sub(cpu_before);
@@ -160,6 +122,62 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     }
     println!("\nreceived = accepted for every healthy domain, checked by id");
     Ok(())
+}
+
+/// How to look at the relay while it runs.
+fn print_where(daemon: &Daemon) {
+    println!(
+        "relay      {} (pid {})",
+        daemon.settings.listen,
+        daemon.pid()
+    );
+    println!(
+        "control    {}   (hikyaku --config {} status)",
+        daemon.settings.control_path().display(),
+        daemon.settings.config_path().display()
+    );
+    println!(
+        "page       curl --unix-socket {} http://localhost/\n",
+        daemon.settings.control_path().display()
+    );
+}
+
+/// Draws until the injector is through and nothing comes any more, or the time is up.
+fn watch(
+    args: &DemoArgs,
+    injector: &Injector,
+    tally: &Tally,
+    fleet: &Fleet,
+    daemon: &Daemon,
+    dns: &Dns,
+) {
+    let mut screen = Screen::new();
+    let started = Instant::now();
+    let mut quiet_since = Instant::now();
+    let mut last = 0;
+    loop {
+        std::thread::sleep(Duration::from_millis(100));
+        let elapsed = started.elapsed().as_secs_f64();
+        if elapsed >= args.seconds {
+            injector.stop();
+        }
+        let received = tally.received();
+        if received != last || !injector.is_finished() {
+            (last, quiet_since) = (received, Instant::now());
+        }
+        screen.draw(&picture::live(
+            elapsed,
+            &injector.progress,
+            tally,
+            fleet,
+            daemon,
+            dns,
+        ));
+        let drained = injector.is_finished() && quiet_since.elapsed() >= QUIET;
+        if drained || elapsed >= args.seconds + args.drain {
+            break;
+        }
+    }
 }
 
 /// Redraws a block of lines in place on a terminal; elsewhere prints it every few seconds.
