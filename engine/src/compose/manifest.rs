@@ -1,6 +1,6 @@
 //! `template.toml`: what the author writes beside text and html.
 //!
-//! Only the form is read here, with every key's place kept; what it means is `load.rs`. An unknown
+//! Only the form is read here, with every key's place kept; what it means is `load/`. An unknown
 //! key is a fault that lists the known ones. The keys are described in docs/templates.md.
 
 use std::collections::BTreeMap;

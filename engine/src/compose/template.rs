@@ -1,5 +1,5 @@
 //! A template as it stands in memory: sources compiled, headers and files encoded, ready to be
-//! composed any number of times. How it comes to be: `load.rs`; what is made of it: `message.rs`.
+//! composed any number of times. How it comes to be: `load/`; what is made of it: `message.rs`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -149,14 +149,6 @@ impl SegmentSet {
         self.writing = Some(segment);
     }
 
-    /// The file of `segment` has `file_bytes` now.
-    pub fn resized(&mut self, segment: SegmentId, file_bytes: u64) {
-        if let Some(usage) = self.segments.get_mut(&segment) {
-            self.disk_bytes = self.disk_bytes - usage.file_bytes + file_bytes;
-            usage.file_bytes = file_bytes;
-        }
-    }
-
     /// The message (or blob) at `placement` is needed.
     pub fn live(&mut self, placement: Placement) {
         if let Some(usage) = self.segments.get_mut(&placement.segment) {
