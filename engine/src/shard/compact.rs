@@ -17,7 +17,7 @@ use crate::queue::segment::Placement;
 use crate::queue::set::{Disposal, Task};
 use crate::queue::survivors::runs_of;
 use crate::schedule::index::{EntryId, State};
-use crate::store::{Mark, Note};
+use crate::store::{Awaited, Mark};
 
 /// Blob kind that marks the end of a compaction's copies.
 const BLOB_COMPACTED: u16 = 2;
@@ -202,7 +202,7 @@ impl ShardCore {
         // The outcome of what is handed over names its place.
         let must_stay = is_in(&[State::Storing, State::Handed]);
         let is_held = is_in(&[State::Held]);
-        if live.is_empty() || must_stay || self.moves.moving.contains_key(&queue_id) {
+        if live.is_empty() || must_stay || self.moves.copies.contains_key(&queue_id) {
             return;
         }
         let states = self.states_of(message.recipients.len(), &live);
@@ -221,8 +221,8 @@ impl ShardCore {
                     self.mail.moved(id, to);
                 }
                 let from = placement;
-                self.moves.moving.insert(queue_id, Move { from, to });
-                self.store.queue.note_copy(queue_id, from, to);
+                self.moves.copies.insert(queue_id, Move { from, to });
+                self.store.queue.await_copy(queue_id, from, to);
             }
             Err(error) => {
                 self.store.queue.compaction_failed();
@@ -284,7 +284,7 @@ impl ShardCore {
             Err(why) => Some(why),
         };
         match fault {
-            None => self.store.queue.note_mark(Mark::Compacted(segment)),
+            None => self.store.queue.await_mark(Mark::Compacted(segment)),
             Some(why) => {
                 self.task_failed();
                 self.report(format!(
@@ -319,17 +319,17 @@ impl ShardCore {
     }
 
     pub(super) fn moved_durable(&mut self, queue_id: QueueId, from: Placement) {
-        self.moves.moving.remove(&queue_id);
+        self.moves.copies.remove(&queue_id);
         self.store.queue.set.dead(from);
     }
 
     /// Copies were not written: entries point at the originals again.
-    pub(super) fn copies_failed(&mut self, notes: &[Note<Ticket>]) {
-        for note in notes {
-            let Note::Copy { queue_id, from, to } = *note else {
+    pub(super) fn copies_failed(&mut self, awaited: &[Awaited<Ticket>]) {
+        for one in awaited {
+            let Awaited::Copy { queue_id, from, to } = *one else {
                 continue;
             };
-            self.moves.moving.remove(&queue_id);
+            self.moves.copies.remove(&queue_id);
             let moved: Vec<EntryId> = self
                 .mail
                 .siblings(queue_id)

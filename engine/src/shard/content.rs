@@ -11,7 +11,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-use super::settle::Synthetic;
+use super::settle::Unconnected;
 use super::{Action, DiskError, Message, READS_MAX, ReadId, ShardCore};
 use crate::clock::{Mono, Now};
 use crate::memory::{Ledger, Permit, SMALL_BYTES_MAX};
@@ -33,7 +33,7 @@ pub(super) enum Purpose {
     /// To send it over this connection.
     Send(ConnId),
     /// To settle all its open recipients without a connection.
-    Settle(Synthetic),
+    Settle(Unconnected),
     /// To give it to the shard that owns it now.
     Transfer,
 }
@@ -254,7 +254,7 @@ impl ShardCore {
     fn readable_placement(&self, id: EntryId) -> Placement {
         let entry = self.mail.get(id);
         // A copy that is not durable cannot be read back yet; its original can.
-        match self.moves.moving.get(&entry.queue_id) {
+        match self.moves.copies.get(&entry.queue_id) {
             Some(moving) if moving.to == entry.placement => moving.from,
             _ => entry.placement,
         }
@@ -287,8 +287,8 @@ impl ShardCore {
         });
         match (held, reading.purpose) {
             (Ok(held), Purpose::Send(conn)) => self.loaded(conn, entry, held, now),
-            (Ok(held), Purpose::Settle(synthetic)) => {
-                self.settle_synthetic(entry, &held.message, synthetic, now);
+            (Ok(held), Purpose::Settle(unconnected)) => {
+                self.settle_unconnected(entry, &held.message, unconnected, now);
             }
             (Ok(held), Purpose::Transfer) => self.transfer_message(entry, &held.message, now),
             (Err(Unread::Disk(error)), Purpose::Transfer) if !self.is_expired(entry, now) => {

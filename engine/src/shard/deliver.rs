@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::content::{Given, Held, Purpose};
-use super::settle::{Context, Synthetic};
+use super::settle::{Context, Unconnected};
 use super::{Action, Cause, Delivery, Settings, ShardCore};
 use crate::clock::Now;
 use crate::dns::Target;
@@ -297,14 +297,14 @@ impl ShardCore {
         }) = failure
             && let Some(entry) = self.next_entry(site_id, now)
         {
-            let synthetic = Synthetic::NoConnection {
+            let unconnected = Unconnected::NoConnection {
                 phase,
                 cause: text,
                 target: Some(target),
                 refusal,
                 connecting,
             };
-            self.settle_without_connection(entry, synthetic, now);
+            self.settle_without_connection(entry, unconnected, now);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Batches of the queue's stream on their way, and what is done when one is durable or failed.
 //!
-//! [`ShardCore::flush`] sends a batch, [`ShardCore::written`] hears of it: each [`Note`] of it brings a
+//! [`ShardCore::flush`] sends a batch, [`ShardCore::written`] hears of it: each [`Awaited`] of it brings a
 //! [`Ticket`], and its [`Waiter`] is told. What a failed batch carried is sorted by
 //! [`crate::store::GroupCommit`]; here the index is set right, and who waited is told.
 
@@ -11,7 +11,7 @@ use crate::clock::Now;
 use crate::ids::QueueId;
 use crate::queue::cipher::Stream;
 use crate::schedule::index::{EntryId, State};
-use crate::store::{BatchId, DiskError, Failed, Mark, Note, Written};
+use crate::store::{Awaited, BatchId, DiskError, Failed, Mark, Written};
 
 impl ShardCore {
     /// Memory of a batch that was written, for the next one.
@@ -41,9 +41,9 @@ impl ShardCore {
         }
         let why = result.as_ref().err().map(ToString::to_string);
         match self.store.queue.written(batch, result, now) {
-            Some(Written::Durable(notes)) => {
-                for note in &notes {
-                    self.note_durable(note, now);
+            Some(Written::Durable(awaited)) => {
+                for one in &awaited {
+                    self.awaited_durable(one, now);
                 }
             }
             Some(Written::Failed(failed)) => {
@@ -53,14 +53,14 @@ impl ShardCore {
         }
     }
 
-    fn note_durable(&mut self, note: &Note<Ticket>, now: Now) {
-        match *note {
-            Note::Copy { queue_id, from, .. } => self.moved_durable(queue_id, from),
-            Note::Mark(Mark::Compacted(segment)) => self.compacted(segment),
-            Note::Mark(Mark::Strays) => {}
-            Note::Mark(Mark::HandedOver) => self.handed_durable(),
-            Note::Mark(Mark::Counted) => self.counted_durable(now),
-            Note::Message {
+    fn awaited_durable(&mut self, one: &Awaited<Ticket>, now: Now) {
+        match *one {
+            Awaited::Copy { queue_id, from, .. } => self.moved_durable(queue_id, from),
+            Awaited::Mark(Mark::Compacted(segment)) => self.compacted(segment),
+            Awaited::Mark(Mark::Strays) => {}
+            Awaited::Mark(Mark::HandedOver) => self.handed_durable(),
+            Awaited::Mark(Mark::Counted) => self.counted_durable(now),
+            Awaited::Message {
                 queue_id, ticket, ..
             } => {
                 match ticket.hold {
@@ -118,19 +118,19 @@ impl ShardCore {
              rests until outcomes can be written; free space or mend the disk under server.data_dir",
             failed.segment.0
         ));
-        self.copies_failed(&failed.notes);
-        for note in &failed.notes {
-            match note {
-                Note::Message { queue_id, .. } => self.forget_message(*queue_id),
-                Note::Mark(Mark::HandedOver) => self.moves.handovers.not_durable(),
-                Note::Mark(Mark::Counted) => self.store.counts.not_counted(),
-                Note::Mark(Mark::Compacted(_) | Mark::Strays) | Note::Copy { .. } => {}
+        self.copies_failed(&failed.awaited);
+        for one in &failed.awaited {
+            match one {
+                Awaited::Message { queue_id, .. } => self.forget_message(*queue_id),
+                Awaited::Mark(Mark::HandedOver) => self.moves.handovers.not_durable(),
+                Awaited::Mark(Mark::Counted) => self.store.counts.not_counted(),
+                Awaited::Mark(Mark::Compacted(_) | Mark::Strays) | Awaited::Copy { .. } => {}
             }
         }
         self.store.queue.give_up_segments(failed.segments);
         let result = self.not_stored();
-        for note in failed.notes {
-            if let Note::Message { ticket, .. } = note {
+        for one in failed.awaited {
+            if let Awaited::Message { ticket, .. } = one {
                 self.tell_waiter(ticket.waiter, result, now);
             }
         }

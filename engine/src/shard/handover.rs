@@ -53,7 +53,7 @@ pub(super) struct Handovers {
     /// Entries to be read.
     waiting: VecDeque<EntryId>,
     /// Entries being read, or stored at their owners.
-    moving: usize,
+    under_way: usize,
     /// Entries that their owners have.
     given: Vec<EntryId>,
     is_noting: bool,
@@ -68,7 +68,7 @@ impl Handovers {
             noted: NotedHandovers::default(),
             id,
             waiting: VecDeque::new(),
-            moving: 0,
+            under_way: 0,
             given: Vec::new(),
             is_noting: false,
             rest_ticks: 0,
@@ -83,7 +83,7 @@ impl Handovers {
 
     /// An entry that was to be read is out of the queue.
     pub(super) const fn gave_up_one(&mut self) {
-        self.moving -= 1;
+        self.under_way -= 1;
     }
 
     /// Making the outcomes durable failed: they are written again, and then this.
@@ -115,7 +115,7 @@ impl ShardCore {
             let Some(id) = self.moves.handovers.waiting.pop_front() else {
                 return;
             };
-            self.moves.handovers.moving += 1;
+            self.moves.handovers.under_way += 1;
             if let Given::Here(held) = self.content_for(id, Purpose::Transfer) {
                 self.transfer_message(id, &held.message, now);
             }
@@ -124,7 +124,7 @@ impl ShardCore {
 
     /// It comes again.
     pub(super) fn transfer_failed(&mut self, id: EntryId) {
-        self.moves.handovers.moving -= 1;
+        self.moves.handovers.under_way -= 1;
         self.moves.handovers.waiting.push_back(id);
     }
 
@@ -147,7 +147,7 @@ impl ShardCore {
             // The other shard is replaying, or short of room: offered again.
             return self.transfer_failed(id);
         }
-        self.moves.handovers.moving -= 1;
+        self.moves.handovers.under_way -= 1;
         self.moves.handovers.given.push(id);
         self.mail.handed(id);
         let entry = self.mail.get(id);
@@ -162,7 +162,7 @@ impl ShardCore {
         let is_replayed = !self.moves.replaying && self.moves.replay_from.is_none();
         let handovers = &mut self.moves.handovers;
         let is_complete =
-            handovers.waiting.is_empty() && handovers.moving == 0 && !handovers.given.is_empty();
+            handovers.waiting.is_empty() && handovers.under_way == 0 && !handovers.given.is_empty();
         if !is_complete || !is_replayed || handovers.is_noting || self.store.queue.is_failing() {
             return;
         }
@@ -178,7 +178,7 @@ impl ShardCore {
         match self.store.queue.append(&mark, now) {
             Ok(_) => {
                 self.moves.handovers.is_noting = true;
-                self.store.queue.note_mark(Mark::HandedOver);
+                self.store.queue.await_mark(Mark::HandedOver);
             }
             Err(error) => self.report(format!("a handover cannot be written: {error}")),
         }

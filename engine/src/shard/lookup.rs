@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use super::settle::Synthetic;
+use super::settle::Unconnected;
 use super::{Action, QUESTION_MS_MAX, QUESTIONS_MAX, Settings, ShardCore};
 use crate::clock::{Mono, Now};
 use crate::dns::{self, Answer, Cache, DnsTrouble, Plan, Question, Targets};
@@ -147,7 +147,7 @@ impl ShardCore {
         if self.content.may_read()
             && let Some(entry) = self.pop_ready(id, now)
         {
-            self.settle_without_connection(entry, Synthetic::DnsTrouble(trouble), now);
+            self.settle_without_connection(entry, Unconnected::DnsTrouble(trouble), now);
         }
     }
 

@@ -5,7 +5,7 @@
 //! resolves to. [`ShardCore::next_entry`] takes mail out again, for `deliver`'s connections. What
 //! cannot be resolved, or has expired, is settled without one.
 
-use super::settle::Synthetic;
+use super::settle::Unconnected;
 use super::{ENTRIES_PER_TICK_MAX, ShardCore};
 use crate::clock::Now;
 use crate::pool::SiteId;
@@ -102,7 +102,7 @@ impl ShardCore {
             };
             match self.pop_ready(id, now) {
                 Some(entry) => {
-                    self.settle_without_connection(entry, Synthetic::DnsFailure(failure), now);
+                    self.settle_without_connection(entry, Unconnected::DnsFailure(failure), now);
                 }
                 None => {
                     self.mail.failing_over();
@@ -157,7 +157,7 @@ impl ShardCore {
                 self.pool.ready_less(site);
             }
             if self.is_expired(entry, now) {
-                self.settle_without_connection(entry, Synthetic::Expired, now);
+                self.settle_without_connection(entry, Unconnected::Expired, now);
                 continue;
             }
             return Some(entry);

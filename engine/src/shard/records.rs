@@ -162,7 +162,7 @@ impl ShardCore {
         };
         let queue_id = submission.queue_id;
         let ticket = Ticket { waiter, hold };
-        self.store.queue.note_message(queue_id, placement, ticket);
+        self.store.queue.await_message(queue_id, placement, ticket);
         let message = Rc::new(submission.into_message());
         // What is held for long is read back when its time comes.
         let keep = !matches!(hold, Hold::Handover(_))

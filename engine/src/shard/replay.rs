@@ -39,7 +39,7 @@ pub(super) struct Replayed {
 #[derive(Debug)]
 pub(super) struct Moves {
     /// Originals of messages whose copies are not durable yet.
-    pub(super) moving: HashMap<QueueId, Move>,
+    pub(super) copies: HashMap<QueueId, Move>,
     pub(super) handovers: Handovers,
     pub(super) adopted: Vec<(u64, Stored)>,
     /// Ids of earlier runs whose mail left the queue: segments may still tell of them.
@@ -60,7 +60,7 @@ pub(super) struct Moves {
 impl Moves {
     pub(super) fn new(handover: HandoverId, now: Now) -> Self {
         Self {
-            moving: HashMap::new(),
+            copies: HashMap::new(),
             handovers: Handovers::new(handover),
             adopted: Vec::new(),
             past_ids: HashSet::new(),
@@ -319,7 +319,7 @@ impl ShardCore {
         for Outcome { about, state } in strays {
             self.append_outcome(about.queue_id, about.segment, state, now);
         }
-        self.store.queue.note_mark(Mark::Strays);
+        self.store.queue.await_mark(Mark::Strays);
     }
 
     /// Schedules what replay found, a bounded number of entries a tick.

@@ -33,7 +33,7 @@ const LAST_REPLY_BYTES_MAX: usize = 256;
 
 /// What becomes of mail without a connection.
 #[derive(Clone, Debug)]
-pub(super) enum Synthetic {
+pub(super) enum Unconnected {
     /// Too old.
     Expired,
     /// DNS gave no answer.
@@ -52,7 +52,7 @@ pub(super) enum Synthetic {
     },
 }
 
-impl Synthetic {
+impl Unconnected {
     fn outcome(&self) -> OutcomeKind {
         match self {
             Self::Expired => OutcomeKind::Expired,
@@ -129,38 +129,38 @@ impl ShardCore {
     pub(super) fn settle_without_connection(
         &mut self,
         id: EntryId,
-        synthetic: Synthetic,
+        unconnected: Unconnected,
         now: Now,
     ) {
-        let for_all = Purpose::Settle(synthetic.clone());
+        let for_all = Purpose::Settle(unconnected.clone());
         if let Given::Here(held) = self.content_for(id, for_all) {
-            self.settle_synthetic(id, &held.message, synthetic, now);
+            self.settle_unconnected(id, &held.message, unconnected, now);
         }
     }
 
-    pub(super) fn settle_synthetic(
+    pub(super) fn settle_unconnected(
         &mut self,
         id: EntryId,
         message: &Rc<Message>,
-        synthetic: Synthetic,
+        unconnected: Unconnected,
         now: Now,
     ) {
-        if !matches!(synthetic, Synthetic::Expired) {
+        if !matches!(unconnected, Unconnected::Expired) {
             self.mail.attempted(id);
         }
         let entry = self.mail.get(id);
         let (count, destination) = (entry.recipient_count, entry.destination);
-        let reply = self.synthetic_reply(destination, &synthetic);
-        match synthetic {
-            Synthetic::DnsTrouble(_) => self.count(id, Counter::DnsTempfail, 1),
-            Synthetic::DnsFailure(_) => self.count(id, Counter::DnsFail, 1),
-            Synthetic::NoConnection {
+        let reply = self.unconnected_reply(destination, &unconnected);
+        match unconnected {
+            Unconnected::DnsTrouble(_) => self.count(id, Counter::DnsTempfail, 1),
+            Unconnected::DnsFailure(_) => self.count(id, Counter::DnsFail, 1),
+            Unconnected::NoConnection {
                 connecting: true, ..
             } => {
                 self.count(id, Counter::ConnectFail, 1);
             }
-            Synthetic::NoConnection { .. } => self.count(id, Counter::SessionError, 1),
-            Synthetic::Expired => {}
+            Unconnected::NoConnection { .. } => self.count(id, Counter::SessionError, 1),
+            Unconnected::Expired => {}
         }
         let done = self.mail.done_bits(id);
         let recipients: Vec<u8> = (0..count).filter(|n| done >> n & 1 == 0).collect();
@@ -168,8 +168,8 @@ impl ShardCore {
             .iter()
             .map(|recipient| Settled {
                 recipient: *recipient,
-                kind: synthetic.outcome(),
-                phase: synthetic.phase(),
+                kind: unconnected.outcome(),
+                phase: unconnected.phase(),
                 reply: reply.clone(),
             })
             .collect::<Vec<_>>();
@@ -182,8 +182,8 @@ impl ShardCore {
             ready_since: message.accepted,
             _permit: None,
         };
-        let target = match synthetic {
-            Synthetic::NoConnection { target, .. } => target,
+        let target = match unconnected {
+            Unconnected::NoConnection { target, .. } => target,
             _ => None,
         };
         let context = Context { peer: None, target };
@@ -192,9 +192,9 @@ impl ShardCore {
         self.conclude(id, message, &settled, None, now);
     }
 
-    fn synthetic_reply(&self, destination: DestinationId, synthetic: &Synthetic) -> Reply {
-        match synthetic {
-            Synthetic::Expired => {
+    fn unconnected_reply(&self, destination: DestinationId, unconnected: &Unconnected) -> Reply {
+        match unconnected {
+            Unconnected::Expired => {
                 let last = match &self.mail.destination(destination).lookup {
                     Lookup::Site { site, .. } => self.pool.site(*site).last_failure(),
                     _ => "",
@@ -206,19 +206,19 @@ impl ShardCore {
                 };
                 Reply::synthetic(450, EnhancedStatus::new(4, 4, 7), &text)
             }
-            Synthetic::DnsTrouble(trouble) => {
+            Unconnected::DnsTrouble(trouble) => {
                 let text = format!("no DNS answer: {}", trouble.as_str());
                 Reply::synthetic(450, EnhancedStatus::new(4, 4, 3), &text)
             }
-            Synthetic::DnsFailure(failure) => {
+            Unconnected::DnsFailure(failure) => {
                 Reply::synthetic(550, failure.status(), failure.as_str())
             }
             // The peer's own words: a 421 greeting is something else than a dead host.
-            Synthetic::NoConnection {
+            Unconnected::NoConnection {
                 refusal: Some(reply),
                 ..
             } => reply.clone(),
-            Synthetic::NoConnection {
+            Unconnected::NoConnection {
                 cause, connecting, ..
             } => {
                 let status = if *connecting { (4, 4, 1) } else { (4, 4, 2) };

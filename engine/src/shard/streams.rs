@@ -237,7 +237,7 @@ impl ShardCore {
         let Ok(mark) = self.store.queue.append(&mark, now) else {
             return;
         };
-        self.store.queue.note_mark(Mark::Counted);
+        self.store.queue.await_mark(Mark::Counted);
         let mut bytes = Vec::new();
         self.counters.save((mark.segment, mark.offset), &mut bytes);
         self.store.counts.taken = Some(bytes);

@@ -9,7 +9,7 @@ use crate::queue::segment::{Batch, Placement};
 
 /// Something of a batch that somebody waits for.
 #[derive(Clone, Copy, Debug)]
-pub enum Note<T> {
+pub enum Awaited<T> {
     /// A message was stored.
     Message {
         /// Its id.
@@ -48,7 +48,7 @@ pub enum Mark {
 /// What a batch makes durable.
 #[derive(Debug)]
 pub(super) struct Pending<T> {
-    pub(super) notes: Vec<Note<T>>,
+    pub(super) awaited: Vec<Awaited<T>>,
     pub(super) outcomes: Vec<Outcome>,
     pub(super) commits: Vec<About>,
     pub(super) cancels: Vec<About>,
@@ -59,7 +59,7 @@ pub(super) struct Pending<T> {
 impl<T> Default for Pending<T> {
     fn default() -> Self {
         Self {
-            notes: Vec::new(),
+            awaited: Vec::new(),
             outcomes: Vec::new(),
             commits: Vec::new(),
             cancels: Vec::new(),
@@ -71,7 +71,7 @@ impl<T> Default for Pending<T> {
 
 impl<T> Pending<T> {
     pub(super) const fn is_empty(&self) -> bool {
-        self.notes.is_empty()
+        self.awaited.is_empty()
             && self.outcomes.is_empty()
             && self.commits.is_empty()
             && self.cancels.is_empty()
@@ -79,19 +79,19 @@ impl<T> Pending<T> {
 
     /// Whether copies of messages are in it.
     pub(super) fn has_copies(&self) -> bool {
-        let is_copy = |note: &Note<T>| matches!(note, Note::Copy { .. });
-        self.notes.iter().any(is_copy)
+        let is_copy = |one: &Awaited<T>| matches!(one, Awaited::Copy { .. });
+        self.awaited.iter().any(is_copy)
     }
 
     /// What has to be written elsewhere if the batch of `self` failed and those of `behind` were never
     /// begun, and who is told of it.
-    pub(super) fn give_up(self, behind: impl IntoIterator<Item = Self>) -> (Self, Vec<Note<T>>) {
+    pub(super) fn give_up(self, behind: impl IntoIterator<Item = Self>) -> (Self, Vec<Awaited<T>>) {
         // Only what was being written may be on disk.
         let cancels: Vec<About> = self
-            .notes
+            .awaited
             .iter()
-            .filter_map(|note| match note {
-                Note::Message {
+            .filter_map(|one| match one {
+                Awaited::Message {
                     queue_id,
                     placement,
                     ..
@@ -99,29 +99,31 @@ impl<T> Pending<T> {
                     queue_id: *queue_id,
                     segment: placement.segment,
                 }),
-                Note::Copy { .. } | Note::Mark(_) => None,
+                Awaited::Copy { .. } | Awaited::Mark(_) => None,
             })
             .collect();
         let mut again = Self::default();
-        let mut notes = Vec::new();
+        let mut awaited = Vec::new();
         for pending in std::iter::once(self).chain(behind) {
             again.outcomes.extend(pending.outcomes);
             again.commits.extend(pending.commits);
             again.cancels.extend(pending.cancels);
-            notes.extend(pending.notes);
+            awaited.extend(pending.awaited);
         }
         again.cancels.extend(cancels);
-        again.name_originals(&notes);
-        (again, notes)
+        again.name_originals(&awaited);
+        (again, awaited)
     }
 
     /// Outcomes about copies that were given up are about the originals again.
-    fn name_originals(&mut self, notes: &[Note<T>]) {
-        let originals: HashMap<(QueueId, SegmentId), SegmentId> = notes
+    fn name_originals(&mut self, awaited: &[Awaited<T>]) {
+        let originals: HashMap<(QueueId, SegmentId), SegmentId> = awaited
             .iter()
-            .filter_map(|note| match note {
-                Note::Copy { queue_id, from, to } => Some(((*queue_id, to.segment), from.segment)),
-                Note::Message { .. } | Note::Mark(_) => None,
+            .filter_map(|one| match one {
+                Awaited::Copy { queue_id, from, to } => {
+                    Some(((*queue_id, to.segment), from.segment))
+                }
+                Awaited::Message { .. } | Awaited::Mark(_) => None,
             })
             .collect();
         for Outcome { about, .. } in &mut self.outcomes {

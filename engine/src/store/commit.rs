@@ -16,7 +16,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::batch::{Closed, Flying, Mark, Note, Pending};
+use super::batch::{Awaited, Closed, Flying, Mark, Pending};
 use super::tail::{Maker, Tail};
 use super::{
     BATCH_BYTES_FULL, BatchId, Begin, DiskError, StorageSetup, WRITE_RETRY_MS, WRITE_RETRY_MS_MAX,
@@ -38,7 +38,7 @@ const WRITE_RETRY_MS_MIN: u64 = 100;
 #[must_use]
 pub enum Written<T> {
     /// All of it is durable.
-    Durable(Vec<Note<T>>),
+    Durable(Vec<Awaited<T>>),
     /// Nothing of it may be relied on.
     Failed(Failed<T>),
 }
@@ -50,7 +50,7 @@ pub struct Failed<T> {
     /// Whose write it was.
     pub segment: SegmentId,
     /// All that waited.
-    pub notes: Vec<Note<T>>,
+    pub awaited: Vec<Awaited<T>>,
     /// What was never written, to be let go of when no message of it is counted as live.
     pub segments: GivenUp,
 }
@@ -171,8 +171,8 @@ impl<T> GroupCommit<T> {
     }
 
     /// The message appended at `placement` is live; `ticket` comes back when it is durable or failed.
-    pub fn note_message(&mut self, queue_id: QueueId, placement: Placement, ticket: T) {
-        self.filling.notes.push(Note::Message {
+    pub fn await_message(&mut self, queue_id: QueueId, placement: Placement, ticket: T) {
+        self.filling.awaited.push(Awaited::Message {
             queue_id,
             placement,
             ticket,
@@ -182,16 +182,18 @@ impl<T> GroupCommit<T> {
     }
 
     /// A message's copy was appended: its original is let go of when the copy is durable.
-    pub fn note_copy(&mut self, queue_id: QueueId, from: Placement, to: Placement) {
-        self.filling.notes.push(Note::Copy { queue_id, from, to });
+    pub fn await_copy(&mut self, queue_id: QueueId, from: Placement, to: Placement) {
+        self.filling
+            .awaited
+            .push(Awaited::Copy { queue_id, from, to });
         self.set.live(to);
         self.close_full_batch();
     }
 
     /// `mark` comes back when all that was appended so far is durable.
-    pub fn note_mark(&mut self, mark: Mark) {
+    pub fn await_mark(&mut self, mark: Mark) {
         self.strays_waiting |= mark == Mark::Strays;
-        self.filling.notes.push(Note::Mark(mark));
+        self.filling.awaited.push(Awaited::Mark(mark));
     }
 
     /// Appends an outcome, now or, while writing fails, when it goes on.
@@ -272,7 +274,7 @@ impl<T> GroupCommit<T> {
         if self.closed.is_empty() {
             let filling = &self.filling;
             let age_ms = filling.since.map_or(0, |since| now.mono.ms_since(since));
-            let is_urgent = !filling.notes.is_empty() || age_ms >= outcome_ms_max;
+            let is_urgent = !filling.awaited.is_empty() || age_ms >= outcome_ms_max;
             if filling.is_empty() || !is_urgent {
                 return None;
             }
@@ -316,12 +318,12 @@ impl<T> GroupCommit<T> {
                 self.full = false;
                 self.failures = 0;
                 self.batch_durable(flying.segment, flying.end);
-                let notes = flying.pending.notes;
-                let has_strays = |note: &Note<T>| matches!(note, Note::Mark(Mark::Strays));
-                if self.strays_waiting && notes.iter().any(has_strays) {
+                let awaited = flying.pending.awaited;
+                let has_strays = |one: &Awaited<T>| matches!(one, Awaited::Mark(Mark::Strays));
+                if self.strays_waiting && awaited.iter().any(has_strays) {
                     self.strays_waiting = false;
                 }
-                Written::Durable(notes)
+                Written::Durable(awaited)
             }
             Err(error) => Written::Failed(self.batch_failed(flying, &error, now)),
         })
@@ -360,22 +362,22 @@ impl<T> GroupCommit<T> {
         };
         let closed = self.closed.drain(..).map(|(_, pending)| pending);
         let filling = std::mem::take(&mut self.filling);
-        let (again, notes) = flying
+        let (again, awaited) = flying
             .pending
             .give_up(closed.chain(std::iter::once(filling)));
         self.filling = again;
-        for note in &notes {
-            match note {
-                Note::Mark(Mark::Compacted(_)) => self.set.task_failed(),
-                Note::Mark(Mark::Strays) => self.note_mark(Mark::Strays),
-                Note::Mark(Mark::HandedOver | Mark::Counted)
-                | Note::Copy { .. }
-                | Note::Message { .. } => {}
+        for one in &awaited {
+            match one {
+                Awaited::Mark(Mark::Compacted(_)) => self.set.task_failed(),
+                Awaited::Mark(Mark::Strays) => self.await_mark(Mark::Strays),
+                Awaited::Mark(Mark::HandedOver | Mark::Counted)
+                | Awaited::Copy { .. }
+                | Awaited::Message { .. } => {}
             }
         }
         Failed {
             segment: flying.segment,
-            notes,
+            awaited,
             segments,
         }
     }
@@ -439,7 +441,7 @@ impl<T> GroupCommit<T> {
         self.filling.outcomes.append(&mut again.outcomes);
         self.filling.commits.append(&mut again.commits);
         self.filling.cancels.append(&mut again.cancels);
-        self.filling.notes.append(&mut again.notes);
+        self.filling.awaited.append(&mut again.awaited);
         Some(faults)
     }
 

@@ -20,7 +20,7 @@ mod tail;
 use std::fmt;
 use std::sync::Arc;
 
-pub use batch::{Mark, Note};
+pub use batch::{Awaited, Mark};
 pub use commit::{Failed, GivenUp, GroupCommit, Written};
 pub use side::{SideStream, SideWritten};
 pub use tail::Maker;

@@ -111,9 +111,9 @@ pub(crate) const KINDS: &[Kind] = &[
         "compacted before the copies are durable",
         &[at(
             "shard/compact.rs",
-            "None => self.store.queue.note_mark(Mark::Compacted(segment)),",
+            "None => self.store.queue.await_mark(Mark::Compacted(segment)),",
             "None if PLANTED => self.retire(segment),
-             None => self.store.queue.note_mark(Mark::Compacted(segment)),",
+             None => self.store.queue.await_mark(Mark::Compacted(segment)),",
         )],
     ),
     kind(
