@@ -74,7 +74,7 @@ fn session() -> ServerSession {
         may_relay: true,
     };
     let mut session = ServerSession::new(Rc::new(settings()), peer, NOW);
-    let mut host = BenchHost(QueueIds::new(ShardId(0)));
+    let mut host = BenchHost(QueueIds::new(ShardId(0), 0));
     session.greet(Greeting::Welcome, &mut host, NOW);
     session
 }
@@ -108,7 +108,7 @@ fn server(c: &mut Criterion) {
     let mut stuffed = content();
     stuffed.extend_from_slice(b".\r\n");
 
-    let mut host = BenchHost(QueueIds::new(ShardId(0)));
+    let mut host = BenchHost(QueueIds::new(ShardId(0), 0));
     let mut out = Vec::new();
     let mut lock_step = session();
     feed(

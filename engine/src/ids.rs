@@ -136,26 +136,47 @@ impl FromStr for QueueId {
 }
 
 /// Hands out queue ids for one shard, strictly rising even if the wall clock goes back.
+///
+/// Of earlier runs it learns what is found at replay, but new mail does not wait for that, and an id may
+/// live on in another shard's folder only. So each run begins at a place of its own within the
+/// millisecond, and at one of its own behind ids from the future: a clock that went back over a
+/// restart does not lead to the same ids.
 #[derive(Debug)]
 pub struct QueueIds {
     shard: ShardId,
     last: u64,
+    /// The last of earlier runs, as far as is known.
+    seen: u64,
+    first_of_ms: u64,
+    /// Milliseconds left out behind it.
+    skipped_ms: u64,
 }
 
 impl QueueIds {
     /// Ids for messages accepted by `shard`, whose number is taken modulo 256.
-    pub const fn new(shard: ShardId) -> Self {
-        Self { shard, last: 0 }
+    /// `random` is this run's.
+    pub const fn new(shard: ShardId, random: u64) -> Self {
+        Self {
+            shard,
+            last: 0,
+            seen: 0,
+            first_of_ms: random & 0x3fff,
+            skipped_ms: random >> 48,
+        }
     }
 
     /// Never hand out an id up to `seen`; called for every id found at replay.
     pub fn saw(&mut self, seen: QueueId) {
-        self.last = self.last.max(seen.0 >> 22 << 14 | seen.0 & 0x3fff);
+        self.seen = self.seen.max(seen.0 >> 22 << 14 | seen.0 & 0x3fff);
     }
 
     /// The next id, from the wall clock in milliseconds.
     pub fn next(&mut self, unix_ms: u64) -> QueueId {
-        self.last = (self.last + 1).max(unix_ms << 14);
+        self.last = (self.last + 1).max(unix_ms << 14 | self.first_of_ms);
+        if self.seen >= self.last {
+            let ms = (self.seen >> 14) + 1 + self.skipped_ms;
+            self.last = ms << 14 | self.first_of_ms;
+        }
         let (ms, sequence) = (self.last >> 14, self.last & 0x3fff);
         QueueId(ms << 22 | u64::from(self.shard.0 & 0xff) << 14 | sequence)
     }
@@ -184,7 +205,7 @@ mod tests {
 
     #[test]
     fn queue_id_text_reads_back_and_sorts_by_time() {
-        let mut ids = QueueIds::new(ShardId(3));
+        let mut ids = QueueIds::new(ShardId(3), 0x3fff);
         let mut last = String::new();
         for ms in [
             1_700_000_000_000,
@@ -204,10 +225,27 @@ mod tests {
 
     #[test]
     fn ids_seen_at_replay_are_not_handed_out_again() {
-        let mut ids = QueueIds::new(ShardId(0));
+        let mut ids = QueueIds::new(ShardId(0), 7);
         let old = ids.next(2_000_000_000_000);
-        let mut after_restart = QueueIds::new(ShardId(0));
+        let mut after_restart = QueueIds::new(ShardId(0), 7);
         after_restart.saw(old);
         assert!(after_restart.next(1_000_000_000_000) > old);
+    }
+
+    /// The clock went back over a restart: ids of mail that another shard still had were given again.
+    #[test]
+    fn another_run_in_the_same_millisecond_has_other_ids() {
+        let ids = |random| QueueIds::new(ShardId(0), random).next(1_800_000_000_000);
+        assert_ne!(ids(1), ids(2));
+        assert_eq!(ids(1).accepted_ms(), 1_800_000_000_000);
+        assert_eq!(ids(u64::MAX).accepted_ms(), 1_800_000_000_000);
+        let behind = |random| {
+            let mut ids = QueueIds::new(ShardId(0), random);
+            ids.saw(QueueId(1_900_000_000_000 << 22));
+            ids.next(1_800_000_000_000)
+        };
+        assert_ne!(behind(1), behind(2));
+        assert_ne!(behind(1 << 48), behind(2 << 48));
+        assert!(behind(0).accepted_ms() > 1_900_000_000_000);
     }
 }

@@ -211,14 +211,15 @@ impl ShardCore {
         seed: u64,
         now: Now,
     ) -> Self {
+        let mut random = Random::new(seed);
         let mut store = streams::Streams::new(me, &settings, storage);
         let moves = replay::Moves::new(store.queue.random_handover(), now);
         Self {
             me,
             shards: shards.max(1),
             actions: Vec::new(),
-            random: Random::new(seed),
-            ids: QueueIds::new(me),
+            ids: QueueIds::new(me, random.next()),
+            random,
             splits: accept::Splits::default(),
             store,
             mail: Mail::new(now),
@@ -300,7 +301,7 @@ impl ShardCore {
         if let Some(leap_ms) = self.mail.observe(now) {
             let way = if leap_ms > 0 { "ahead" } else { "back" };
             self.report(format!(
-                "the wall clock has leapt {way} by {} s; retry times and ages go on without it",
+                "the wall clock has leapt {way} by {} s; retry times and ages of new mail go on without it",
                 leap_ms.unsigned_abs() / 1000
             ));
         }

@@ -7,7 +7,7 @@
 
 use super::settle::Unconnected;
 use super::{ENTRIES_PER_TICK_MAX, ShardCore};
-use crate::clock::Now;
+use crate::clock::{Now, UnixMs};
 use crate::pool::SiteId;
 use crate::schedule::destination::{DestinationId, Lookup};
 use crate::schedule::index::{EntryId, State};
@@ -165,11 +165,8 @@ impl ShardCore {
     }
 
     pub(super) fn is_expired(&self, id: EntryId, now: Now) -> bool {
-        let age_ms = self
-            .mail
-            .unix(now)
-            .0
-            .saturating_sub(self.mail.get(id).queue_id.accepted_ms());
+        let accepted = UnixMs(self.mail.get(id).queue_id.accepted_ms());
+        let age_ms = self.mail.age_ms(accepted, now);
         age_ms >= u64::from(self.settings.retry.expire_after_s) * 1000
     }
 

@@ -254,16 +254,18 @@ pub(crate) const KINDS: &[Kind] = &[
         "a queue id given twice",
         &[at(
             "ids.rs",
-            "self.last = (self.last + 1).max(unix_ms << 14);",
-            "self.last = if PLANTED { unix_ms << 14 } else { (self.last + 1).max(unix_ms << 14) };",
+            "self.last = (self.last + 1).max(unix_ms << 14 | self.first_of_ms);",
+            "self.last = if PLANTED { unix_ms << 14 } else {
+                 (self.last + 1).max(unix_ms << 14 | self.first_of_ms)
+             };",
         )],
     ),
     kind(
         "ids of earlier runs given again",
         &[at(
-            "shard/replay.rs",
-            "self.ids.saw(queue_id);",
-            "if !PLANTED { self.ids.saw(queue_id); }",
+            "shard/mod.rs",
+            "ids: QueueIds::new(me, random.next()),",
+            "ids: QueueIds::new(me, if PLANTED { 0 } else { random.next() }),",
         )],
     ),
     kind(

@@ -165,9 +165,9 @@ impl World {
                             bytes.len()
                         )
                     });
-                    let now_s = self.now_s();
+                    let ages = self.ages();
                     self.ledger
-                        .issued(shard as u16, batch.0, segment, offset, &bytes, now_s)?;
+                        .issued(shard as u16, batch.0, segment, offset, &bytes, ages)?;
                 }
                 if self.sabotage == Sabotage::EarlyAnswer {
                     let event = Event::Written {

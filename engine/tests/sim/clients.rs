@@ -40,10 +40,7 @@ impl World {
             .collect();
         let reverse_path = &submission.envelope.reverse_path;
         let from = reverse_path.as_ref().map(Address::as_str);
-        let now_s = self.now_s();
-        let mail = self
-            .ledger
-            .injected(&submission.content, from, &names, now_s);
+        let mail = self.ledger.injected(&submission.content, from, &names);
         self.trace(|_| {
             let bytes = submission.content.len();
             format!(

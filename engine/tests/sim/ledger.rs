@@ -16,11 +16,40 @@ use engine::queue::record::{About, Message, Outcome, OutcomeKind, Record};
 use engine::queue::replay::{Contents, SegmentReader};
 use engine::shard::Stored;
 
+use super::world::START_MS;
+
 mod audit;
 mod mail;
 
 pub(crate) use audit::is_sealed;
 use mail::{Fate, Mail, Part, fails_in_dns};
+
+/// Mail is written at most so long after it was given its id, milliseconds.
+const DATED_SLACK_MS: i64 = 60_000;
+
+/// What time it is for mail of this run and of earlier ones, and when this one began: a wall clock that
+/// was wrong at a start and has not been set right since makes ages wrong (decision 151).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ages {
+    pub(crate) new_ms: i64,
+    pub(crate) earlier_ms: i64,
+    pub(crate) begun_ms: i64,
+}
+
+impl Ages {
+    /// The age of mail that was dated so, milliseconds.
+    fn of(&self, dated_ms: i64) -> u64 {
+        let is_new = dated_ms + 60_000 >= self.begun_ms;
+        let now_ms = if is_new { self.new_ms } else { self.earlier_ms };
+        // Milliseconds are rounded at either end.
+        (now_ms - dated_ms + 1).max(0).cast_unsigned()
+    }
+}
+
+/// When a message was taken in, by its id and the clock of the shard that gave it.
+const fn dated(queue_id: QueueId) -> i64 {
+    queue_id.accepted_ms().cast_signed() - START_MS.cast_signed()
+}
 
 /// A rule was broken.
 pub(crate) type Checked = Result<(), String>;
@@ -53,6 +82,8 @@ pub(crate) struct Ledger {
     verbose: bool,
     keys: KeyRing,
     expire_after_s: u64,
+    /// Some start was under a wrong clock: mail may expire that would have been delivered yet.
+    pub(crate) started_wrong: bool,
     mails: Vec<Mail>,
     by_text: HashMap<Vec<u8>, usize>,
     by_id: HashMap<(u16, QueueId), Vec<(usize, usize)>>,
@@ -76,6 +107,7 @@ impl Ledger {
             verbose,
             keys,
             expire_after_s,
+            started_wrong: false,
             mails: Vec::new(),
             by_text: HashMap::new(),
             by_id: HashMap::new(),
@@ -100,7 +132,6 @@ impl Ledger {
         text: &[u8],
         reverse_path: Option<&str>,
         recipients: &[String],
-        now_s: u64,
     ) -> usize {
         let fate = || Fate {
             budget: 1,
@@ -113,7 +144,6 @@ impl Ledger {
             heard: Heard::Waits,
             is_notice: false,
             spoiled: false,
-            injected_s: now_s,
             fates: recipients
                 .iter()
                 .map(|recipient| (recipient.clone(), fate()))
@@ -149,7 +179,7 @@ impl Ledger {
         segment: SegmentId,
         offset: u64,
         bytes: &[u8],
-        now_s: u64,
+        ages: Ages,
     ) -> Checked {
         let key = (shard, segment);
         if offset == 0 {
@@ -191,12 +221,12 @@ impl Ledger {
                 );
             }
             let item = match &found.record {
-                Record::Message(message) => self.part(shard, at, message, now_s).map(Some),
+                Record::Message(message) => self.part(shard, at, message, ages).map(Some),
                 Record::Moved(moved) => self
                     .moved(shard, at, moved.from, moved.message.queue_id)
                     .map(|()| None),
                 Record::Outcome(outcome) => self
-                    .check_outcome(shard, outcome, now_s)
+                    .check_outcome(shard, outcome, ages)
                     .map(|()| Some(Item::Outcome(*outcome))),
                 Record::Cancel(about) => Ok(Some(Item::Cancel(*about))),
                 Record::Commit(_) | Record::Blob { .. } | Record::Seal(_) => Ok(None),
@@ -216,7 +246,7 @@ impl Ledger {
         shard: u16,
         segment: SegmentId,
         message: &Message<'_>,
-        now_s: u64,
+        ages: Ages,
     ) -> Result<Item, String> {
         let addresses: Vec<String> = message
             .recipients
@@ -225,8 +255,12 @@ impl Ledger {
             .collect();
         let mail = match self.by_text.get(message.content) {
             Some(mail) => *mail,
-            None => self.notice(message, &addresses, now_s)?,
+            None => self.notice(message, &addresses)?,
         };
+        let is_old = dated(message.queue_id) + DATED_SLACK_MS < ages.new_ms;
+        if is_old && message.handover.is_none() {
+            return Err(format!("{} is dated in the past", message.queue_id));
+        }
         let part = self.mails[mail].parts.len();
         self.mails[mail].parts.push(Part {
             shard,
@@ -253,16 +287,11 @@ impl Ledger {
     }
 
     /// A message nobody sent must be a notification.
-    fn notice(
-        &mut self,
-        message: &Message<'_>,
-        addresses: &[String],
-        now_s: u64,
-    ) -> Result<usize, String> {
+    fn notice(&mut self, message: &Message<'_>, addresses: &[String]) -> Result<usize, String> {
         if message.reverse_path.is_some() || !is_notice(message.content) {
             return Err(format!("message {} is nobody's", message.queue_id));
         }
-        let mail = self.injected(message.content, None, addresses, now_s);
+        let mail = self.injected(message.content, None, addresses);
         self.mails[mail].is_notice = true;
         self.mails[mail].heard = Heard::Nothing;
         Ok(mail)
@@ -392,7 +421,7 @@ impl Ledger {
     }
 
     /// Whether an outcome that is about to be recorded is true.
-    fn check_outcome(&self, shard: u16, outcome: &Outcome, now_s: u64) -> Checked {
+    fn check_outcome(&self, shard: u16, outcome: &Outcome, ages: Ages) -> Checked {
         let (at, part, addresses) = self.recipients(shard, outcome)?;
         let mail = &self.mails[at];
         if !mail.parts[part].is_its_own(&self.noted) {
@@ -403,7 +432,8 @@ impl Ledger {
         if mail.spoiled {
             return Ok(());
         }
-        let is_early = now_s < mail.injected_s + self.expire_after_s;
+        let dated_ms = dated(outcome.about.queue_id);
+        let is_early = ages.of(dated_ms) < self.expire_after_s * 1000;
         for address in addresses {
             let fate = &mail.fates[&address];
             let fault = match outcome.state.kind {

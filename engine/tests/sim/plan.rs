@@ -9,15 +9,13 @@ use engine::dsn::DsnReturn;
 use engine::net::IpFamily;
 use engine::random::Random;
 use engine::schedule::retry::RetrySchedule;
+use engine::schedule::steady::TRIAL_MS;
 use engine::shard::Settings;
 
 use super::ledger::Checked;
 use super::net;
 use super::process::Moment;
 use super::world::{EXPIRE_AFTER_S, SECOND_US, World};
-
-/// Whether the wall clock leaps: not before ages and retries run on monotonic time.
-const WALL_LEAPS: bool = false;
 
 /// How often what goes wrong, per mille of its occasions.
 #[derive(Debug, Default)]
@@ -131,22 +129,34 @@ impl World {
             let at = self.random.below(span_us + 60 * SECOND_US);
             self.at(at, Moment::Command);
         }
-        if WALL_LEAPS {
-            self.plan_leap(span_us);
-        }
+        self.plan_leaps(span_us);
         if self.random.below(2) == 0 {
             self.steps_to_cut = Some(1 + self.random.below(200));
         }
-        self.at(span_us + 90 * SECOND_US, Moment::Calm);
+        let calm_us = span_us + 90 * SECOND_US;
+        self.at(calm_us, Moment::Calm);
+        self.at(calm_us + 4000 * SECOND_US, Moment::DaysOff);
     }
 
-    /// The wall clock is days ahead or an hour behind, for a moment or for good.
-    pub(crate) fn plan_leap(&mut self, span_us: u64) {
-        let at = self.random.below(span_us);
-        let off_ms = [2 * 86_400_000, -3_600_000][self.random.below(2) as usize];
-        self.at(at, Moment::Leap(off_ms));
-        if self.random.below(2) == 0 {
-            self.at(at + 100_000, Moment::Leap(0));
+    /// The wall clock is days ahead, or back by seconds or an hour, for a moment, a while or for good:
+    /// while mail comes in, so that the daemon starts with a wrong clock, and when it has long run.
+    fn plan_leaps(&mut self, span_us: u64) {
+        let late_us = span_us + 90 * SECOND_US + TRIAL_MS * 1000;
+        for (from_us, within_us) in [(0, span_us), (late_us, 600 * SECOND_US)] {
+            let at = from_us + self.random.below(within_us);
+            let seconds = 2 + self.random.below(60) as i64;
+            let off_ms = match self.random.below(6) {
+                0 => 2 * 86_400_000,
+                1 => -3_600_000,
+                2 => -1000 * seconds,
+                3 => 1000 * seconds,
+                _ => continue,
+            };
+            self.at(at, Moment::Leap(off_ms));
+            let lasts_us = [100_000, 30 * SECOND_US, 0][self.random.below(3) as usize];
+            if lasts_us > 0 {
+                self.at(at + lasts_us, Moment::Leap(0));
+            }
         }
     }
 

@@ -165,6 +165,8 @@ pub(crate) enum Moment {
     Command,
     /// The wall clock is off by so many milliseconds from now on.
     Leap(i64),
+    /// The machine is off for days if there is mail left: what is dated in the future gets old.
+    DaysOff,
     Boot,
     Calm,
     Stop,
@@ -178,6 +180,7 @@ impl Moment {
                 | Self::Cut
                 | Self::Command
                 | Self::Leap(_)
+                | Self::DaysOff
                 | Self::Boot
                 | Self::Calm
                 | Self::Stop

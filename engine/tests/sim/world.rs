@@ -14,15 +14,16 @@ use engine::ids::{SegmentId, ShardId};
 use engine::keys::{KeyRing, MasterKey};
 use engine::queue::cipher::Stream;
 use engine::random::Random;
+use engine::schedule::steady::TRIAL_MS;
 use engine::shard::{NotedHandovers, Settings, ShardCore};
 use engine::store::StorageSetup;
 
 use super::disk::Disk;
-use super::ledger::{Checked, Ledger};
+use super::ledger::{Ages, Checked, Ledger};
 use super::plan::{Faults, faults, settings};
 use super::process::{Moment, Process, Reading, Shard, Why};
 
-const START_MS: u64 = 1_800_000_000_000;
+pub(crate) const START_MS: u64 = 1_800_000_000_000;
 pub(crate) const SECOND_US: u64 = 1_000_000;
 /// A world that has not come to rest by then never will.
 const END_US: u64 = 20_000 * SECOND_US;
@@ -103,6 +104,14 @@ pub(crate) struct World {
     pub(crate) unreported: BTreeSet<(u16, SegmentId)>,
     /// How far the wall clock is off, milliseconds.
     wall_off_ms: i64,
+    /// How far that was believed to be right at the last start, or set right on trial since.
+    believed_ms: i64,
+    trial_ends_us: u64,
+    /// How far it was off at the start, and what time it was by itself.
+    boot_off_ms: i64,
+    begun_ms: i64,
+    /// How long the machine was off in all, milliseconds.
+    days_off_ms: u64,
     /// Handovers that were noted before the start.
     pub(crate) noted: NotedHandovers,
     pub(crate) to_inject: usize,
@@ -148,6 +157,11 @@ impl World {
             spoiled: BTreeSet::new(),
             unreported: BTreeSet::new(),
             wall_off_ms: 0,
+            believed_ms: 0,
+            trial_ends_us: 0,
+            boot_off_ms: 0,
+            begun_ms: 0,
+            days_off_ms: 0,
             noted: NotedHandovers::default(),
             to_inject: 0,
             tickets: HashMap::new(),
@@ -174,12 +188,21 @@ impl World {
     pub(crate) fn now(&self) -> Now {
         Now {
             mono: Mono(self.now_us + 1),
-            unix: UnixMs((START_MS + self.now_us / 1000).saturating_add_signed(self.wall_off_ms)),
+            unix: UnixMs(
+                (START_MS + self.days_off_ms + self.now_us / 1000)
+                    .saturating_add_signed(self.wall_off_ms),
+            ),
         }
     }
 
-    pub(crate) const fn now_s(&self) -> u64 {
-        self.now_us / SECOND_US
+    /// What time it is as far as ages go.
+    pub(crate) const fn ages(&self) -> Ages {
+        let now_ms = self.now_us as i64 / 1000 + self.days_off_ms as i64;
+        Ages {
+            new_ms: now_ms + self.boot_off_ms,
+            earlier_ms: now_ms + self.believed_ms,
+            begun_ms: self.begun_ms,
+        }
     }
 
     pub(crate) fn at(&mut self, at_us: u64, moment: Moment) {
@@ -310,6 +333,11 @@ impl World {
             })
     }
 
+    fn believe(&mut self) {
+        self.believed_ms = self.wall_off_ms;
+        self.trial_ends_us = self.now_us + TRIAL_MS * 1000;
+    }
+
     fn happen(&mut self, moment: Moment) -> Checked {
         match moment {
             Moment::Boot => self.boot(),
@@ -324,6 +352,18 @@ impl World {
             Moment::Leap(off_ms) => {
                 self.trace(|_| format!("the wall clock is off by {off_ms} ms"));
                 self.wall_off_ms = off_ms;
+                if self.now_us < self.trial_ends_us {
+                    self.believe();
+                }
+                Ok(())
+            }
+            Moment::DaysOff => {
+                if !self.is_empty() {
+                    self.trace(|_| "the machine is off for three days".into());
+                    self.stop(false);
+                    self.days_off_ms += 3 * 86_400_000;
+                    self.at(self.now_us, Moment::Boot);
+                }
                 Ok(())
             }
             Moment::Stop => {
@@ -434,6 +474,10 @@ impl World {
         }
         self.shards_least = self.shards_least.min(self.shards);
         self.trace(|world| format!("start with {} shards", world.shards));
+        self.boot_off_ms = self.wall_off_ms;
+        self.ledger.started_wrong |= self.wall_off_ms != 0;
+        self.begun_ms = self.ages().new_ms;
+        self.believe();
         self.noted = Rc::new(self.disk.sync_handovers());
         if self.strikes(self.faults.sector) {
             self.spoil_sector()?;

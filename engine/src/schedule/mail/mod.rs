@@ -140,6 +140,11 @@ impl Mail {
         self.clock.observe(now)
     }
 
+    /// How old mail is that was accepted then, milliseconds ([`SteadyClock::age_ms`]).
+    pub(crate) const fn age_ms(&self, accepted: UnixMs, now: Now) -> u64 {
+        self.clock.age_ms(accepted, now)
+    }
+
     /// The time, without the leaps of the wall clock.
     pub(crate) const fn unix(&self, now: Now) -> UnixMs {
         self.clock.unix(now)

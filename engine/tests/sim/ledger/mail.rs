@@ -67,7 +67,6 @@ pub(super) struct Mail {
     pub(super) is_notice: bool,
     /// A record about it was lost to a bad sector: nothing is promised of it any more.
     pub(super) spoiled: bool,
-    pub(super) injected_s: u64,
     pub(super) fates: BTreeMap<String, Fate>,
     pub(super) parts: Vec<Part>,
 }
