@@ -7,3 +7,4 @@ mod dialog;
 mod limits;
 mod pair;
 mod server_dialogs;
+mod splits;
