@@ -54,7 +54,7 @@ pub struct Destination {
     /// Where its mail goes.
     pub lookup: Lookup,
     /// Who said what when mail was deferred last, while any is; unknown after a start.
-    pub last_reply: Box<str>,
+    pub last_reply: String,
     /// DNS failures in a row.
     pub dns_failures: u16,
     /// Whether it stands in its site's round.
@@ -74,7 +74,7 @@ impl Destination {
             deferred_len: 0,
             busy_len: 0,
             lookup: Lookup::Unknown,
-            last_reply: Box::default(),
+            last_reply: String::new(),
             dns_failures: 0,
             in_round: false,
             is_vacant: false,

@@ -340,12 +340,16 @@ impl ShardCore {
         else {
             return;
         };
-        let mut said = match &context.target {
-            Some(target) => format!("{} said: {}", target.host, last.reply),
-            None => last.reply.to_string(),
-        };
+        // Written over the one before: this is done for each deferral.
+        let said = &mut self.mail.destination_mut(destination).last_reply;
+        said.clear();
+        if let Some(target) = &context.target {
+            said.push_str(&target.host);
+            said.push_str(" said: ");
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(said, "{}", last.reply);
         said.truncate(said.floor_char_boundary(LAST_REPLY_BYTES_MAX));
-        self.mail.destination_mut(destination).last_reply = said.into();
     }
 
     fn log_outcomes(

@@ -152,7 +152,7 @@ impl ShardCore {
             binding: self.binding(destination, now),
             last_reply: match destination.deferred_len() {
                 0 => Box::default(),
-                _ => destination.last_reply.clone(),
+                _ => destination.last_reply.as_str().into(),
             },
         }
     }

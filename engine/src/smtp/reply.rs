@@ -48,7 +48,9 @@ impl fmt::Display for Reply {
             write!(f, " {enhanced}")?;
         }
         if !self.text.is_empty() {
-            write!(f, " {}", self.text.replace('\n', " "))?;
+            for line in self.text.split('\n') {
+                write!(f, " {line}")?;
+            }
         }
         Ok(())
     }
