@@ -19,6 +19,7 @@ pub mod machine;
 pub mod message;
 pub mod random;
 pub mod report;
+pub mod results;
 pub mod run;
 pub mod thread;
 pub mod world;

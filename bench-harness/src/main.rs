@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use hikyaku_bench::{dns, fleet, inject, run};
+use hikyaku_bench::{dns, fleet, inject, results, run};
 
 /// Load, fake far ends and reports for the Hikyaku mail relay.
 #[derive(Debug, Parser)]
@@ -23,6 +23,7 @@ enum Command {
     Peers(run::peers::PeersArgs),
     Crash(run::crash::CrashArgs),
     QueueMillion(run::queue_million::QueueMillionArgs),
+    Chart(results::ChartArgs),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Peers(args) => run::peers::run(&args),
         Command::Crash(args) => run::crash::run(&args),
         Command::QueueMillion(args) => run::queue_million::run(&args),
+        Command::Chart(args) => results::chart(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

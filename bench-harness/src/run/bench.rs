@@ -19,6 +19,7 @@ use crate::fleet::Fleet;
 use crate::fleet::tally::Tally;
 use crate::inject::{Injected, Injector, Plan};
 use crate::report::{self, GOAL_PER_HOUR};
+use crate::results;
 use crate::world::{Domain, Host, World};
 
 /// Nothing arriving for so long while mail is missing is a loss.
@@ -188,6 +189,11 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         per_hour / GOAL_PER_HOUR,
         report::thousands(GOAL_PER_HOUR as u64),
     );
+    let size = format!("flat out, {} B", args.size);
+    let mut figures = vec![
+        (format!("{size}: delivered"), flat.rate(), "messages/s"),
+        (format!("{size}: daemon CPU a message"), flat.cpu_us(), "µs"),
+    ];
     if args.seconds > 0 {
         let rate = args.goal / 3600.0;
         // A tally of its own would need a fleet of its own: the ids go on where the first part ended.
@@ -203,11 +209,17 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         )?;
         println!("\nat {} an hour", report::thousands(args.goal as u64));
         even.print();
+        let name = format!("{rate:.0} messages/s: daemon CPU a message");
+        figures.push((name, even.cpu_us(), "µs"));
         let mut transit_even = far.fleet.tally.transit_us();
         if transit_even.subtract(&transit).is_ok() {
             println!("  transit     {}", report::percentiles(&transit_even));
         }
     }
+    let figures: Vec<_> = (figures.iter())
+        .map(|(name, value, unit)| (name.as_str(), *value, *unit))
+        .collect();
+    results::record(args.common.record.as_deref(), &figures)?;
     println!("\nresident   {} MiB", daemon.resident_bytes() >> 20);
     drop(daemon);
     far.stop();
@@ -228,8 +240,12 @@ impl Part {
         self.accepted as f64 / self.elapsed.as_secs_f64()
     }
 
+    fn cpu_us(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.accepted.max(1) as f64
+    }
+
     fn print(&self) {
-        let cpu_us = self.cpu.as_secs_f64() * 1e6 / self.accepted.max(1) as f64;
+        let cpu_us = self.cpu_us();
         println!(
             "  accepted    {} = received, {} duplicates",
             report::thousands(self.accepted),

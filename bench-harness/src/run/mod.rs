@@ -25,6 +25,9 @@ pub struct Common {
     /// Leave the directory there at the end.
     #[arg(long)]
     keep: bool,
+    /// Add the figures to this table; `hikyaku-bench chart` draws it.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     /// Shards of the daemon (default: its own choice).
     #[arg(long)]
     shards: Option<usize>,

@@ -29,6 +29,7 @@ use crate::fleet::tally::Tally;
 use crate::inject::{Injector, Plan};
 use crate::machine;
 use crate::report::{self, median};
+use crate::results;
 use crate::world::World;
 
 /// The bars of the issue that this run checks.
@@ -143,6 +144,7 @@ pub fn run(args: &PeersArgs) -> Result<(), Failure> {
         one_round(args, true, &work, &mut keep)?;
     }
     let met = print_ratios("-d, many messages a connection (headline)", true, &keep);
+    record(args, &keep)?;
     if !args.no_reconnect_round {
         println!("\none round without -d");
         let mut anew = [Rounds::default(), Rounds::default(), Rounds::default()];
@@ -153,6 +155,29 @@ pub fn run(args: &PeersArgs) -> Result<(), Failure> {
         return Err(Failure::Broken("a bar was missed".to_owned()));
     }
     Ok(())
+}
+
+/// Adds the medians to the table of `--record`.
+fn record(args: &PeersArgs, [direct, hikyaku, postfix]: &[Rounds; 3]) -> Result<(), Failure> {
+    let mut figures = Vec::new();
+    if !hikyaku.0.is_empty() && !direct.0.is_empty() {
+        figures.push(("peers: Hikyaku", hikyaku.rate(), "messages/s"));
+        figures.push((
+            "peers: Hikyaku / direct",
+            hikyaku.rate() / direct.rate(),
+            "×",
+        ));
+        let cpu = hikyaku.cpu_us() / direct.cpu_us();
+        figures.push(("peers: CPU Hikyaku / both tools", cpu, "×"));
+    }
+    if !hikyaku.0.is_empty() && !postfix.0.is_empty() {
+        figures.push((
+            "peers: Hikyaku / Postfix",
+            hikyaku.rate() / postfix.rate(),
+            "×",
+        ));
+    }
+    results::record(args.common.record.as_deref(), &figures)
 }
 
 /// Direct, Hikyaku, Postfix, in this order.
