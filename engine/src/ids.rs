@@ -3,6 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// A receiving site, as one shard counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SiteId(pub(crate) u32);
+
 /// A shard: one pinned executor with its queue, 0-based.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);

@@ -108,15 +108,8 @@ fn score(wanted: &Expected, report: &Report, tally: &mut Tally) {
         .map(|f| f.recipient.to_lowercase())
         .collect();
     let count = wanted.recipients.len().max(wanted.verdicts.len()).max(1);
-    let stretch = |list: &[Vec<String>]| -> Vec<Vec<String>> {
-        if list.len() == 1 {
-            vec![list[0].clone(); count]
-        } else {
-            list.to_vec()
-        }
-    };
-    let verdicts = stretch(&wanted.verdicts);
-    let reasons = stretch(&wanted.reasons);
+    let verdicts = stretch(&wanted.verdicts, count);
+    let reasons = stretch(&wanted.reasons, count);
     let word = "not-a-bounce";
     let only_not = verdicts.iter().flatten().all(|v| v == word);
     let may_not = verdicts.iter().flatten().any(|v| v == word);
@@ -129,18 +122,7 @@ fn score(wanted: &Expected, report: &Report, tally: &mut Tally) {
         wrong.push("bounce");
     }
 
-    let mut used: Vec<usize> = Vec::new();
-    let place: Vec<Option<usize>> = wanted
-        .recipients
-        .iter()
-        .map(|alternatives| {
-            let fits = |i: &usize| alternatives.contains(&got[*i]);
-            let fresh = (0..got.len()).find(|i| !used.contains(i) && fits(i));
-            let found = fresh.or_else(|| (0..got.len()).find(|i| fits(i)));
-            used.extend(found);
-            found
-        })
-        .collect();
+    let place = places(wanted, &got);
     if !wanted.recipients.is_empty() && !only_not {
         let found = place.iter().flatten().count();
         tally.add("recipients", found, place.len());
@@ -194,6 +176,31 @@ fn score(wanted: &Expected, report: &Report, tally: &mut Tally) {
             .misses
             .push(format!("{}: {}", wanted.file, wrong.join(" ")));
     }
+}
+
+/// One for all stands for each.
+fn stretch(list: &[Vec<String>], count: usize) -> Vec<Vec<String>> {
+    if list.len() == 1 {
+        vec![list[0].clone(); count]
+    } else {
+        list.to_vec()
+    }
+}
+
+/// Where each wanted recipient stands among those that were read.
+fn places(wanted: &Expected, got: &[String]) -> Vec<Option<usize>> {
+    let mut used: Vec<usize> = Vec::new();
+    wanted
+        .recipients
+        .iter()
+        .map(|alternatives| {
+            let fits = |i: &usize| alternatives.contains(&got[*i]);
+            let fresh = (0..got.len()).find(|i| !used.contains(i) && fits(i));
+            let found = fresh.or_else(|| (0..got.len()).find(|i| fits(i)));
+            used.extend(found);
+            found
+        })
+        .collect()
 }
 
 #[test]

@@ -2,9 +2,36 @@
 
 use std::fmt;
 
-use super::row::Layer;
 use crate::limits::RETRY_STEPS_MAX;
 use crate::units::{format_duration_ms, format_size_bytes, parse_duration_ms, parse_size_bytes};
+
+/// How specific a row is; a later one goes over an earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Layer {
+    /// Everything: `[delivery]` of the configuration.
+    Default,
+    /// A set of domains and MX hosts.
+    Provider,
+    /// Recipient domains.
+    Domain,
+    /// Groups.
+    Group,
+    /// Our addresses.
+    Source,
+}
+
+impl Layer {
+    /// The table of a file whose rows are of this layer.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Provider => "provider",
+            Self::Domain => "domain",
+            Self::Group => "group",
+            Self::Source => "source",
+        }
+    }
+}
 
 const S: u64 = 1_000;
 const M: u64 = 60 * S;

@@ -3,36 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
+pub use super::keys::Layer;
 use super::keys::{Key, Value};
 use crate::net::DomainPattern;
-
-/// How specific a row is; a later one goes over an earlier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Layer {
-    /// Everything: `[delivery]` of the configuration.
-    Default,
-    /// A set of domains and MX hosts.
-    Provider,
-    /// Recipient domains.
-    Domain,
-    /// Groups.
-    Group,
-    /// Our addresses.
-    Source,
-}
-
-impl Layer {
-    /// The table of a file whose rows are of this layer.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Default => "default",
-            Self::Provider => "provider",
-            Self::Domain => "domain",
-            Self::Group => "group",
-            Self::Source => "source",
-        }
-    }
-}
 
 /// Where a row was written.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use super::site::SiteId;
+use super::SiteId;
 use crate::clock::Mono;
 use crate::dns::Target;
 

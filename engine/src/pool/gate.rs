@@ -6,8 +6,9 @@
 //! ([`Pool::may_go`]), so that it cannot say anything else than what was decided.
 
 use super::Pool;
+use super::SiteId;
 use super::conns::{ConnId, State, Working};
-use super::site::{Site, SiteId};
+use super::site::Site;
 use crate::clock::{Now, UnixMs};
 use crate::dns::Target;
 use crate::ids::ShardId;

@@ -19,11 +19,12 @@ pub(crate) use gate::{
     Conditions, Go, Halt, Limits, NoStart, OpenPermit, SessionsShare, StartPermit,
 };
 use site::Mark;
+pub use site::TARGET_COOLDOWN_MS;
 pub(crate) use site::{Failure, Site, SiteKey};
-pub use site::{SiteId, TARGET_COOLDOWN_MS};
 
 use crate::clock::{Mono, Now};
 use crate::dns::{Target, Targets};
+pub use crate::ids::SiteId;
 use crate::random::Random;
 use crate::schedule::destination::DestinationId;
 use crate::slots::{Free, put};

@@ -14,10 +14,6 @@ use crate::smtp::reply::Reply;
 /// How long an address that refused or failed is passed over, milliseconds.
 pub const TARGET_COOLDOWN_MS: u64 = 60_000;
 
-/// Index into a shard's sites.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SiteId(pub(super) u32);
-
 /// What makes two domains share a site: MX hosts and port, as in [`Targets::site`].
 ///
 /// A security level that mail demands of its site (DANE, MTA-STS, `[[route]] tls`) belongs in here too:

@@ -8,7 +8,7 @@ use crate::address::Domain;
 use crate::clock::Mono;
 use crate::counters::DomainRow;
 use crate::dns::{DnsFailure, DnsTrouble, Targets};
-use crate::pool::SiteId;
+use crate::ids::SiteId;
 
 /// How far a destination is with finding its receiving site.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ pub enum Lookup {
     Queued,
     /// Resolved: mail is handed to this site.
     Site {
-        /// Which.
+        /// The site.
         site: SiteId,
         /// The answer it came from, for the delivery log.
         targets: Rc<Targets>,

@@ -8,7 +8,7 @@ use super::super::index::{Entry, EntryId, State};
 use super::Mail;
 use crate::counters::{Counter, Counters};
 use crate::ids::QueueId;
-use crate::pool::SiteId;
+use crate::ids::SiteId;
 use crate::queue::segment::Placement;
 
 /// A message for one recipient domain, new in the queue.
