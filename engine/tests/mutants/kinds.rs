@@ -225,6 +225,22 @@ pub(crate) const KINDS: &[Kind] = &[
         )],
     ),
     kind(
+        "outcomes behind the last save not counted at replay",
+        &[at(
+            "shard/replay.rs",
+            "if is_missed && let Some(counter)",
+            "if is_missed && !PLANTED && let Some(counter)",
+        )],
+    ),
+    kind(
+        "a segment goes before its outcomes are in saved counts",
+        &[at(
+            "shard/compact.rs",
+            "if !has_copies && leaving.counted.contains(&segment) {",
+            "if PLANTED || !has_copies && leaving.counted.contains(&segment) {",
+        )],
+    ),
+    kind(
         "deferred counted twice",
         &[at(
             "schedule/mail/entries.rs",
