@@ -250,8 +250,10 @@ impl Disk {
         if !is_there {
             // The size is set once, so that no later sync has to change it. With its room taken, too, a write
             // need not wait for blocks to be found, which the kernel would have a thread of its own do.
+            // That is for the queue, whose files are filled and used again: a log's may never be.
             let bytes = u64::from(begin.segment_bytes);
-            if file.pre_allocate(bytes, false).await.is_err() {
+            let is_queue = *folder == self.folder(Stream::Queue);
+            if !is_queue || file.pre_allocate(bytes, false).await.is_err() {
                 // No room for all of it, or a file system that cannot: what there is room for is used.
                 file.truncate(bytes).await.map_err(disk_error)?;
             }
