@@ -16,6 +16,9 @@ pub const MESSAGE_BYTES_MAX: u64 = 47 << 20;
 /// Recipients of one transaction. RFC 5321 §4.5.3.1.8 asks for at least 100.
 pub const RECIPIENTS_MAX: u32 = 10_000;
 
+/// Recipients of one transaction of ours: what any server takes (RFC 5321 §4.5.3.1.8).
+pub const RECIPIENTS_PER_TRANSACTION_MAX: u32 = 100;
+
 /// One segment file, bytes.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 

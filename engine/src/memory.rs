@@ -1,10 +1,11 @@
 //! Content in memory: one ledger a shard, so that one limit holds for all who keep any.
 //!
-//! Sessions that receive, accepted content kept for its first delivery, and content read back for
-//! delivery take from the same `[limits] memory_bytes_max`; records that wait for the disk are counted by
-//! the store and given to the questions here. Who may not take more is told so: a client 452, a delivery
-//! waits until another has ended. What was read back is counted by a [`Permit`] that stays with it, so
-//! that nobody can forget to give it back.
+//! Sessions that receive, accepted content kept for its first delivery, content read back for delivery,
+//! its conversion to 7 bits, and parts of messages on their way to other shards take from the same
+//! `[limits] memory_bytes_max`; records that wait for the disk are counted by the store and given to the
+//! questions here. Who may not take more is told so: a client 452, a delivery waits until another has
+//! ended. All but what sessions hold is counted by a [`Permit`] that stays with it, so that nobody can
+//! forget to give it back.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -20,26 +21,38 @@ pub struct Ledger(Rc<Book>);
 struct Book {
     bytes_max: usize,
     receiving: Cell<usize>,
-    /// Taken by permits, small ones and large ones apart: each has a share of its own.
+    kept: Cell<usize>,
+    crossing: Cell<usize>,
+    /// Read back, small content and large apart: each has a share of its own.
     small: Cell<usize>,
     large: Cell<usize>,
 }
 
+/// What memory is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    Kept,
+    Crossing,
+    ReadBack,
+}
+
 impl Book {
-    const fn class(&self, bytes: usize) -> &Cell<usize> {
-        if bytes <= SMALL_BYTES_MAX {
-            &self.small
-        } else {
-            &self.large
+    const fn column(&self, used: Use, bytes: usize) -> &Cell<usize> {
+        match used {
+            Use::Kept => &self.kept,
+            Use::Crossing => &self.crossing,
+            Use::ReadBack if bytes <= SMALL_BYTES_MAX => &self.small,
+            Use::ReadBack => &self.large,
         }
     }
 }
 
-/// Memory taken for content read back, and given back when this is dropped.
+/// Memory taken for content, and given back when this is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it gives the memory back"]
 pub struct Permit {
     bytes: usize,
+    used: Use,
     book: Rc<Book>,
 }
 
@@ -49,8 +62,8 @@ impl Permit {
         self.bytes
     }
 
-    /// Takes `bytes` more for the same content; `false` if that has to wait. Whoever holds all there is
-    /// is let through.
+    /// Takes `bytes` more for the same content that was read back; `false` if that has to wait. Whoever
+    /// holds all there is is let through.
     pub fn grow(&mut self, bytes: usize) -> bool {
         let whole = self.bytes + bytes;
         self.give();
@@ -61,13 +74,13 @@ impl Permit {
 
     fn take(&mut self, bytes: usize) {
         self.bytes = bytes;
-        let class = self.book.class(bytes);
-        class.set(class.get() + bytes);
+        let column = self.book.column(self.used, bytes);
+        column.set(column.get() + bytes);
     }
 
     fn give(&self) {
-        let class = self.book.class(self.bytes);
-        class.set(class.get() - self.bytes);
+        let column = self.book.column(self.used, self.bytes);
+        column.set(column.get() - self.bytes);
     }
 }
 
@@ -83,6 +96,8 @@ impl Ledger {
         Self(Rc::new(Book {
             bytes_max,
             receiving: Cell::new(0),
+            kept: Cell::new(0),
+            crossing: Cell::new(0),
             small: Cell::new(0),
             large: Cell::new(0),
         }))
@@ -93,8 +108,8 @@ impl Ledger {
         self.0.bytes_max
     }
 
-    /// A session holds `after` bytes and no longer `before`. `others`: bytes kept and bytes that wait for
-    /// the disk. Whether that is within the limit; if not, the session gives its content up.
+    /// A session holds `after` bytes and no longer `before`. `others`: bytes that wait for the disk.
+    /// Whether that is within the limit; if not, the session gives its content up.
     pub fn receive(&self, before: usize, after: usize, others: usize) -> bool {
         let receiving = &self.0.receiving;
         receiving.set(receiving.get().saturating_sub(before) + after);
@@ -105,7 +120,17 @@ impl Ledger {
     /// what comes in does not.
     pub fn is_full(&self, others: usize) -> bool {
         let bytes_max = self.bytes_max();
-        self.receiving_bytes() + others + self.read_back_bytes() > bytes_max - bytes_max / 4
+        self.bytes() + others > bytes_max - bytes_max / 4
+    }
+
+    /// Counts content kept for its first delivery.
+    pub fn keep(&self, bytes: usize) -> Permit {
+        self.permit(Use::Kept, bytes)
+    }
+
+    /// Counts a part of a message on its way to another shard, until that has answered.
+    pub fn cross(&self, bytes: usize) -> Permit {
+        self.permit(Use::Crossing, bytes)
     }
 
     /// Takes `bytes` for content to be read back; `None` if it has to wait. One is always let through.
@@ -115,24 +140,43 @@ impl Ledger {
 
     /// As [`Self::read_back`], for what cannot wait.
     pub fn read_back_unasked(&self, bytes: usize) -> Permit {
+        self.permit(Use::ReadBack, bytes)
+    }
+
+    /// Bytes of content in memory, whatever for.
+    pub fn bytes(&self) -> usize {
+        let Book {
+            receiving,
+            kept,
+            crossing,
+            small,
+            large,
+            ..
+        } = &*self.0;
+        [receiving, kept, crossing, small, large]
+            .into_iter()
+            .map(Cell::get)
+            .sum()
+    }
+
+    /// Bytes of content kept for its first delivery.
+    pub fn kept_bytes(&self) -> usize {
+        self.0.kept.get()
+    }
+
+    fn permit(&self, used: Use, bytes: usize) -> Permit {
         let book = Rc::clone(&self.0);
-        let mut permit = Permit { bytes: 0, book };
+        let mut permit = Permit {
+            bytes: 0,
+            used,
+            book,
+        };
         permit.take(bytes);
         permit
     }
 
-    /// Bytes of content read back.
-    pub fn read_back_bytes(&self) -> usize {
-        self.0.small.get() + self.0.large.get()
-    }
-
-    /// Bytes that sessions hold.
-    pub fn receiving_bytes(&self) -> usize {
-        self.0.receiving.get()
-    }
-
     fn fits(book: &Book, bytes: usize) -> bool {
-        let taken = book.class(bytes).get();
+        let taken = book.column(Use::ReadBack, bytes).get();
         taken == 0 || taken + bytes <= book.bytes_max / 4
     }
 }
@@ -152,9 +196,9 @@ mod tests {
         let small = ledger.read_back(4096).unwrap();
         drop(first);
         let third = ledger.read_back(30 * MIB).unwrap();
-        assert_eq!(ledger.read_back_bytes(), 60 * MIB + 4096);
+        assert_eq!(ledger.bytes(), 60 * MIB + 4096);
         drop((second, small, third));
-        assert_eq!(ledger.read_back_bytes(), 0);
+        assert_eq!(ledger.bytes(), 0);
         let ledger = Ledger::new(8 * MIB);
         let only = ledger.read_back(30 * MIB);
         assert!(only.is_some(), "one is always let through");
@@ -171,9 +215,9 @@ mod tests {
         assert!(!two.grow(1), "it would be large, and the share is taken");
         assert_eq!(two.bytes(), SMALL_BYTES_MAX);
         assert!(one.grow(9 * MIB), "it holds all there is");
-        assert_eq!(ledger.read_back_bytes(), 10 * MIB + SMALL_BYTES_MAX);
+        assert_eq!(ledger.bytes(), 10 * MIB + SMALL_BYTES_MAX);
         drop((one, two));
-        assert_eq!(ledger.read_back_bytes(), 0);
+        assert_eq!(ledger.bytes(), 0);
     }
 
     #[test]
@@ -184,5 +228,11 @@ mod tests {
         assert!(ledger.is_full(10 * MIB));
         assert!(ledger.receive(31 * MIB, 0, 10 * MIB));
         assert!(!ledger.is_full(10 * MIB));
+        let (kept, crossing) = (ledger.keep(20 * MIB), ledger.cross(20 * MIB));
+        assert!(ledger.is_full(0), "what is kept or goes elsewhere counts");
+        drop(crossing);
+        assert!(!ledger.is_full(0));
+        drop(kept);
+        assert_eq!(ledger.kept_bytes(), 0);
     }
 }

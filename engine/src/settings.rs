@@ -13,7 +13,7 @@ use crate::dns::{DnsPolicy, OwnNames};
 use crate::message::header::WatchedHeaders;
 use crate::route::RouteTable;
 use crate::schedule::retry::RetrySchedule;
-use crate::shard::{QUESTIONS_MAX, RECIPIENTS_PER_ENTRY_MAX, Settings};
+use crate::shard::{QUESTIONS_MAX, Settings};
 use crate::smtp::client::{ClientSettings, ClientTimeouts};
 use crate::smtp::server::ServerSettings;
 
@@ -55,8 +55,7 @@ pub fn shard(
         },
         sessions_per_site_max: delivery.sessions_max,
         messages_per_session_max: delivery.messages_per_session,
-        recipients_per_message_max: (delivery.recipients_per_message as usize)
-            .clamp(1, RECIPIENTS_PER_ENTRY_MAX),
+        recipients_per_message_max: delivery.recipients_per_message as u16,
         connection_ms_max: delivery.session_time_ms_max,
         connection_idle_ms_max: delivery.idle_timeout_ms,
         site_backoff_s: SITE_BACKOFF_S,

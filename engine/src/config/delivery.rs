@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::reader::Reader;
 use super::{D, H, M, S};
 use crate::dsn::DsnReturn;
-use crate::limits::RETRY_STEPS_MAX;
+use crate::limits::{RECIPIENTS_PER_TRANSACTION_MAX, RETRY_STEPS_MAX};
 use crate::net::{Cidr, IpFamily};
 use crate::smtp::client::ClientTimeouts;
 use crate::units::{format_duration_ms, parse_duration_ms};
@@ -100,7 +100,11 @@ pub(super) fn read(r: &mut Reader<'_, '_>) -> Delivery {
         expire_after_ms: r.duration_ms("expire_after", 5 * D, S..=30 * D),
         sessions_max: r.number("sessions_max", 20, 1..=10_000),
         messages_per_session: r.number("messages_per_session", 1_000, 1..=1_000_000),
-        recipients_per_message: r.number("recipients_per_message", 100, 1..=10_000),
+        recipients_per_message: r.number(
+            "recipients_per_message",
+            100,
+            1..=RECIPIENTS_PER_TRANSACTION_MAX,
+        ),
         idle_timeout_ms: r.duration_ms("idle_timeout", 5 * S, 0..=5 * M),
         session_time_ms_max: r.duration_ms("session_time_max", 5 * M, S..=D),
         timeouts: Timeouts {

@@ -39,6 +39,19 @@ fn a_small_file_has_defaults_for_the_rest() {
 }
 
 #[test]
+fn more_recipients_than_a_transaction_takes_are_refused_with_the_bound() {
+    let found = faults(&with("[delivery]\nrecipients_per_message = 101\n"));
+    assert!(found[0].contains("1 to 100"), "{found:?}");
+    assert!(
+        Config::parse(
+            "h.toml",
+            &with("[delivery]\nrecipients_per_message = 100\n")
+        )
+        .is_ok()
+    );
+}
+
+#[test]
 fn an_open_relay_is_worth_a_word() {
     for net in ["0.0.0.0/0", "::/0"] {
         let text = format!("{SMALL}relay_from = [\"192.0.2.0/24\", \"{net}\"]\n");

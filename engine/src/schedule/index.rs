@@ -70,7 +70,7 @@ pub enum State {
     Gone,
 }
 
-/// One message for one recipient domain: at most `RECIPIENTS_PER_ENTRY_MAX` of its recipients.
+/// One message for one recipient domain, or what is left of it beside the parts that were sent or are.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// The message.
@@ -89,7 +89,7 @@ pub struct Entry {
     /// First of its recipients within the record.
     pub recipient_first: u16,
     /// How many recipients, done ones included.
-    pub recipient_count: u8,
+    pub recipient_count: u16,
     /// What it is doing.
     pub state: State,
     /// Delivery attempts made.

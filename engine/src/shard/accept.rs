@@ -8,6 +8,7 @@ use super::{Action, ShardCore, Stored, Submission, Ticket};
 use crate::clock::Now;
 use crate::envelope::Recipient;
 use crate::ids::{HandoverId, QueueId, ShardId};
+use crate::memory::Permit;
 use crate::route::owner;
 use crate::schedule::index::EntryId;
 use crate::smtp::server::Overload;
@@ -87,6 +88,8 @@ pub(super) struct Transaction {
     owners: Vec<ShardId>,
     awaited: usize,
     failure: Option<Stored>,
+    /// The copies of the content that are on their way to others.
+    _crossing: Permit,
 }
 
 /// Messages of which parts are being stored, here and elsewhere.
@@ -118,6 +121,8 @@ impl ShardCore {
         self.splits.next_key += 1;
         let key = self.splits.next_key;
         let pending = parts.len() > 1;
+        let copies = parts.len() - usize::from(parts.contains_key(&self.me));
+        let crossing = self.content.cross(copies * submission.content.len());
         let transaction = Transaction {
             origin,
             queue_id: submission.queue_id,
@@ -125,6 +130,7 @@ impl ShardCore {
             owners: parts.keys().copied().collect(),
             awaited: parts.len(),
             failure: None,
+            _crossing: crossing,
         };
         self.splits.open.insert(key, transaction);
         let mut whole = Some(submission);

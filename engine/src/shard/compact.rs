@@ -253,11 +253,9 @@ impl ShardCore {
         let mut each = vec![gone; recipients];
         for id in live {
             let entry = self.mail.get(*id);
-            let done = self.mail.done_bits(*id);
-            for n in 0..usize::from(entry.recipient_count) {
-                if done >> n & 1 == 0
-                    && let Some(state) = each.get_mut(usize::from(entry.recipient_first) + n)
-                {
+            for place in self.mail.open_places(*id) {
+                let n = usize::from(entry.recipient_first + place);
+                if let Some(state) = each.get_mut(n) {
                     state.kind = OutcomeKind::Deferred;
                     state.attempts = entry.attempts;
                     state.next_retry_s = entry.retry_at_s;

@@ -46,6 +46,13 @@ pub(super) struct Held {
     pub(super) permit: Option<Permit>,
 }
 
+/// A message kept for the first delivery of its entries, and the memory that takes, once for all.
+#[derive(Debug)]
+pub(super) struct Kept {
+    message: Rc<Message>,
+    _permit: Permit,
+}
+
 /// What came of asking for content.
 #[derive(Debug)]
 pub(super) enum Given {
@@ -88,9 +95,7 @@ type Line = VecDeque<(EntryId, usize)>;
 #[derive(Debug)]
 pub(super) struct Content {
     /// Messages kept for their first delivery.
-    kept: HashMap<EntryId, Rc<Message>>,
-    /// What they take, bytes.
-    kept_bytes: usize,
+    kept: HashMap<EntryId, Rc<Kept>>,
     ledger: Ledger,
     small: Line,
     large: Line,
@@ -103,7 +108,6 @@ impl Content {
     pub(super) fn new(content_bytes_max: usize) -> Self {
         Self {
             kept: HashMap::new(),
-            kept_bytes: 0,
             ledger: Ledger::new(content_bytes_max),
             small: Line::new(),
             large: Line::new(),
@@ -115,36 +119,52 @@ impl Content {
 
     /// Whether no more content should come in, beside `waiting` bytes that wait for the disk.
     pub(super) fn is_full(&self, waiting: usize) -> bool {
-        self.ledger.is_full(self.kept_bytes + waiting)
+        self.ledger.is_full(waiting)
     }
 
     /// As [`Ledger::receive`], beside `waiting` bytes that wait for the disk.
     pub(super) fn receive(&self, before: usize, after: usize, waiting: usize) -> bool {
-        (self.ledger).receive(before, after, self.kept_bytes + waiting)
+        self.ledger.receive(before, after, waiting)
     }
 
-    /// Content in memory, being received, kept or read back, bytes.
+    /// Content in memory, bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.kept_bytes + self.ledger.read_back_bytes() + self.ledger.receiving_bytes()
+        self.ledger.bytes()
     }
 
-    /// Whether a message may be kept for its first delivery, `kept_bytes_max` being for all.
-    pub(super) fn may_keep(&self, message: &Message, kept_bytes_max: usize) -> bool {
-        let kept_bytes = self.kept_bytes + message.memory_bytes();
-        kept_bytes <= kept_bytes_max && !self.ledger.is_full(kept_bytes)
+    /// Counts a part of a message on its way to another shard.
+    pub(super) fn cross(&self, bytes: usize) -> Permit {
+        self.ledger.cross(bytes)
+    }
+
+    /// The message, to be kept for its first delivery if there is room, `kept_bytes_max` being for all.
+    pub(super) fn keepable(&self, message: Message, kept_bytes_max: usize) -> Option<Rc<Kept>> {
+        let bytes = message.memory_bytes();
+        let fits =
+            self.ledger.kept_bytes() + bytes <= kept_bytes_max && !self.ledger.is_full(bytes);
+        fits.then(|| {
+            Rc::new(Kept {
+                message: Rc::new(message),
+                _permit: self.ledger.keep(bytes),
+            })
+        })
     }
 
     /// Keeps the message of an entry.
-    pub(super) fn keep(&mut self, id: EntryId, message: &Rc<Message>) {
-        self.kept_bytes += message.memory_bytes();
-        self.kept.insert(id, Rc::clone(message));
+    pub(super) fn keep(&mut self, id: EntryId, kept: &Rc<Kept>) {
+        self.kept.insert(id, Rc::clone(kept));
+    }
+
+    /// Some of an entry's recipients are an entry of their own.
+    pub(super) fn split(&mut self, from: EntryId, off: EntryId) {
+        if let Some(kept) = self.kept.get(&from).map(Rc::clone) {
+            self.kept.insert(off, kept);
+        }
     }
 
     /// The entry has had its first delivery, or has left the queue.
     pub(super) fn forget(&mut self, id: EntryId) {
-        if let Some(message) = self.kept.remove(&id) {
-            self.kept_bytes -= message.memory_bytes();
-        }
+        self.kept.remove(&id);
         self.promised.remove(&id);
     }
 
@@ -218,9 +238,9 @@ impl Content {
 impl ShardCore {
     /// The message of an entry in flight, for a purpose.
     pub(super) fn content_for(&mut self, id: EntryId, purpose: Purpose) -> Given {
-        if let Some(message) = self.content.kept.get(&id) {
+        if let Some(kept) = self.content.kept.get(&id) {
             return Given::Here(Held {
-                message: Rc::clone(message),
+                message: Rc::clone(&kept.message),
                 permit: None,
             });
         }

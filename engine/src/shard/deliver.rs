@@ -199,10 +199,9 @@ impl ShardCore {
     fn start(&mut self, on: StartPermit, entry_id: EntryId, held: Held, now: Now) {
         let Held { message, permit } = held;
         let entry = self.mail.get(entry_id);
-        let (first, count) = (usize::from(entry.recipient_first), entry.recipient_count);
+        let first = usize::from(entry.recipient_first);
         let destination = entry.destination;
-        let done = self.mail.done_bits(entry_id);
-        let recipients: Vec<u8> = (0..count).filter(|n| done >> n & 1 == 0).collect();
+        let recipients = self.mail.open_places(entry_id);
         let conn = on.conn();
         self.pool.started(on);
         self.next_token += 1;
@@ -295,7 +294,7 @@ impl ShardCore {
             target,
             refusal,
         }) = failure
-            && let Some(entry) = self.next_entry(site_id, now)
+            && let Some(entry) = self.next_message(site_id, now)
         {
             let unconnected = Unconnected::NoConnection {
                 phase,

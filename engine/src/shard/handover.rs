@@ -130,11 +130,9 @@ impl ShardCore {
 
     pub(super) fn transfer_message(&mut self, id: EntryId, message: &Message, now: Now) {
         let entry = self.mail.get(id);
-        let done = self.mail.done_bits(id);
-        let first = usize::from(entry.recipient_first);
-        let recipients = (0..usize::from(entry.recipient_count))
-            .filter(|n| done >> n & 1 == 0)
-            .map(|n| message.recipients()[first + n].clone())
+        let ours = &message.recipients()[usize::from(entry.recipient_first)..];
+        let recipients = (self.mail.open_places(id).into_iter())
+            .map(|place| ours[usize::from(place)].clone())
             .collect();
         let submission = message.submission(recipients);
         let handover = self.moves.handovers.id;
@@ -151,7 +149,7 @@ impl ShardCore {
         self.moves.handovers.given.push(id);
         self.mail.handed(id);
         let entry = self.mail.get(id);
-        let (first, count) = (entry.recipient_first, u16::from(entry.recipient_count));
+        let (first, count) = (entry.recipient_first, entry.recipient_count);
         let (queue_id, segment) = (entry.queue_id, entry.placement.segment);
         let state = OutcomeState::handed_over(first, count, self.moves.handovers.id);
         self.append_outcome(queue_id, segment, state, now);

@@ -81,8 +81,6 @@ use crate::store::{StorageSetup, WAITING_BYTES_MAX};
 
 /// [`Event::Tick`] comes at least this often.
 pub const TICK_MS: u64 = 100;
-/// Recipients of one index entry, hence of one transaction; its done ones are bits of a `u128`.
-pub const RECIPIENTS_PER_ENTRY_MAX: usize = 100;
 /// Questions that are with the resolver at a time.
 pub const QUESTIONS_MAX: usize = 1024;
 /// A question that the resolver has not answered for so long is taken for timed out, milliseconds. The
@@ -112,8 +110,9 @@ pub struct Settings {
     pub sessions_per_site_max: u32,
     /// Transactions over one connection.
     pub messages_per_session_max: u32,
-    /// Recipients of one transaction, at most [`RECIPIENTS_PER_ENTRY_MAX`].
-    pub recipients_per_message_max: usize,
+    /// Recipients of one transaction, at most
+    /// [`RECIPIENTS_PER_TRANSACTION_MAX`](crate::limits::RECIPIENTS_PER_TRANSACTION_MAX).
+    pub recipients_per_message_max: u16,
     /// How long a connection is given new transactions, milliseconds.
     pub connection_ms_max: u64,
     /// How long a connection is kept without mail, milliseconds.
@@ -163,8 +162,8 @@ pub struct Settings {
 #[derive(Debug)]
 struct Delivery {
     entry: EntryId,
-    /// Offsets of the recipients tried, within the entry.
-    recipients: Vec<u8>,
+    /// Places of the recipients tried, within the entry.
+    recipients: Vec<u16>,
     message: Rc<Message>,
     destination: DestinationId,
     started: Now,

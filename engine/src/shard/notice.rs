@@ -21,7 +21,7 @@ const RETURNED_BYTES_MAX: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Notice {
     pub(super) entry: EntryId,
-    pub(super) outcomes: Vec<(u8, OutcomeKind)>,
+    pub(super) outcomes: Vec<(u16, OutcomeKind)>,
 }
 
 impl ShardCore {

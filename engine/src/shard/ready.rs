@@ -13,6 +13,9 @@ use crate::schedule::destination::{DestinationId, Lookup};
 use crate::schedule::index::{EntryId, State};
 use crate::schedule::mail::{Listed, Taken};
 
+/// More recipients than a message has.
+const WHOLE: u16 = u16::MAX;
+
 impl ShardCore {
     /// The entry, in no list, may be sent from now on.
     pub(super) fn make_ready(&mut self, id: EntryId, now: Now) {
@@ -112,8 +115,18 @@ impl ShardCore {
         }
     }
 
-    /// The next entry of a site's destinations, which take turns.
+    /// The next mail of a site's destinations, which take turns: an entry, or as much of it as one
+    /// transaction takes.
     pub(super) fn next_entry(&mut self, site_id: SiteId, now: Now) -> Option<EntryId> {
+        self.next_part(site_id, self.settings.recipients_per_message_max, now)
+    }
+
+    /// As [`Self::next_entry`], with all the recipients that are left of it.
+    pub(super) fn next_message(&mut self, site_id: SiteId, now: Now) -> Option<EntryId> {
+        self.next_part(site_id, WHOLE, now)
+    }
+
+    fn next_part(&mut self, site_id: SiteId, recipients_max: u16, now: Now) -> Option<EntryId> {
         loop {
             let id = self.pool.next_in_round(site_id)?;
             let expired = match &self.mail.destination(id).lookup {
@@ -125,7 +138,7 @@ impl ShardCore {
                 self.look_up_soon(id);
                 continue;
             }
-            let entry = self.pop_ready(id, now);
+            let entry = self.pop_part(id, recipients_max, now);
             let destination = self.mail.destination_mut(id);
             let is_empty = destination.ready_len() == 0;
             destination.in_round = !is_empty;
@@ -151,8 +164,26 @@ impl ShardCore {
     /// Takes the next live entry out of a destination's ready list, as in flight. Entries that have
     /// expired are settled on the way.
     pub(super) fn pop_ready(&mut self, id: DestinationId, now: Now) -> Option<EntryId> {
+        self.pop_part(id, WHOLE, now)
+    }
+
+    /// As [`Self::pop_ready`], for at most `recipients_max` of the entry's recipients.
+    fn pop_part(&mut self, id: DestinationId, recipients_max: u16, now: Now) -> Option<EntryId> {
         loop {
-            let Taken { entry, round } = self.mail.taken(id)?;
+            let first = self.mail.first_ready(id)?;
+            let recipients_max = if self.is_expired(first, now) {
+                WHOLE
+            } else {
+                recipients_max
+            };
+            let Taken {
+                entry,
+                round,
+                split_from,
+            } = self.mail.taken(id, recipients_max)?;
+            if let Some(rest) = split_from {
+                self.content.split(rest, entry);
+            }
             if let Some(site) = round {
                 self.pool.ready_less(site);
             }

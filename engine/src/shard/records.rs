@@ -163,34 +163,30 @@ impl ShardCore {
         let queue_id = submission.queue_id;
         let ticket = Ticket { waiter, hold };
         self.store.queue.await_message(queue_id, placement, ticket);
-        let message = Rc::new(submission.into_message());
+        let envelope = Arc::clone(&submission.envelope);
+        let group = submission.group.as_deref().unwrap_or("");
+        let group = self.counters.group(group).number();
         // What is held for long is read back when its time comes.
-        let keep = !matches!(hold, Hold::Handover(_))
-            && (self.content).may_keep(&message, self.settings.memory_bytes_max);
-        let group = self
-            .counters
-            .group(message.group.as_deref().unwrap_or(""))
-            .number();
+        let kept = if matches!(hold, Hold::Handover(_)) {
+            None
+        } else {
+            self.content
+                .keepable(submission.into_message(), self.settings.memory_bytes_max)
+        };
         let mut first = 0;
-        for run in message
-            .recipients()
-            .chunk_by(|a, b| a.domain() == b.domain())
-        {
-            let destination = self.destination_of(run[0].domain());
-            for part in run.chunks(self.settings.recipients_per_message_max) {
-                let entry = NewEntry {
-                    queue_id,
-                    placement,
-                    destination,
-                    group,
-                    recipient_first: first,
-                    recipient_count: part.len() as u8,
-                };
-                first += part.len() as u16;
-                let id = self.mail.stored(entry, &mut self.counters);
-                if keep {
-                    self.content.keep(id, &message);
-                }
+        for run in (envelope.recipients).chunk_by(|a, b| a.domain() == b.domain()) {
+            let entry = NewEntry {
+                queue_id,
+                placement,
+                destination: self.destination_of(run[0].domain()),
+                group,
+                recipient_first: first,
+                recipient_count: run.len() as u16,
+            };
+            first += run.len() as u16;
+            let id = self.mail.stored(entry, &mut self.counters);
+            if let Some(kept) = &kept {
+                self.content.keep(id, kept);
             }
         }
     }

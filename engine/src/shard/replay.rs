@@ -195,22 +195,15 @@ impl ShardCore {
         for domain in message.recipients.domains() {
             let name = crate::address::Domain::from_stored(domain.domain);
             let destination = self.destination_of(&name);
-            let per_entry = self.settings.recipients_per_message_max as u16;
-            let group = self.counters.group(message.group.unwrap_or("")).number();
-            let mut first = domain.first;
-            while first < domain.first + domain.count {
-                let count = (domain.first + domain.count - first).min(per_entry);
-                let entry = NewEntry {
-                    queue_id: message.queue_id,
-                    placement,
-                    destination,
-                    group,
-                    recipient_first: first,
-                    recipient_count: count as u8,
-                };
-                self.mail.restored(entry, &mut self.counters);
-                first += count;
-            }
+            let entry = NewEntry {
+                queue_id: message.queue_id,
+                placement,
+                destination,
+                group: self.counters.group(message.group.unwrap_or("")).number(),
+                recipient_first: domain.first,
+                recipient_count: domain.count,
+            };
+            self.mail.restored(entry, &mut self.counters);
         }
     }
 
@@ -282,26 +275,39 @@ impl ShardCore {
     /// Applies a state to an entry; whether that changed anything.
     fn replay_state(&mut self, id: EntryId, state: &OutcomeState, is_missed: bool) -> bool {
         let entry = self.mail.get(id);
-        let count = u16::from(entry.recipient_count);
+        let end = entry.recipient_first + entry.recipient_count;
         let from = state.first.max(entry.recipient_first);
-        let to = (state.first.saturating_add(state.count)).min(entry.recipient_first + count);
+        let to = state.first.saturating_add(state.count).min(end);
         if from >= to {
             return false;
         }
+        let per = self.settings.recipients_per_message_max;
+        let id = self.mail.narrowed(id, from, to, per);
         if !state.kind.is_final() {
             return self
                 .mail
                 .attempts_restored(id, state.attempts, state.next_retry_s);
         }
+        let entry = self.mail.get(id);
+        // One with more recipients than bits has a note about all of them at once.
+        let is_whole = to - from == entry.recipient_count;
         let before = self.mail.done_bits(id);
         let mut done = before;
-        for recipient in from..to {
+        for recipient in (from..to).filter(|_| !is_whole) {
             done |= 1 << (recipient - entry.recipient_first);
         }
+        let news = if is_whole {
+            self.mail.open_recipients(id)
+        } else {
+            (done & !before).count_ones()
+        };
         if is_missed && let Some(counter) = Counter::of_final(state.kind) {
             let (row, group) = self.mail.rows(id, &self.counters);
-            let news = (done & !before).count_ones();
             self.counters.recount(row, group, counter, news);
+        }
+        if is_whole {
+            self.finish_entry(id);
+            return true;
         }
         self.mail.recipients_done(id, done, &mut self.counters);
         if self.mail.open_recipients(id) == 0 {

@@ -79,8 +79,8 @@ pub(super) struct Context {
 
 /// One recipient's outcome.
 pub(super) struct Settled {
-    /// Offset within the entry.
-    pub(super) recipient: u8,
+    /// Its place within the entry.
+    pub(super) recipient: u16,
     pub(super) kind: OutcomeKind,
     phase: Option<Phase>,
     pub(super) reply: Reply,
@@ -148,8 +148,7 @@ impl ShardCore {
         if !matches!(unconnected, Unconnected::Expired) {
             self.mail.attempted(id);
         }
-        let entry = self.mail.get(id);
-        let (count, destination) = (entry.recipient_count, entry.destination);
+        let destination = self.mail.get(id).destination;
         let reply = self.unconnected_reply(destination, &unconnected);
         match unconnected {
             Unconnected::DnsTrouble(_) => self.count(id, Counter::DnsTempfail, 1),
@@ -162,8 +161,7 @@ impl ShardCore {
             Unconnected::NoConnection { .. } => self.count(id, Counter::SessionError, 1),
             Unconnected::Expired => {}
         }
-        let done = self.mail.done_bits(id);
-        let recipients: Vec<u8> = (0..count).filter(|n| done >> n & 1 == 0).collect();
+        let recipients = self.mail.open_places(id);
         let settled = recipients
             .iter()
             .map(|recipient| Settled {
@@ -240,7 +238,7 @@ impl ShardCore {
         remote_mta: Option<&str>,
         now: Now,
     ) {
-        let outcomes: Vec<(u8, OutcomeKind)> = settled
+        let outcomes: Vec<(u16, OutcomeKind)> = settled
             .iter()
             .map(|one| (one.recipient, one.kind))
             .collect();
@@ -271,18 +269,10 @@ impl ShardCore {
     }
 
     /// Writes outcomes to the queue log and moves the entry on: out of the queue, or to its retry.
-    pub(super) fn record(&mut self, id: EntryId, outcomes: &[(u8, OutcomeKind)], now: Now) {
+    pub(super) fn record(&mut self, id: EntryId, outcomes: &[(u16, OutcomeKind)], now: Now) {
         let entry = self.mail.get(id);
         let (queue_id, segment) = (entry.queue_id, entry.placement.segment);
-        let (first, count, attempts) =
-            (entry.recipient_first, entry.recipient_count, entry.attempts);
-        let all = u128::MAX >> (128 - u32::from(count.max(1)));
-        let mut done = self.mail.done_bits(id);
-        for (recipient, kind) in outcomes {
-            if kind.is_final() {
-                done |= 1 << recipient;
-            }
-        }
+        let (first, attempts) = (entry.recipient_first, entry.attempts);
         let retry_at_s = if attempts == 0 {
             self.mail.seconds(now) + NOTICE_RETRY_S
         } else {
@@ -291,7 +281,7 @@ impl ShardCore {
         for run in outcomes.chunk_by(|a, b| a.1 == b.1 && a.0 + 1 == b.0) {
             let kind = run[0].1;
             let state = OutcomeState {
-                first: first + u16::from(run[0].0),
+                first: first + run[0].0,
                 count: run.len() as u16,
                 kind,
                 attempts,
@@ -304,10 +294,13 @@ impl ShardCore {
             }
         }
         self.content.forget(id);
-        if done == all {
+        // Outcomes are of all that were open, each once. Those of more than a transaction has are alike.
+        let finals = || outcomes.iter().filter(|(_, kind)| kind.is_final());
+        if finals().count() as u32 == self.mail.open_recipients(id) {
             self.finish_entry(id);
             return;
         }
+        let done = finals().fold(0, |done, (recipient, _)| done | 1_u128 << recipient);
         self.mail.recipients_done(id, done, &mut self.counters);
         self.mail.deferred(id, retry_at_s, &mut self.counters);
     }

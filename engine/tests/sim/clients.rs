@@ -66,8 +66,12 @@ impl World {
     fn message(&mut self, n: usize, tries: u32, queue_id: engine::ids::QueueId) -> Submission {
         let random = &mut self.random;
         let mut recipients = Vec::new();
+        let one_domain = random.below(8) == 0;
+        let mut domain = net::DOMAINS[random.below(net::RECIPIENT_DOMAINS) as usize].0;
         for r in 0..1 + random.below(3) * random.below(3) {
-            let domain = net::DOMAINS[random.below(net::RECIPIENT_DOMAINS) as usize].0;
+            if !one_domain {
+                domain = net::DOMAINS[random.below(net::RECIPIENT_DOMAINS) as usize].0;
+            }
             let plan = net::random_plan(random);
             recipients.push(
                 Address::parse(&format!("m{n}r{r}-{plan}@{domain}"))

@@ -5,7 +5,7 @@
 
 use super::super::destination::{Destination, DestinationId};
 use super::super::index::{Entry, EntryId, State};
-use super::Mail;
+use super::{DONE_BITS, Mail};
 use crate::counters::{Counter, Counters};
 use crate::ids::QueueId;
 use crate::ids::SiteId;
@@ -20,7 +20,7 @@ pub(crate) struct NewEntry {
     /// Number of the group's row.
     pub(crate) group: u32,
     pub(crate) recipient_first: u16,
-    pub(crate) recipient_count: u8,
+    pub(crate) recipient_count: u16,
 }
 
 /// An entry has come into its destination's ready list.
@@ -32,13 +32,15 @@ pub(crate) struct Listed {
     pub(crate) round: Option<SiteId>,
 }
 
-/// An entry has left its destination's ready list for a connection.
+/// An entry, or a part of one, has left its destination's ready list for a connection.
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a site counts the ready mail of its round"]
 pub(crate) struct Taken {
     pub(crate) entry: EntryId,
-    /// The site in whose round the destination stands.
+    /// The site in whose round the destination stands, if the list is shorter now.
     pub(crate) round: Option<SiteId>,
+    /// The entry that it was a part of, which stays with the rest of its recipients.
+    pub(crate) split_from: Option<EntryId>,
 }
 
 /// An entry has left the queue.
@@ -113,14 +115,27 @@ impl Mail {
         self.list(id, &FROM)
     }
 
-    /// Takes the first of a destination's ready mail.
-    pub(crate) fn taken(&mut self, id: DestinationId) -> Option<Taken> {
-        self.first_ready(id)?;
+    /// Takes the first of a destination's ready mail, for at most `recipients_max` of its recipients: the
+    /// rest stays first, for another transaction.
+    pub(crate) fn taken(&mut self, id: DestinationId, recipients_max: u16) -> Option<Taken> {
+        let first = self.first_ready(id)?;
+        if self.open_recipients(first) > u32::from(recipients_max) {
+            let after = self.open_places(first)[usize::from(recipients_max)];
+            return Some(Taken {
+                entry: self.split(first, after, State::InFlight),
+                round: None,
+                split_from: Some(first),
+            });
+        }
         let destination = &mut self.destinations[id.slot()];
         let entry = destination.ready.pop(&mut self.index)?;
         let round = destination.round();
         self.shift(entry, &[State::Ready], State::InFlight);
-        Some(Taken { entry, round })
+        Some(Taken {
+            entry,
+            round,
+            split_from: None,
+        })
     }
 
     /// It is another shard's now, and about to be read for that.
@@ -164,6 +179,7 @@ impl Mail {
             "recipients of {:?} mail are done",
             self.index.get(id).state
         );
+        debug_assert!(self.index.get(id).recipient_count <= DONE_BITS);
         let bits = self.done.entry(id).or_default();
         let newly = (done & !*bits).count_ones();
         *bits |= done;
@@ -282,6 +298,32 @@ impl Mail {
         is_newer
     }
 
+    /// A note of an earlier run tells of recipients `from..to` of an entry: the entry that has these, and
+    /// no more than transactions of `per` recipients had, so that each goes on from where it was.
+    pub(crate) fn narrowed(&mut self, id: EntryId, from: u16, to: u16, per: u16) -> EntryId {
+        let entry = self.index.get(id);
+        let (first, count) = (entry.recipient_first, entry.recipient_count);
+        if count <= per || self.done.contains_key(&id) {
+            return id;
+        }
+        let (mut low, mut high) = (from - first, to - first);
+        // What was sent at once may have several notes.
+        let wide_low = low / per * per;
+        let wide_high = high.div_ceil(per).saturating_mul(per).min(count);
+        if wide_high - wide_low <= DONE_BITS {
+            (low, high) = (wide_low, wide_high);
+        }
+        let part = if high < count {
+            self.split(id, high, State::Replayed)
+        } else {
+            id
+        };
+        if low > 0 {
+            self.split(part, low, State::Replayed);
+        }
+        part
+    }
+
     /// Begins to go through all that is deferred: [`Self::hasten_some`].
     pub(crate) fn hasten(&mut self) {
         self.wheel.rebuild();
@@ -343,6 +385,33 @@ impl Mail {
             state,
             ..Entry::new(new.queue_id)
         })
+    }
+
+    /// The first `count` of an entry's recipients are an entry of their own from now on, in no list.
+    fn split(&mut self, id: EntryId, count: u16, state: State) -> EntryId {
+        let entry = self.index.get_mut(id);
+        debug_assert!(0 < count && count < entry.recipient_count, "{entry:?}");
+        let part = Entry {
+            recipient_count: count,
+            state,
+            ..entry.clone()
+        };
+        entry.recipient_first += count;
+        entry.recipient_count -= count;
+        let destination = &mut self.destinations[part.destination.slot()];
+        if let Some(len) = destination.len_mut(state) {
+            *len += 1;
+        }
+        let part = self.index.insert(part);
+        if let Some(bits) = self.done.remove(&id) {
+            let low = bits & !(u128::MAX << count);
+            for (id, bits) in [(part, low), (id, bits >> count)] {
+                if bits != 0 {
+                    self.done.insert(id, bits);
+                }
+            }
+        }
+        part
     }
 
     fn list(&mut self, id: EntryId, from: &[State]) -> Listed {

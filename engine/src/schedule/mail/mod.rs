@@ -41,7 +41,12 @@ use crate::address::Domain;
 use crate::clock::{Now, UnixMs};
 use crate::counters::{Counters, DomainRow, GroupRow};
 use crate::ids::QueueId;
+use crate::limits::RECIPIENTS_PER_TRANSACTION_MAX;
 use crate::slots::Free;
+
+/// Most recipients of an entry of which some are done and some not. One with more is split before.
+const DONE_BITS: u16 = 128;
+const _: () = assert!(RECIPIENTS_PER_TRANSACTION_MAX <= DONE_BITS as u32);
 
 /// Queued mail: entries, their times, their destinations.
 #[derive(Debug)]
@@ -52,7 +57,8 @@ pub(crate) struct Mail {
     deferred_len: u64,
     /// Retry times and ages are measured with this.
     clock: SteadyClock,
-    /// Bits of the recipients that are done, for entries with some done and some not.
+    /// Bits of the recipients that are done, for entries with some done and some not: none has more than
+    /// [`DONE_BITS`] recipients.
     done: HashMap<EntryId, u128>,
     destinations: Vec<Destination>,
     by_domain: HashMap<Domain, DestinationId>,
@@ -120,6 +126,15 @@ impl Mail {
     /// Bits of the entry's recipients that are done.
     pub(crate) fn done_bits(&self, id: EntryId) -> u128 {
         self.done.get(&id).copied().unwrap_or(0)
+    }
+
+    /// Places within the entry of its recipients that are not done.
+    pub(crate) fn open_places(&self, id: EntryId) -> Vec<u16> {
+        let places = 0..self.index.get(id).recipient_count;
+        match self.done.get(&id) {
+            None => places.collect(),
+            Some(done) => places.filter(|place| done >> place & 1 == 0).collect(),
+        }
     }
 
     /// Recipients of the entry that are not done.

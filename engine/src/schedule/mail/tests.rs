@@ -30,7 +30,7 @@ impl World {
         }
     }
 
-    fn new_entry(&mut self, domain: &str, recipients: u8) -> NewEntry {
+    fn new_entry(&mut self, domain: &str, recipients: u16) -> NewEntry {
         let name = Domain::from_stored(domain);
         let destination = match self.mail.find_destination(&name) {
             Some(id) => id,
@@ -47,7 +47,7 @@ impl World {
         }
     }
 
-    fn stored(&mut self, domain: &str, recipients: u8) -> EntryId {
+    fn stored(&mut self, domain: &str, recipients: u16) -> EntryId {
         let new = self.new_entry(domain, recipients);
         self.mail.stored(new, &mut self.counters)
     }
@@ -55,7 +55,7 @@ impl World {
     /// Of one in flight.
     fn taken(&mut self, domain: &str) -> Option<EntryId> {
         let id = self.mail.find_destination(&Domain::from_stored(domain))?;
-        Some(self.mail.taken(id)?.entry)
+        Some(self.mail.taken(id, 100)?.entry)
     }
 
     fn wake(&mut self, ahead_s: u32) -> usize {
@@ -194,11 +194,15 @@ fn books_agree_after_each_of_many_changes() {
         for _ in 0..400 {
             let domain = DOMAINS[rng.below(8) as usize];
             if ids.is_empty() || rng.below(4) == 0 {
-                ids.push(world.stored(domain, 1 + rng.below(100) as u8));
+                ids.push(world.stored(domain, 1 + rng.below(300) as u16));
             } else {
                 let at = rng.below(ids.len() as u64) as usize;
-                if change(&mut world, ids[at], domain, &mut rng) {
-                    ids.swap_remove(at);
+                match change(&mut world, ids[at], domain, &mut rng) {
+                    Change::Gone => {
+                        ids.swap_remove(at);
+                    }
+                    Change::Split(part) => ids.push(part),
+                    Change::Same => {}
                 }
             }
             world.mail.assert_consistent(&world.counters);
@@ -215,8 +219,17 @@ fn books_agree_after_each_of_many_changes() {
     }
 }
 
-/// Something that may happen to the entry; whether it is out of the queue now.
-fn change(world: &mut World, id: EntryId, domain: &str, rng: &mut Random) -> bool {
+/// What has come of a change.
+enum Change {
+    Same,
+    /// The entry is out of the queue.
+    Gone,
+    /// There is another entry.
+    Split(EntryId),
+}
+
+/// Something that may happen to the entry.
+fn change(world: &mut World, id: EntryId, domain: &str, rng: &mut Random) -> Change {
     let open = world.mail.open_recipients(id);
     let state = world.mail.get(id).state;
     match (state, rng.below(3)) {
@@ -224,14 +237,23 @@ fn change(world: &mut World, id: EntryId, domain: &str, rng: &mut Random) -> boo
         (State::Sending, _) => world.mail.answered(id, open, &mut world.counters),
         (_, 2) if rng.below(4) == 0 => {
             let _ = world.mail.done(id, &mut world.counters);
-            return true;
+            return Change::Gone;
         }
         (State::Storing, 0) => world.mail.held(id),
         (State::Storing | State::Held, _) => {
             let _ = world.mail.ready(id);
         }
         (State::Ready, _) => {
-            world.taken(domain);
+            let destination = world.mail.find_destination(&Domain::from_stored(domain));
+            let taken = destination.and_then(|of_domain| world.mail.taken(of_domain, 100));
+            if let Some(Taken {
+                entry,
+                split_from: Some(_),
+                ..
+            }) = taken
+            {
+                return Change::Split(entry);
+            }
         }
         (State::InFlight, 0) => world.mail.sending(id, open, &mut world.counters),
         (State::InFlight, 1) => {
@@ -255,5 +277,58 @@ fn change(world: &mut World, id: EntryId, domain: &str, rng: &mut Random) -> boo
         }
         (State::Handed | State::Replayed | State::Gone, _) => {}
     }
-    false
+    Change::Same
+}
+
+#[test]
+fn an_entry_with_more_recipients_than_a_transaction_takes_is_split_when_it_is_taken() {
+    let mut world = World::new();
+    let id = world.stored("a.example", 250);
+    let _ = world.mail.ready(id);
+    let mut taken = Vec::new();
+    while let Some(part) = world.taken("a.example") {
+        world.mail.assert_consistent(&world.counters);
+        let entry = world.mail.get(part);
+        taken.push((entry.recipient_first, entry.recipient_count));
+    }
+    assert_eq!(taken, [(0, 100), (100, 100), (200, 50)]);
+    assert_eq!((world.mail.len(), world.levels()), (3, [250, 0, 0]));
+
+    // What is done does not count.
+    let id = world.stored("b.example", 120);
+    let _ = world.mail.ready(id);
+    let destination = world.mail.get(id).destination;
+    let whole = world.mail.taken(destination, u16::MAX).unwrap();
+    assert_eq!((whole.entry, whole.split_from), (id, None));
+    let done = ((1 << 15) - 1) | (1 << 119);
+    world.mail.recipients_done(id, done, &mut world.counters);
+    let _ = world.mail.ready(id);
+    let part = world.mail.taken(destination, 100).unwrap();
+    assert_eq!(part.split_from, Some(id));
+    assert_eq!(world.mail.open_places(part.entry)[..2], [15, 16]);
+    assert_eq!(world.mail.open_places(part.entry).len(), 100);
+    assert_eq!(world.mail.open_places(id), [0, 1, 2, 3]);
+    world.mail.assert_consistent(&world.counters);
+}
+
+#[test]
+fn notes_of_an_earlier_run_find_the_recipients_that_went_together() {
+    let mut world = World::new();
+    let new = world.new_entry("a.example", 1000);
+    let id = world.mail.restored(new, &mut world.counters);
+    let mut recipients = |id, from, to| {
+        let part = world.mail.narrowed(id, from, to, 100);
+        world.mail.assert_consistent(&world.counters);
+        let entry = world.mail.get(part);
+        (part, entry.recipient_first, entry.recipient_count)
+    };
+    // A part of one transaction, and then the rest of it.
+    let (part, first, count) = recipients(id, 330, 331);
+    assert_eq!((first, count), (300, 100));
+    assert_eq!(recipients(part, 331, 400), (part, 300, 100));
+    // All that was left, at once.
+    let (rest, first, count) = recipients(id, 400, 1000);
+    assert_eq!((first, count), (400, 600));
+    assert_eq!(recipients(rest, 400, 1000), (rest, 400, 600));
+    assert_eq!(world.mail.len(), 3);
 }

@@ -5,5 +5,6 @@ mod disk;
 mod lookups;
 mod operator;
 mod outside;
+mod recipients;
 mod relay;
 mod sites;

@@ -212,6 +212,21 @@ impl Relay {
         self.handle(Event::Accepted { ticket, submission });
     }
 
+    /// A message with this content does.
+    pub(super) fn accept_with(&mut self, domain: &str, content: &[u8]) {
+        let mut submission = Box::new(self.submission(domain, 1));
+        submission.content = content.to_vec();
+        let ticket = self.next_message;
+        self.handle(Event::Accepted { ticket, submission });
+    }
+
+    /// Another shard has stored what it was given.
+    pub(super) fn other_has_stored(&mut self, key: u64) {
+        let result = Stored::Durable;
+        let (from, message) = (ShardId(1), PartMessage::Stored { key, result }.into());
+        self.handle(Event::FromShard { from, message });
+    }
+
     /// So many do.
     pub(super) fn accept_many(&mut self, messages: usize, domain: &str) {
         for _ in 0..messages {
@@ -413,6 +428,12 @@ impl Relay {
     /// Sites that every tick looks at.
     pub(super) fn tended_sites(&self) -> usize {
         self.core.pool.tended_len()
+    }
+
+    /// Whether the domain's mail is of that shard.
+    pub(super) fn is_of(&self, domain: &str, shard: u16) -> bool {
+        let domain = crate::address::Domain::from_stored(domain);
+        crate::route::owner(&domain, self.core.shards) == ShardId(shard)
     }
 
     /// Questions that the shard has open.
