@@ -19,10 +19,12 @@ mod bytes;
 pub mod message;
 pub mod note;
 pub mod options;
+mod recipients;
 
-pub use message::{Message, Recipient, Recipients, RecipientsBuf, RecipientsError};
+pub use message::Message;
 pub use note::{Outcome, OutcomeKind, OutcomeState, OutcomeStates};
 pub use options::Options;
+pub use recipients::{DomainRecipients, Recipient, Recipients, RecipientsBuf, RecipientsError};
 
 use bytes::{Put, Take};
 
