@@ -5,31 +5,20 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::bytes::{Put, Take};
 use super::options::{MESSAGE_OPTIONS_BYTES_MAX, Options};
-use super::recipients::Recipients;
+pub use super::recipients::{ADDRESS_BYTES_MAX, DOMAIN_BYTES_MAX, RECIPIENTS_MAX};
+use super::recipients::{RECIPIENTS_BYTES_MAX, Recipients};
 use super::{DecodeError, EncodeError, HEAD_LENGTH_BYTES, message_field};
 use crate::envelope::BodyType;
 use crate::ids::{HandoverId, QueueId};
 
 /// Longest content, bytes.
 pub const CONTENT_BYTES_MAX: usize = 48 * 1024 * 1024;
-/// Most recipients of one record.
-pub const RECIPIENTS_MAX: usize = 10_000;
-/// Longest address, bytes: path of RFC 5321 §4.5.3.1.3, with room for UTF-8 (RFC 6531).
-pub const ADDRESS_BYTES_MAX: usize = 1024;
-/// Longest domain, bytes.
-pub const DOMAIN_BYTES_MAX: usize = 255;
 /// Longest group name, bytes.
 pub const GROUP_BYTES_MAX: usize = 255;
 /// Longest tags of one message, bytes.
 pub const TAGS_BYTES_MAX: usize = 8192;
 /// Longest Message-ID kept beside the content, bytes: a line of RFC 5322 §2.1.1.
 pub const MESSAGE_ID_BYTES_MAX: usize = 998;
-/// Bytes of all recipients with their domains.
-pub(super) const RECIPIENTS_BYTES_MAX: usize = 3 * 1024 * 1024;
-
-/// Bit of an address's length: its options follow.
-pub(super) const WITH_OPTIONS: u16 = 1 << 15;
-const _: () = assert!(ADDRESS_BYTES_MAX < WITH_OPTIONS as usize);
 
 const FIXED_BYTES: usize = 8 + 8 + 2;
 const SMTPUTF8: u16 = 1;

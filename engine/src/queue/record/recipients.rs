@@ -4,10 +4,19 @@ use std::fmt;
 
 use super::DecodeError;
 use super::bytes::{Put, Take};
-use super::message::{
-    ADDRESS_BYTES_MAX, DOMAIN_BYTES_MAX, RECIPIENTS_BYTES_MAX, RECIPIENTS_MAX, WITH_OPTIONS,
-};
 use super::options::{Options, RECIPIENT_OPTIONS_BYTES_MAX};
+
+/// Most recipients of one record.
+pub const RECIPIENTS_MAX: usize = 10_000;
+/// Longest address, bytes: path of RFC 5321 §4.5.3.1.3, with room for UTF-8 (RFC 6531).
+pub const ADDRESS_BYTES_MAX: usize = 1024;
+/// Longest domain, bytes.
+pub const DOMAIN_BYTES_MAX: usize = 255;
+/// Bytes of all recipients with their domains.
+pub(super) const RECIPIENTS_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// Bit of an address's length: its options follow.
+const WITH_OPTIONS: u16 = 1 << 15;
+const _: () = assert!(ADDRESS_BYTES_MAX < WITH_OPTIONS as usize);
 
 /// Forward-paths grouped by domain, as they stand in the record.
 ///
