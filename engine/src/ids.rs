@@ -8,7 +8,7 @@ use std::str::FromStr;
 pub struct SiteId(pub(crate) u32);
 
 /// A shard: one pinned executor with its queue, 0-based.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);
 
 /// Sequence number of a segment file within its shard; never used twice for one shard.

@@ -11,6 +11,7 @@ use crate::bounce::Classifier;
 use crate::config::Config;
 use crate::dns::{DnsPolicy, OwnNames};
 use crate::message::header::WatchedHeaders;
+use crate::policy::{self, Key, Policy, Value};
 use crate::route::RouteTable;
 use crate::schedule::retry::RetrySchedule;
 use crate::shard::{QUESTIONS_MAX, Settings};
@@ -47,6 +48,7 @@ pub fn shard(
             jitter_percent: delivery.retry_jitter_percent,
             expire_after_s: seconds(delivery.expire_after_ms),
         },
+        policy: Arc::new(policy(config)),
         dns_policy: DnsPolicy {
             mx_port: delivery.port,
             mx_hosts_max: delivery.mx_hosts_max as usize,
@@ -81,6 +83,47 @@ pub fn shard(
         counter_save_ms: config.counters.save_every_ms,
         classifier: Arc::clone(classifier),
     }
+}
+
+/// Sending policy: `[delivery]`, the shipped table, the operator's rows.
+pub fn policy(config: &Config) -> Policy {
+    let delivery = &config.delivery;
+    let count = |n: u32| Value::Count(u64::from(n));
+    let default = vec![
+        (Key::SessionsMax, count(delivery.sessions_max)),
+        (
+            Key::MessagesPerSession,
+            count(delivery.messages_per_session),
+        ),
+        (
+            Key::SessionTimeMax,
+            Value::Duration(delivery.session_time_ms_max),
+        ),
+        (Key::IdleTimeout, Value::Duration(delivery.idle_timeout_ms)),
+        (
+            Key::RetrySchedule,
+            Value::Durations(delivery.retry_schedule_ms.as_slice().into()),
+        ),
+        (
+            Key::RetryJitterPercent,
+            Value::Count(u64::from(delivery.retry_jitter_percent)),
+        ),
+        (Key::ExpireAfter, Value::Duration(delivery.expire_after_ms)),
+    ];
+    let shipped = if config.policy.shipped {
+        policy::shipped()
+    } else {
+        Vec::new()
+    };
+    Policy::new(default, shipped, config.policy_rows.clone())
+}
+
+/// What is odd in a configuration and its policy, or has no effect, as sentences for the operator.
+pub fn warnings(config: &Config) -> Vec<String> {
+    let findings = policy::check(&policy(config));
+    let mut warnings = config.warnings();
+    warnings.extend(findings.iter().map(ToString::to_string));
+    warnings
 }
 
 fn seconds(ms: u64) -> u32 {

@@ -479,17 +479,19 @@ impl Daemon for Hikyakud {
         let name = self.file.display().to_string();
         let text = std::fs::read_to_string(&self.file)
             .map_err(|error| Refusal::new(409, format!("cannot read {name}: {error}")))?;
-        let new = Config::parse(&name, &text).map_err(|errors| {
+        let mut new = Config::parse(&name, &text).map_err(|errors| {
             let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
             Refusal::new(409, lines.join("; "))
         })?;
+        new.load_policy(crate::read_text)
+            .map_err(|lines| Refusal::new(409, lines.join("; ")))?;
         let old = self.config();
         let mut lines: Vec<String> = old
             .needs_restart(&new)
             .into_iter()
             .map(|key| format!("{key} changed: it takes effect at the next start"))
             .collect();
-        lines.extend(new.warnings());
+        lines.extend(engine::settings::warnings(&new));
         let new = Arc::new(old.reloaded(new));
         let shards = self.commands();
         // First everything that can fail, at every shard; nothing has changed until all are ready.

@@ -18,6 +18,7 @@ mod daemon;
 mod hikyakud;
 mod keys;
 mod log;
+mod policy;
 mod shard;
 mod site;
 mod table;
@@ -65,6 +66,8 @@ enum Command {
     Log(log::LogArgs),
     /// Try deferred mail again now
     Retry(daemon::RetryArgs),
+    /// What each destination gets, and where that is written
+    Policy(policy::PolicyArgs),
     /// Read the configuration again
     Reload,
     /// Start a new key for new segments
@@ -120,6 +123,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Why(args) => daemon::why(&site, args, format),
         Command::Log(args) => log::run(&site, args, format),
         Command::Retry(args) => daemon::retry(&site, args),
+        Command::Policy(args) => policy::run(site, args, format),
         Command::Reload => daemon::reload(&site),
         Command::Rekey(args) => keys::rekey(&site, args),
         Command::Shard(args) => shard::run(&site, args, format),

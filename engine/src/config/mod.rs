@@ -16,10 +16,13 @@ mod key;
 mod limits;
 mod listen;
 mod log;
+mod policy;
 mod queue;
 mod reader;
 mod route;
 mod server;
+
+use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -33,6 +36,7 @@ pub use key::{Key, KeySource};
 pub use limits::Limits;
 pub use listen::Listen;
 pub use log::Log;
+pub use policy::PolicyTable;
 pub use queue::Queue;
 pub use reader::KeyDoc;
 pub use route::Route;
@@ -41,6 +45,7 @@ pub use server::Server;
 use reader::{Reader, Sink};
 
 use crate::limits::{LISTENERS_MAX, ROUTES_MAX};
+use crate::policy::Row;
 use crate::queue::record::RECORD_BYTES_MAX;
 use crate::queue::record::message::{ADDRESS_BYTES_MAX, DOMAIN_BYTES_MAX};
 use crate::units::format_size_bytes;
@@ -73,6 +78,10 @@ pub struct Config {
     pub limits: Limits,
     /// `[delivery]`
     pub delivery: Delivery,
+    /// `[policy]`
+    pub policy: PolicyTable,
+    /// Rows of the file that `[policy]` names; [`Self::load_policy`] reads it.
+    pub policy_rows: Vec<Row>,
     /// `[queue]`
     pub queue: Queue,
     /// `[log]`
@@ -84,7 +93,7 @@ pub struct Config {
 }
 
 /// The tables in the order of the documentation; `true` for those that may be repeated.
-const TABLES: [(&str, bool); 11] = [
+const TABLES: [(&str, bool); 12] = [
     ("server", false),
     ("key", false),
     ("listen", true),
@@ -93,6 +102,7 @@ const TABLES: [(&str, bool); 11] = [
     ("route", true),
     ("limits", false),
     ("delivery", false),
+    ("policy", false),
     ("queue", false),
     ("log", false),
     ("counters", false),
@@ -119,6 +129,24 @@ impl Config {
             Some(config) if sink.errors.is_empty() => Ok(config),
             _ => Err(in_file_order(sink.errors)),
         }
+    }
+
+    /// Takes in the file that `[policy] file` names, which `read` gives the text of.
+    ///
+    /// # Errors
+    /// Every fault of that file, or that it cannot be read, one a line.
+    pub fn load_policy(
+        &mut self,
+        read: impl FnOnce(&Path) -> Result<String, String>,
+    ) -> Result<(), Vec<String>> {
+        let Some(file) = &self.policy.file else {
+            return Ok(());
+        };
+        let name = file.display().to_string();
+        let text = read(file).map_err(|why| vec![format!("cannot read {name}: {why}")])?;
+        self.policy_rows = Row::parse_file(&name, &text)
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        Ok(())
     }
 
     /// Every key there is, for the documentation.
@@ -219,6 +247,7 @@ impl Config {
         let routes = many(sink, root, "route", ROUTES_MAX, route::read);
         let limits = one(sink, root, "limits", limits::read);
         let delivery = one(sink, root, "delivery", delivery::read);
+        let policy = one(sink, root, "policy", policy::read);
         let queue = one(sink, root, "queue", queue::read);
         let log = one(sink, root, "log", log::read);
         let counters = one(sink, root, "counters", counters::read);
@@ -240,6 +269,8 @@ impl Config {
             routes,
             limits,
             delivery,
+            policy,
+            policy_rows: Vec::new(),
             queue,
             log,
             counters,

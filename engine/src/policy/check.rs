@@ -82,15 +82,14 @@ fn contradictions(row: &Row) -> Vec<String> {
         }
     };
     use Key::{
-        MessagesPerDay, MessagesPerHour, MessagesPerMinute, MessagesPerSecond,
-        RecipientsPerMessage, RecipientsPerSession, SessionsMax, SessionsPerMta,
+        MessagesPerDay, MessagesPerHour, MessagesPerMinute, MessagesPerSecond, SessionsMax,
+        SessionsPerMta,
     };
     exceeds(MessagesPerSecond, MessagesPerMinute, 60, 1);
     exceeds(MessagesPerMinute, MessagesPerHour, 60, 1);
     exceeds(MessagesPerHour, MessagesPerDay, 24, 1);
     exceeds(MessagesPerSecond, MessagesPerHour, 3600, 1);
     exceeds(SessionsMax, SessionsPerMta, 1, 1);
-    exceeds(RecipientsPerSession, RecipientsPerMessage, 1, 1);
     let ms = |key: Key| match row.value(key)? {
         super::Value::Duration(ms) => Some(*ms),
         _ => None,
@@ -142,14 +141,6 @@ fn hidden_by(row: &Row, earlier: &Row) -> Option<String> {
         (Scope::Domains(list), Scope::Domains(by)) => list
             .iter()
             .filter(|p| by.contains(p))
-            .map(ToString::to_string)
-            .collect(),
-        (Scope::Groups(list), Scope::Groups(by)) if list.iter().any(|p| by.contains(p)) => {
-            vec![row.name.to_string()]
-        }
-        (Scope::Sources(list), Scope::Sources(by)) => list
-            .iter()
-            .filter(|ip| by.contains(ip))
             .map(ToString::to_string)
             .collect(),
         _ => Vec::new(),

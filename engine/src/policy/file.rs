@@ -10,34 +10,20 @@
 //! [[domain]]
 //! domain = ["example.jp", "*.example.jp"]
 //! expire_after = "2d"
-//!
-//! [[group]]
-//! group = "campaign-*"
-//! messages_per_second = 50
-//!
-//! [[source]]
-//! address = "192.0.2.1"
-//! messages_per_day = 50000
 //! ```
 
-use std::net::IpAddr;
 use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{KEYS, Key, Value};
-use super::row::{GroupPattern, Layer, Origin, Row, Scope};
+use super::row::{Layer, Origin, Row, Scope};
 use super::{PATTERNS_PER_ROW_MAX, ROWS_MAX};
 use crate::file_error::{FileError, nearest, position};
 use crate::net::DomainPattern;
 
-const TABLES: [(&str, Layer); 4] = [
-    ("provider", Layer::Provider),
-    ("domain", Layer::Domain),
-    ("group", Layer::Group),
-    ("source", Layer::Source),
-];
+const TABLES: [(&str, Layer); 2] = [("provider", Layer::Provider), ("domain", Layer::Domain)];
 
 type Item<'t> = Spanned<DeValue<'t>>;
 
@@ -160,7 +146,7 @@ impl Reading<'_> {
         }
         match nearest(name, TABLES.iter().map(|table| table.0)) {
             Some(right) => format!("did you mean [[{right}]]?"),
-            None => "there are [[provider]], [[domain]], [[group]], [[source]]".to_owned(),
+            None => "there are [[provider]] and [[domain]]".to_owned(),
         }
     }
 
@@ -251,21 +237,6 @@ impl Reading<'_> {
                 let patterns = self.required(table, "domain", span, DomainPattern::parse)?;
                 Some((joined(&patterns), Scope::Domains(patterns)))
             }
-            Layer::Group => {
-                let written = self.required(table, "group", span, |text| {
-                    GroupPattern::parse(text).map(|pattern| (text.to_owned(), pattern))
-                })?;
-                let (names, patterns): (Vec<_>, Vec<_>) = written.into_iter().unzip();
-                Some((joined(&names), Scope::Groups(patterns)))
-            }
-            Layer::Source => {
-                let parse = |text: &str| {
-                    text.parse::<IpAddr>()
-                        .map_err(|_| format!("`{text}` is not an IP address"))
-                };
-                let addresses = self.required(table, "address", span, parse)?;
-                Some((joined(&addresses), Scope::Sources(addresses)))
-            }
         }
     }
 
@@ -319,8 +290,6 @@ const fn scope_keys(layer: Layer) -> &'static [&'static str] {
         Layer::Default => &[],
         Layer::Provider => &["name", "domains", "mx"],
         Layer::Domain => &["domain"],
-        Layer::Group => &["group"],
-        Layer::Source => &["address"],
     }
 }
 

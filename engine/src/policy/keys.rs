@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::limits::RETRY_STEPS_MAX;
-use crate::units::{format_duration_ms, format_size_bytes, parse_duration_ms, parse_size_bytes};
+use crate::units::{format_duration_ms, parse_duration_ms};
 
 /// How specific a row is; a later one goes over an earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,10 +14,6 @@ pub enum Layer {
     Provider,
     /// Recipient domains.
     Domain,
-    /// Groups.
-    Group,
-    /// Our addresses.
-    Source,
 }
 
 impl Layer {
@@ -27,16 +23,13 @@ impl Layer {
             Self::Default => "default",
             Self::Provider => "provider",
             Self::Domain => "domain",
-            Self::Group => "group",
-            Self::Source => "source",
         }
     }
 }
 
 const S: u64 = 1_000;
 const M: u64 = 60 * S;
-const H: u64 = 60 * M;
-const D: u64 = 24 * H;
+const D: u64 = 24 * 60 * M;
 
 /// What kind of value a key has, with its bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,13 +47,6 @@ pub enum Kind {
         min_ms: u64,
         /// Greatest.
         max_ms: u64,
-    },
-    /// Bytes.
-    Size {
-        /// Least.
-        min: u64,
-        /// Greatest.
-        max: u64,
     },
     /// A list of durations, at most [`RETRY_STEPS_MAX`].
     Durations {
@@ -81,12 +67,6 @@ impl fmt::Display for Kind {
                 format_duration_ms(min_ms),
                 format_duration_ms(max_ms)
             ),
-            Self::Size { min, max } => write!(
-                f,
-                "a size such as \"64KiB\", \"10MiB\", {} to {}",
-                format_size_bytes(min),
-                format_size_bytes(max)
-            ),
             Self::Durations { min_ms, max_ms } => write!(
                 f,
                 "a list of durations such as [\"5m\", \"1h\"], each {} to {}, {RETRY_STEPS_MAX} at most",
@@ -104,8 +84,6 @@ pub enum Value {
     Count(u64),
     /// Milliseconds.
     Duration(u64),
-    /// Bytes.
-    Size(u64),
     /// Milliseconds each.
     Durations(Box<[u64]>),
 }
@@ -115,7 +93,6 @@ impl fmt::Display for Value {
         match self {
             Self::Count(n) => n.fmt(f),
             Self::Duration(ms) => f.write_str(&format_duration_ms(*ms)),
-            Self::Size(bytes) => f.write_str(&format_size_bytes(*bytes)),
             Self::Durations(list) => {
                 let texts: Vec<_> = list.iter().map(|ms| format_duration_ms(*ms)).collect();
                 f.write_str(&texts.join(", "))
@@ -140,9 +117,6 @@ impl Kind {
             Self::Duration { min_ms, max_ms } => parse_duration_ms(text)
                 .filter(|ms| (min_ms..=max_ms).contains(ms))
                 .map(Value::Duration),
-            Self::Size { min, max } => parse_size_bytes(text)
-                .filter(|bytes| (min..=max).contains(bytes))
-                .map(Value::Size),
             Self::Durations { .. } => self.texts(&[text]),
         }
     }
@@ -174,10 +148,6 @@ pub enum Key {
     ConnectionsPerMinute,
     /// Transactions over one session.
     MessagesPerSession,
-    /// Recipients over one session.
-    RecipientsPerSession,
-    /// Recipients of one transaction.
-    RecipientsPerMessage,
     /// How long a session is given new messages.
     SessionTimeMax,
     /// How long an idle session is kept.
@@ -190,10 +160,6 @@ pub enum Key {
     MessagesPerHour,
     /// Messages a day.
     MessagesPerDay,
-    /// Content a second.
-    BytesPerSecond,
-    /// Longest message that is offered.
-    SizeMax,
     /// Waits before the second, third, … attempt; the last one repeats.
     RetrySchedule,
     /// Each wait is drawn from ± this much of it, percent.
@@ -214,129 +180,66 @@ pub struct Spec {
     /// Layers whose rows may set it. A limit of what a site is sent means nothing in a row that is not
     /// for whole sites.
     pub layers: &'static [Layer],
-    /// What it is, for `policy explain` and the documentation.
-    pub about: &'static str,
 }
 
 const SITE: &[Layer] = &[Layer::Default, Layer::Provider];
-const RATE: &[Layer] = &[Layer::Provider, Layer::Domain, Layer::Group, Layer::Source];
-const MAIL: &[Layer] = &[Layer::Default, Layer::Provider, Layer::Domain, Layer::Group];
+const RATE: &[Layer] = &[Layer::Provider];
+const MAIL: &[Layer] = &[Layer::Default, Layer::Provider, Layer::Domain];
 
 const fn count(max: u64) -> Kind {
     Kind::Count { min: 1, max }
 }
 
+const fn duration(min_ms: u64, max_ms: u64) -> Kind {
+    Kind::Duration { min_ms, max_ms }
+}
+
 /// Every value, in the order of [`Key`].
-pub const KEYS: [Spec; 17] = [
-    spec(
-        Key::SessionsMax,
-        "sessions_max",
-        count(10_000),
-        SITE,
-        "sessions to one site, all shards together",
-    ),
-    spec(
-        Key::SessionsPerMta,
-        "sessions_per_mta",
-        count(1_000),
-        SITE,
-        "sessions for each receiving address of a site",
-    ),
+pub const KEYS: [Spec; 13] = [
+    spec(Key::SessionsMax, "sessions_max", count(10_000), SITE),
+    spec(Key::SessionsPerMta, "sessions_per_mta", count(1_000), SITE),
     spec(
         Key::ConnectionsPerMinute,
         "connections_per_minute",
         count(1_000_000),
-        SITE,
-        "new connections to one site a minute",
+        RATE,
     ),
     spec(
         Key::MessagesPerSession,
         "messages_per_session",
         count(1_000_000),
         SITE,
-        "transactions before a session is ended",
-    ),
-    spec(
-        Key::RecipientsPerSession,
-        "recipients_per_session",
-        count(1_000_000),
-        SITE,
-        "recipients before a session is ended",
-    ),
-    spec(
-        Key::RecipientsPerMessage,
-        "recipients_per_message",
-        count(10_000),
-        MAIL,
-        "recipients of one transaction",
     ),
     spec(
         Key::SessionTimeMax,
         "session_time_max",
-        Kind::Duration {
-            min_ms: S,
-            max_ms: D,
-        },
+        duration(S, D),
         SITE,
-        "how long a session is given new messages",
     ),
-    spec(
-        Key::IdleTimeout,
-        "idle_timeout",
-        Kind::Duration {
-            min_ms: 0,
-            max_ms: 5 * M,
-        },
-        SITE,
-        "how long an idle session is kept",
-    ),
+    spec(Key::IdleTimeout, "idle_timeout", duration(0, 5 * M), SITE),
     spec(
         Key::MessagesPerSecond,
         "messages_per_second",
         count(1_000_000),
         RATE,
-        "messages a second",
     ),
     spec(
         Key::MessagesPerMinute,
         "messages_per_minute",
         count(10_000_000),
         RATE,
-        "messages a minute",
     ),
     spec(
         Key::MessagesPerHour,
         "messages_per_hour",
         count(100_000_000),
         RATE,
-        "messages an hour",
     ),
     spec(
         Key::MessagesPerDay,
         "messages_per_day",
         count(1_000_000_000),
         RATE,
-        "messages a day",
-    ),
-    spec(
-        Key::BytesPerSecond,
-        "bytes_per_second",
-        Kind::Size {
-            min: 1 << 10,
-            max: 1 << 40,
-        },
-        RATE,
-        "octets of content a second",
-    ),
-    spec(
-        Key::SizeMax,
-        "size_max",
-        Kind::Size {
-            min: 1 << 10,
-            max: 1 << 30,
-        },
-        MAIL,
-        "longest message that is offered",
     ),
     spec(
         Key::RetrySchedule,
@@ -346,40 +249,22 @@ pub const KEYS: [Spec; 17] = [
             max_ms: 7 * D,
         },
         MAIL,
-        "waits before the next attempts",
     ),
     spec(
         Key::RetryJitterPercent,
         "retry_jitter_percent",
         Kind::Count { min: 0, max: 50 },
         MAIL,
-        "each wait is drawn from so much around it",
     ),
-    spec(
-        Key::ExpireAfter,
-        "expire_after",
-        Kind::Duration {
-            min_ms: S,
-            max_ms: 30 * D,
-        },
-        MAIL,
-        "from acceptance until a message is given up",
-    ),
+    spec(Key::ExpireAfter, "expire_after", duration(S, 30 * D), MAIL),
 ];
 
-const fn spec(
-    key: Key,
-    name: &'static str,
-    kind: Kind,
-    layers: &'static [Layer],
-    about: &'static str,
-) -> Spec {
+const fn spec(key: Key, name: &'static str, kind: Kind, layers: &'static [Layer]) -> Spec {
     Spec {
         key,
         name,
         kind,
         layers,
-        about,
     }
 }
 
@@ -387,19 +272,6 @@ impl Key {
     /// What there is to know of it.
     pub const fn spec(self) -> &'static Spec {
         &KEYS[self as usize]
-    }
-
-    /// Whether a row of each layer limits what it is for, all at once; of the others the most specific
-    /// row's holds.
-    pub const fn holds_in_each_layer(self) -> bool {
-        matches!(
-            self,
-            Self::MessagesPerSecond
-                | Self::MessagesPerMinute
-                | Self::MessagesPerHour
-                | Self::MessagesPerDay
-                | Self::BytesPerSecond
-        )
     }
 
     /// The key of that name.

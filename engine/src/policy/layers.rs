@@ -1,9 +1,10 @@
 //! Which rows hold for a destination, and what comes of them.
 
-use std::net::IpAddr;
+use std::collections::HashMap;
 
 use super::keys::{KEYS, Key, Value};
-use super::row::{Layer, Row, Scope};
+use super::row::{Layer, Origin, Row, Scope};
+use crate::net::DomainPattern;
 
 /// For whom a policy is asked.
 #[derive(Clone, Copy, Debug, Default)]
@@ -12,21 +13,43 @@ pub struct Subject<'a> {
     pub domain: &'a str,
     /// Host names of its MX, in lower case; empty as long as they are not known.
     pub mx_hosts: &'a [&'a str],
-    /// Group of the message, empty if it has none.
-    pub group: &'a str,
-    /// Our address.
-    pub source: Option<IpAddr>,
 }
 
-/// All rows, in the order in which they are asked.
-#[derive(Clone, Debug)]
-pub struct Policy {
-    default: Row,
-    /// The operator's before the shipped; the first that matches is the provider.
-    providers: Vec<Provider>,
-    domains: Vec<Row>,
-    groups: Vec<Row>,
-    sources: Vec<Row>,
+/// Names to rows: whole names, names below another, all. Of equal patterns the first row's holds.
+#[derive(Clone, Debug, Default)]
+struct Names {
+    exact: HashMap<Box<str>, usize>,
+    below: HashMap<Box<str>, usize>,
+    any: Option<usize>,
+}
+
+impl Names {
+    fn add(&mut self, pattern: &DomainPattern, row: usize) {
+        match pattern {
+            DomainPattern::Any => {
+                self.any.get_or_insert(row);
+            }
+            DomainPattern::Exact(name) => {
+                self.exact.entry(name.clone()).or_insert(row);
+            }
+            DomainPattern::Below(suffix) => {
+                self.below.entry(suffix.clone()).or_insert(row);
+            }
+        }
+    }
+
+    /// The row of the pattern that says most of `name`.
+    fn find(&self, name: &str) -> Option<usize> {
+        let whole = self.exact.get(name).copied();
+        // From the longest suffix on.
+        let suffixes = name.match_indices('.').filter(|(at, _)| *at > 0);
+        let below = || {
+            suffixes
+                .map(|(at, _)| &name[at..])
+                .find_map(|suffix| self.below.get(suffix).copied())
+        };
+        whole.or_else(below).or(self.any)
+    }
 }
 
 /// A provider: the operator's row, the shipped one of the same name, or both.
@@ -41,15 +64,37 @@ impl Provider {
         self.shipped.iter().chain(&self.operators)
     }
 
-    /// An operator's row that names no domain and no MX host is for those of the shipped row.
-    fn is_of(&self, subject: &Subject<'_>) -> bool {
-        let names = |row: &&Row| match &row.scope {
+    fn name(&self) -> &str {
+        self.rows().next().map_or("", |row| &row.name)
+    }
+
+    /// Its domains and MX hosts. An operator's row that names none is for those of the shipped row.
+    fn patterns(&self) -> (&[DomainPattern], &[DomainPattern]) {
+        let patterns = |row: &'_ Row| match &row.scope {
             Scope::Provider { domains, mx } => !domains.is_empty() || !mx.is_empty(),
             _ => false,
         };
-        let row = self.operators.iter().find(names).or(self.shipped.as_ref());
-        row.is_some_and(|row| row.is_provider_of(subject.domain, subject.mx_hosts))
+        let row = self.operators.as_ref().filter(|row| patterns(row));
+        match row.or(self.shipped.as_ref()).map(|row| &row.scope) {
+            Some(Scope::Provider { domains, mx }) => (domains, mx),
+            _ => (&[], &[]),
+        }
     }
+}
+
+/// All rows, by what they are for.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    default: Row,
+    /// The operator's before the shipped.
+    providers: Vec<Provider>,
+    by_name: HashMap<Box<str>, usize>,
+    provider_domains: Names,
+    provider_hosts: Names,
+    domains: Vec<Row>,
+    domain_names: Names,
+    /// Keys that a row above the default sets, in the order of [`KEYS`].
+    is_set: [bool; KEYS.len()],
 }
 
 /// A value and where it comes from.
@@ -69,48 +114,63 @@ pub struct Effective<'p> {
     rows: Vec<&'p Row>,
 }
 
+impl Default for Policy {
+    /// No rows.
+    fn default() -> Self {
+        Self::new(Vec::new(), Vec::new(), Vec::new())
+    }
+}
+
 impl Policy {
     /// `default`: values of `[delivery]`. `shipped` and `operators`: rows of any layer but the default.
     pub fn new(default: Vec<(Key, Value)>, shipped: Vec<Row>, operators: Vec<Row>) -> Self {
         let values = default.into_iter().map(|(key, value)| (key, value, 0));
-        let mut policy = Self {
-            default: Row {
-                name: "default".into(),
-                origin: super::Origin::Delivery,
-                scope: Scope::Everything,
-                values: values.collect(),
-            },
-            providers: Vec::new(),
-            domains: Vec::new(),
-            groups: Vec::new(),
-            sources: Vec::new(),
+        let default = Row {
+            name: "default".into(),
+            origin: Origin::Delivery,
+            scope: Scope::Everything,
+            values: values.collect(),
         };
-        let mut shipped: Vec<Option<Row>> = shipped.into_iter().map(Some).collect();
-        for row in operators {
-            match row.layer() {
-                Layer::Default => {}
-                Layer::Provider => {
-                    let same = |other: &&mut Option<Row>| {
-                        other.as_ref().is_some_and(|other| other.name == row.name)
-                    };
-                    let shipped = shipped.iter_mut().find(same).and_then(Option::take);
-                    policy.providers.push(Provider {
-                        operators: Some(row),
-                        shipped,
-                    });
-                }
-                Layer::Domain => policy.domains.push(row),
-                Layer::Group => policy.groups.push(row),
-                Layer::Source => policy.sources.push(row),
+        let (domains, mut own): (Vec<Row>, Vec<Row>) = operators
+            .into_iter()
+            .partition(|row| row.layer() == Layer::Domain);
+        own.retain(|row| row.layer() == Layer::Provider);
+        let mut policy = Self {
+            default,
+            providers: paired(own, shipped),
+            by_name: HashMap::new(),
+            provider_domains: Names::default(),
+            provider_hosts: Names::default(),
+            domains,
+            domain_names: Names::default(),
+            is_set: [false; KEYS.len()],
+        };
+        policy.index();
+        policy
+    }
+
+    fn index(&mut self) {
+        for (at, provider) in self.providers.iter().enumerate() {
+            self.by_name.entry(provider.name().into()).or_insert(at);
+            let (domains, hosts) = provider.patterns();
+            for pattern in domains {
+                self.provider_domains.add(pattern, at);
+            }
+            for pattern in hosts {
+                self.provider_hosts.add(pattern, at);
             }
         }
-        for row in shipped.into_iter().flatten() {
-            policy.providers.push(Provider {
-                operators: None,
-                shipped: Some(row),
-            });
+        for (at, row) in self.domains.iter().enumerate() {
+            if let Scope::Domains(patterns) = &row.scope {
+                for pattern in patterns {
+                    self.domain_names.add(pattern, at);
+                }
+            }
         }
-        policy
+        let above = self.providers.iter().flat_map(Provider::rows);
+        for (key, _) in above.chain(&self.domains).flat_map(Row::values) {
+            self.is_set[key as usize] = true;
+        }
     }
 
     /// Every row, least specific layer first.
@@ -119,52 +179,82 @@ impl Policy {
         std::iter::once(&self.default)
             .chain(providers)
             .chain(&self.domains)
-            .chain(&self.groups)
-            .chain(&self.sources)
+    }
+
+    /// Names of all providers.
+    pub fn providers(&self) -> impl Iterator<Item = &str> {
+        self.providers.iter().map(Provider::name)
+    }
+
+    /// Whether any row above the default sets `key`: whoever asks for each message may spare the asking.
+    pub const fn is_set(&self, key: Key) -> bool {
+        self.is_set[key as usize]
     }
 
     /// The rows that hold for `subject`. Of rows of one layer the one that meets it best, and of equals
     /// the first.
     pub fn of<'p>(&'p self, subject: &Subject<'_>) -> Effective<'p> {
+        self.of_domain(self.provider_of(subject), subject.domain)
+    }
+
+    /// The rows for a domain whose provider is known.
+    pub fn of_domain(&self, provider: Option<&str>, domain: &str) -> Effective<'_> {
+        let mut effective = self.of_provider(provider);
+        let row = self.domain_names.find(domain);
+        effective.rows.extend(row.map(|at| &self.domains[at]));
+        effective
+    }
+
+    /// The rows for all mail of a provider, or of none.
+    pub fn of_provider(&self, name: Option<&str>) -> Effective<'_> {
         let mut rows = vec![&self.default];
-        let provider = self.providers.iter().find(|p| p.is_of(subject));
-        rows.extend(provider.into_iter().flat_map(Provider::rows));
-        rows.extend(best(&self.domains, |row| row.domain_weight(subject.domain)));
-        rows.extend(best(&self.groups, |row| row.group_weight(subject.group)));
-        let source = subject
-            .source
-            .and_then(|ip| self.sources.iter().find(|row| row.has_source(ip)));
-        rows.extend(source);
+        let at = name.and_then(|name| self.by_name.get(name).copied());
+        rows.extend(at.into_iter().flat_map(|at| self.providers[at].rows()));
         Effective { rows }
     }
 
-    /// Name of the subject's provider, if it has one.
+    /// The subject's provider: by the recipient domain, or by the MX hosts, of which every one must be
+    /// the same provider's. A domain with one host elsewhere is not his.
     pub fn provider_of(&self, subject: &Subject<'_>) -> Option<&str> {
-        let provider = self.providers.iter().find(|p| p.is_of(subject))?;
-        provider.rows().next().map(|row| &*row.name)
+        let by_hosts = || {
+            let mut hosts = subject.mx_hosts.iter();
+            let first = self.provider_hosts.find(hosts.next()?)?;
+            hosts
+                .all(|host| self.provider_hosts.find(host) == Some(first))
+                .then_some(first)
+        };
+        let by_domain = self.provider_domains.find(subject.domain);
+        let at = by_domain.or_else(by_hosts)?;
+        Some(self.providers[at].name())
     }
 }
 
-fn best(rows: &[Row], weight: impl Fn(&Row) -> Option<usize>) -> Option<&Row> {
-    let mut best = None;
-    for row in rows {
-        if let Some(weight) = weight(row)
-            && best.is_none_or(|(least, _)| weight > least)
+/// An operator's rows, each with the shipped one of its name; then what is left of the shipped.
+fn paired(operators: Vec<Row>, shipped: Vec<Row>) -> Vec<Provider> {
+    let mut providers: Vec<Provider> = operators
+        .into_iter()
+        .map(|row| Provider {
+            operators: Some(row),
+            shipped: None,
+        })
+        .collect();
+    for row in shipped {
+        match providers
+            .iter_mut()
+            .find(|p| p.shipped.is_none() && p.name() == &*row.name)
         {
-            best = Some((weight, row));
+            Some(provider) => provider.shipped = Some(row),
+            None => providers.push(Provider {
+                operators: None,
+                shipped: Some(row),
+            }),
         }
     }
-    best.map(|(_, row)| row)
+    providers
 }
 
 impl<'p> Effective<'p> {
-    /// The rows, least specific first.
-    pub fn rows(&self) -> &[&'p Row] {
-        &self.rows
-    }
-
-    /// The value that holds, and what it overrode; `None` where no row sets it. Not for limits that
-    /// hold in each layer by itself: [`Self::each`].
+    /// The value that holds, and what it overrode; `None` where no row sets it.
     pub fn value(&self, key: Key) -> Option<From<'p>> {
         let mut setting = self
             .rows
@@ -176,25 +266,6 @@ impl<'p> Effective<'p> {
             value: row.value(key)?,
             row,
             overrode: setting.copied().collect(),
-        })
-    }
-
-    /// Every row that sets `key`, each with its value: a rate of a group holds beside that of a site.
-    /// Of a provider's two rows the operator's holds.
-    pub fn each(&self, key: Key) -> impl Iterator<Item = From<'p>> {
-        let layers = [
-            Layer::Default,
-            Layer::Provider,
-            Layer::Domain,
-            Layer::Group,
-            Layer::Source,
-        ];
-        layers.into_iter().filter_map(move |layer| {
-            let rows = self.rows.iter().filter(|row| row.layer() == layer);
-            let within = Self {
-                rows: rows.copied().collect(),
-            };
-            within.value(key)
         })
     }
 
@@ -214,16 +285,17 @@ impl<'p> Effective<'p> {
         }
     }
 
-    /// Every value that is set, in the order of the keys: those that hold in each layer once a layer.
-    pub fn explain(&self) -> Vec<(Key, From<'p>)> {
-        let mut all = Vec::new();
-        for spec in &KEYS {
-            if spec.key.holds_in_each_layer() {
-                all.extend(self.each(spec.key).map(|from| (spec.key, from)));
-            } else {
-                all.extend(self.value(spec.key).map(|from| (spec.key, from)));
-            }
+    /// Milliseconds each.
+    pub fn durations_ms(&self, key: Key) -> Option<&'p [u64]> {
+        match self.value(key)?.value {
+            Value::Durations(list) => Some(list),
+            _ => None,
         }
-        all
+    }
+
+    /// Every value that is set, in the order of the keys.
+    pub fn explain(&self) -> Vec<(Key, From<'p>)> {
+        let of = |key| self.value(key).map(|from| (key, from));
+        KEYS.iter().filter_map(|spec| of(spec.key)).collect()
     }
 }

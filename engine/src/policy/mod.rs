@@ -1,10 +1,10 @@
-//! Sending policy: which traffic each receiving site, domain, group and source address gets.
+//! Sending policy: which traffic each receiving site and recipient domain gets.
 //!
 //! A policy is rows of values; every value is optional. Rows stand in layers, and the most specific
 //! layer that sets a value wins, value by value:
 //!
 //! ```text
-//!   default < provider (shipped) < provider (the operator's) < domain < group < source
+//!   default < provider (shipped) < provider (the operator's) < domain
 //! ```
 //!
 //! The default layer is `[delivery]` of the configuration. Providers are sets of recipient domains and
@@ -12,12 +12,13 @@
 //! such a row value by value. What comes of all that for one destination is an [`Effective`], which can
 //! say of each value where it comes from and what it overrode.
 //!
-//! Files: `keys` the values and where each may stand, `row` a row and what it is for, `layers` which
+//! Files: `bucket` rates, `keys` the values and where each may stand, `row` a row and what it is for, `layers` which
 //! rows hold, `file` the operator's file, `check` what in it contradicts or can never hold, `shipped`
 //! the table that comes with the program.
 //!
 //! Nothing here knows sites, the queue or a clock.
 
+pub mod bucket;
 mod check;
 mod file;
 mod keys;
@@ -33,7 +34,7 @@ pub use shipped::{SHIPPED_TOML, shipped};
 
 /// Rows of an operator's file at most.
 pub const ROWS_MAX: usize = 10_000;
-/// Domains, MX patterns, groups or addresses of one row at most.
+/// Domains or MX patterns of one row at most.
 pub const PATTERNS_PER_ROW_MAX: usize = 1_000;
 
 #[cfg(test)]

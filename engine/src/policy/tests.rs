@@ -19,13 +19,8 @@ fn policy(text: &str) -> Policy {
     Policy::new(default, shipped(), rows(text))
 }
 
-fn of<'a>(domain: &'a str, mx_hosts: &'a [&'a str], group: &'a str) -> Subject<'a> {
-    Subject {
-        domain,
-        mx_hosts,
-        group,
-        source: None,
-    }
+const fn of<'a>(domain: &'a str, mx_hosts: &'a [&'a str]) -> Subject<'a> {
+    Subject { domain, mx_hosts }
 }
 
 #[test]
@@ -55,13 +50,13 @@ fn shipped_table_is_sound() {
         ),
     ] {
         assert_eq!(
-            policy.provider_of(&of(domain, mx, "")),
+            policy.provider_of(&of(domain, mx)),
             Some(provider),
             "{domain}"
         );
     }
     let mixed = ["aspmx.l.google.com", "mx.elsewhere.example"];
-    let subject = of("mixed.example", &mixed, "");
+    let subject = of("mixed.example", &mixed);
     assert_eq!(
         policy.provider_of(&subject),
         None,
@@ -72,38 +67,22 @@ fn shipped_table_is_sound() {
 #[test]
 fn most_specific_row_wins_value_by_value_and_says_what_it_overrode() {
     let policy = policy(
-        "[[provider]]\nname = \"google\"\nmessages_per_session = 30\n\
-         [[domain]]\ndomain = \"gmail.com\"\nexpire_after = \"1d\"\n\
-         [[group]]\ngroup = \"otp-*\"\nexpire_after = \"10m\"\n",
+        "[[provider]]\nname = \"google\"\nmessages_per_session = 30\nexpire_after = \"2d\"\n\
+         [[domain]]\ndomain = \"gmail.com\"\nexpire_after = \"1d\"\n",
     );
-    let effective = policy.of(&of("gmail.com", &[], "otp-login"));
+    let effective = policy.of(&of("gmail.com", &[]));
     assert_eq!(effective.count(Key::SessionsMax), Some(5), "shipped");
-    assert_eq!(
-        effective.count(Key::MessagesPerSession),
-        Some(30),
-        "the operator's"
-    );
-    assert_eq!(
-        effective.duration_ms(Key::ExpireAfter),
-        Some(600_000),
-        "the group's"
-    );
+    let messages = effective.count(Key::MessagesPerSession);
+    assert_eq!(messages, Some(30), "the operator's");
     let from = effective.value(Key::ExpireAfter).unwrap();
-    let overrode: Vec<_> = from
-        .overrode
-        .iter()
-        .map(|row| row.origin.to_string())
-        .collect();
-    assert_eq!(from.row.origin.to_string(), "policy.toml:7");
-    assert_eq!(overrode, ["policy.toml:4", "[delivery]"]);
-    let plain = policy.of(&of("gmail.com", &[], "news"));
-    assert_eq!(
-        plain.duration_ms(Key::ExpireAfter),
-        Some(86_400_000),
-        "the domain's"
-    );
-    let others = policy.of(&of("a.example", &[], ""));
+    assert_eq!(*from.value, Value::Duration(86_400_000), "the domain's");
+    let origin = |row: &Row| row.origin.to_string();
+    let overrode: Vec<_> = from.overrode.iter().map(|row| origin(row)).collect();
+    assert_eq!(origin(from.row), "policy.toml:5");
+    assert_eq!(overrode, ["policy.toml:1", "[delivery]"]);
+    let others = policy.of(&of("a.example", &[]));
     assert_eq!(others.count(Key::SessionsMax), Some(20), "[delivery]");
+    assert!(policy.is_set(Key::ExpireAfter) && !policy.is_set(Key::RetrySchedule));
 }
 
 #[test]
@@ -115,7 +94,7 @@ fn longer_pattern_wins_and_whole_names_win_over_all() {
     );
     let hours = |domain| {
         policy
-            .of(&of(domain, &[], ""))
+            .of(&of(domain, &[]))
             .duration_ms(Key::ExpireAfter)
             .unwrap()
             / 3_600_000
@@ -131,42 +110,21 @@ fn longer_pattern_wins_and_whole_names_win_over_all() {
 }
 
 #[test]
-fn rates_hold_in_each_layer_at_once() {
-    let policy = policy(
-        "[[provider]]\nname = \"docomo\"\nmessages_per_second = 3\n\
-         [[group]]\ngroup = \"news\"\nmessages_per_second = 50\n\
-         [[source]]\naddress = \"192.0.2.1\"\nmessages_per_second = 9\n",
-    );
-    let subject = Subject {
-        source: Some("192.0.2.1".parse().unwrap()),
-        ..of("docomo.ne.jp", &[], "news")
-    };
-    let effective = policy.of(&subject);
-    let rates: Vec<_> = effective
-        .each(Key::MessagesPerSecond)
-        .map(|from| format!("{} {}", from.row.layer().name(), from.value))
-        .collect();
-    assert_eq!(rates, ["provider 3", "group 50", "source 9"]);
-    let provider = effective.each(Key::MessagesPerSecond).next().unwrap();
-    assert_eq!(provider.overrode.len(), 1, "the shipped row's 1");
-}
-
-#[test]
 fn every_fault_is_told_with_its_place_and_the_right_name() {
     let text = faults(
         "[[provider]]\nname = \"p\"\nsession_max = 3\n\
          [[domain]]\ndomain = \"a.example\"\nsessions_max = 3\nexpire_after = 5\n\
-         [[gruop]]\ngroup = \"x\"\n[default]\nsessions_max = 1\n\
-         [[source]]\naddress = \"192.0.2.300\"\n[[group]]\nexpire_after = \"1d\"\n",
+         [[domian]]\ndomain = \"x\"\n[default]\nsessions_max = 1\n\
+         [[provider]]\nname = \"q\"\nmx = \"192.0.2.0/24\"\n[[domain]]\nexpire_after = \"1d\"\n",
     );
     for part in [
         "policy.toml:3:1: unknown key `session_max` in [[provider]]; did you mean `sessions_max`?",
         "policy.toml:6:1: `sessions_max` cannot be set for a domain; it may be set for: default, provider",
         "policy.toml:7:16: `expire_after` is no such value; it must be a duration",
-        "unknown table `gruop`; did you mean [[group]]?",
+        "unknown table `domian`; did you mean [[domain]]?",
         "what holds for all mail stands in [delivery] of the configuration",
-        "`192.0.2.300` is not an IP address",
-        "the row has no `group`",
+        "`192.0.2.0/24` is not a host name",
+        "the row has no `domain`",
     ] {
         assert!(text.contains(part), "{part}\nin\n{text}");
     }
@@ -176,8 +134,9 @@ fn every_fault_is_told_with_its_place_and_the_right_name() {
 fn check_finds_contradictions_and_rows_that_never_apply() {
     let policy = policy(
         "[[provider]]\nname = \"nobody\"\nsessions_max = 3\n\
-         [[provider]]\nname = \"big\"\ndomains = \"big.example\"\nsessions_max = 2\nsessions_per_mta = 4\n\
-         [[domain]]\ndomain = \"a.example\"\nmessages_per_minute = 5\nmessages_per_hour = 1000\n\
+         [[provider]]\nname = \"big\"\ndomains = \"big.example\"\nsessions_max = 2\n\
+         sessions_per_mta = 4\nmessages_per_minute = 5\nmessages_per_hour = 1000\n\
+         [[domain]]\ndomain = \"a.example\"\nexpire_after = \"3h\"\n\
          [[domain]]\ndomain = [\"b.example\", \"a.example\"]\nexpire_after = \"1h\"\nretry_schedule = \"2h\"\n",
     );
     let found: Vec<_> = check(&policy).iter().map(ToString::to_string).collect();
@@ -185,7 +144,7 @@ fn check_finds_contradictions_and_rows_that_never_apply() {
         "policy.toml:1: provider nobody names neither domains nor mx",
         "sessions_per_mta = 4 is never reached: sessions_max = 2 allows less",
         "messages_per_hour = 1000 is never reached: messages_per_minute = 5 allows less",
-        "a.example stands in the row at policy.toml:9 already",
+        "a.example stands in the row at policy.toml:11 already",
         "there is no second attempt",
     ] {
         assert!(
@@ -194,11 +153,26 @@ fn check_finds_contradictions_and_rows_that_never_apply() {
         );
     }
     assert_eq!(found.len(), 5, "{found:#?}");
-    let ours = self::policy("");
+    let shipped = self::policy("");
     assert!(
-        check(&ours).is_empty(),
+        check(&shipped).is_empty(),
         "what is shipped is not the operator's to mend"
     );
+}
+
+#[test]
+fn every_key_is_documented() {
+    let page = include_str!("../../../docs/policy.md");
+    for spec in &KEYS {
+        let start = format!("| `{}` |", spec.name);
+        let line = page.lines().find(|line| line.starts_with(&start));
+        let line = line.unwrap_or_else(|| panic!("{} is not in docs/policy.md", spec.name));
+        let layers: Vec<_> = spec.layers.iter().map(|layer| layer.name()).collect();
+        assert!(
+            line.contains(&format!("| {} |", layers.join(", "))),
+            "{line}"
+        );
+    }
 }
 
 proptest::proptest! {
@@ -211,6 +185,6 @@ proptest::proptest! {
     fn no_value_makes_the_reader_panic(key in 0..KEYS.len(), value in "\\PC{0,40}") {
         let name = KEYS[key].name;
         let _ = Row::parse_file("p", &format!("[[provider]]\nname = \"p\"\n{name} = {value}\n"));
-        let _ = Row::parse_file("p", &format!("[[group]]\ngroup = \"{value}\"\n"));
+        let _ = Row::parse_file("p", &format!("[[domain]]\ndomain = \"{value}\"\n"));
     }
 }

@@ -8,10 +8,10 @@
 use super::Pool;
 use super::SiteId;
 use super::conns::{ConnId, State, Working};
+use super::limits::{RateLimit, SessionsShare};
 use super::site::Site;
-use crate::clock::{Now, UnixMs};
+use crate::clock::{Mono, Now};
 use crate::dns::Target;
-use crate::ids::ShardId;
 use crate::schedule::Binding;
 
 /// Connections being opened to one site at a time.
@@ -21,51 +21,6 @@ pub const OPENING_MAX: u32 = 4;
 const READY_PER_SESSION: u64 = 2;
 /// Transactions on one connection at a time: one whose content is sent, and the next behind it.
 const IN_FLIGHT_MAX: u8 = 2;
-
-/// What the settings allow.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) sessions: SessionsShare,
-    /// Transactions over one connection.
-    pub(crate) messages_per_session_max: u32,
-    /// How long a connection is given new transactions, milliseconds.
-    pub(crate) connection_ms_max: u64,
-    /// How long a connection is kept without mail, milliseconds.
-    pub(crate) connection_idle_ms_max: u64,
-    /// Shortest and longest time a site is left alone after no target would have us, seconds.
-    pub(crate) site_backoff_s: (u32, u32),
-}
-
-/// This shard's part of the sessions that all shards together may have to a site. Whoever lends
-/// sessions by demand answers the same question: how many of this site's are ours now.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SessionsShare {
-    /// Connections to one receiving site, in all shards.
-    pub(crate) sessions_max: u32,
-    pub(crate) shards: u16,
-    pub(crate) me: ShardId,
-}
-
-/// How long the sessions of a site are with the same shards where there are fewer of them, seconds.
-const TURN_S: u32 = 60;
-/// The end of a turn, in which nothing is begun, seconds.
-const TURN_REST_S: u32 = 20;
-
-impl SessionsShare {
-    /// How many of the sessions to the site with this `hash` are ours: over all shards they add up to
-    /// `sessions_max`. Where there are fewer sessions than shards they go round by the minute.
-    pub(crate) fn of(&self, hash: u32, now: UnixMs) -> u32 {
-        let shards = u32::from(self.shards.max(1));
-        let (each, rest) = (self.sessions_max / shards, self.sessions_max % shards);
-        if rest == 0 {
-            return each;
-        }
-        let turn = if each == 0 { now.seconds() / TURN_S } else { 0 };
-        let is_resting = each == 0 && now.seconds() % TURN_S >= TURN_S - TURN_REST_S;
-        let place = (hash % shards + u32::from(self.me.0) + turn % shards) % shards;
-        each + u32::from(place < rest && !is_resting)
-    }
-}
 
 /// Why the shard starts nothing at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +62,8 @@ pub(crate) struct OpenPermit {
 pub(crate) struct StartPermit {
     pub(super) conn: ConnId,
     pub(super) site: SiteId,
+    /// When it was given; `None` if the site's rates have counted the transaction already.
+    pub(super) given: Option<Mono>,
 }
 
 impl StartPermit {
@@ -199,6 +156,12 @@ impl Pool {
         if sessions >= sessions_max {
             return busy(Binding::SessionsMax { sessions });
         }
+        if let Err((limit, wait_ms)) = site.used.may_send(&site.limits, at.now.mono) {
+            return busy(rate_binding(limit, wait_ms));
+        }
+        if let Err((limit, wait_ms)) = site.used.may_connect(&site.limits, at.now.mono) {
+            return busy(rate_binding(limit, wait_ms));
+        }
         let is_enough = site.ready_len < READY_PER_SESSION * u64::from(sessions);
         if sessions > 0 && is_enough && !is_eager {
             return busy(Binding::SessionsBusy { sessions });
@@ -238,8 +201,8 @@ impl Pool {
         }
         let site = self.site(conn.site);
         // What is no longer a target of its site is sent nothing more, however long it would last.
-        let is_over = conn.started >= self.limits.messages_per_session_max
-            || at.now.mono.ms_since(conn.opened) >= self.limits.connection_ms_max
+        let is_over = conn.started >= site.limits.messages_per_session_max
+            || at.now.mono.ms_since(conn.opened) >= site.limits.connection_ms_max
             || !site.has_target(conn.target.address);
         if is_over || at.halt == Some(Halt::Stopping) || self.sessions_too_many(site, at.now) > 0 {
             return Err(NoStart::IsOver);
@@ -250,15 +213,26 @@ impl Pool {
         if at.is_memory_short {
             return Err(NoStart::Bound(Binding::Memory));
         }
+        if let Err((limit, wait_ms)) = site.used.may_send(&site.limits, at.now.mono) {
+            return Err(NoStart::Bound(rate_binding(limit, wait_ms)));
+        }
         Ok(StartPermit {
             conn: id,
             site: conn.site,
+            given: Some(at.now.mono),
         })
     }
 
     /// Connections that this shard may have to the site now.
     fn sessions_max(&self, site: &Site, now: Now) -> u32 {
-        self.limits.sessions.of(site.hash, now.unix)
+        let limits = &site.limits;
+        let each = limits.sessions_per_mta.unwrap_or(u32::MAX);
+        let all = each.saturating_mul(site.targets.len() as u32);
+        let share = SessionsShare {
+            sessions_max: limits.sessions.sessions_max.min(all),
+            ..limits.sessions
+        };
+        share.of(site.hash, now.unix)
     }
 
     /// Connections beyond that, apart from those that quit already.
@@ -267,39 +241,10 @@ impl Pool {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_of_a_site_add_up_to_its_sessions_and_every_shard_has_its_turn() {
-        for (sessions_max, shards) in [(3, 2), (20, 8), (7, 3), (8, 8), (1, 4), (3, 8)] {
-            for hash in [0x811c_9dc5, 7, u32::MAX] {
-                let mut served = vec![false; usize::from(shards)];
-                for second in 0..60 * u64::from(shards) {
-                    let shares: Vec<u32> = (0..shards)
-                        .map(|me| {
-                            let share = SessionsShare {
-                                sessions_max,
-                                shards,
-                                me: ShardId(me),
-                            };
-                            share.of(hash, UnixMs(second * 1000))
-                        })
-                        .collect();
-                    let sum: u32 = shares.iter().sum();
-                    assert!(sum <= sessions_max, "{shares:?}");
-                    let is_turn_over = sessions_max < u32::from(shards) && second % 60 >= 40;
-                    assert!(sum == sessions_max || is_turn_over, "{shares:?}");
-                    for (served, share) in served.iter_mut().zip(shares) {
-                        *served |= share > 0;
-                    }
-                }
-                assert!(
-                    served.iter().all(|served| *served),
-                    "{sessions_max} {shards}"
-                );
-            }
-        }
+fn rate_binding(limit: RateLimit, wait_ms: u64) -> Binding {
+    Binding::RateMax {
+        limit: limit.key.spec().name,
+        units: limit.units,
+        next_in_ms: wait_ms,
     }
 }

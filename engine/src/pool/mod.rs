@@ -7,6 +7,7 @@
 
 mod conns;
 mod gate;
+mod limits;
 mod site;
 
 use std::collections::{HashMap, VecDeque};
@@ -15,9 +16,8 @@ use std::rc::Rc;
 use conns::{Conn, Conns, State, Working};
 pub use conns::{ConnId, PeerInfo};
 pub use gate::OPENING_MAX;
-pub(crate) use gate::{
-    Conditions, Go, Halt, Limits, NoStart, OpenPermit, SessionsShare, StartPermit,
-};
+pub(crate) use gate::{Conditions, Go, Halt, NoStart, OpenPermit, StartPermit};
+pub(crate) use limits::{Limits, LimitsTable, SessionsShare};
 use site::Mark;
 pub use site::TARGET_COOLDOWN_MS;
 pub(crate) use site::{Failure, Site, SiteKey};
@@ -49,7 +49,7 @@ pub(crate) struct Pool {
     conns: Conns,
     /// Equal targets and source addresses take turns.
     next_turn: usize,
-    limits: Limits,
+    limits: LimitsTable,
 }
 
 /// A connection that was decided on.
@@ -71,7 +71,7 @@ pub(crate) struct Closed {
 
 impl Pool {
     /// Nobody is known yet.
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: LimitsTable) -> Self {
         Self {
             sites: Vec::new(),
             by_key: HashMap::new(),
@@ -85,7 +85,10 @@ impl Pool {
     }
 
     /// The settings have changed.
-    pub(crate) const fn set_limits(&mut self, limits: Limits) {
+    pub(crate) fn set_limits(&mut self, limits: LimitsTable) {
+        for site in &mut self.sites {
+            site.limits = Rc::clone(limits.of(site.key.provider()));
+        }
         self.limits = limits;
     }
 
@@ -159,8 +162,14 @@ impl Pool {
 /// Sites: known, forgotten, and which destinations lead to them.
 impl Pool {
     /// The site of what a lookup gave; it has these targets from now on.
-    pub(crate) fn resolved(&mut self, targets: &Targets, now: Now) -> SiteId {
-        let key = SiteKey::of(targets);
+    /// `provider`: whose limits hold for it.
+    pub(crate) fn resolved(
+        &mut self,
+        targets: &Targets,
+        provider: Option<&str>,
+        now: Now,
+    ) -> SiteId {
+        let key = SiteKey::of(targets, provider);
         if let Some(id) = self.by_key.get(&key).copied() {
             targets.list.clone_into(&mut self.site_mut(id).targets);
             return id;
@@ -170,7 +179,8 @@ impl Pool {
                 self.evict(SiteId(slot), now);
             }
         }
-        let site = Site::new(key.clone(), &targets.list);
+        let limits = Rc::clone(self.limits.of(provider));
+        let site = Site::new(key.clone(), &targets.list, limits);
         let id = SiteId(put(&mut self.sites, &mut self.free, site));
         self.by_key.insert(key, id);
         id
@@ -330,7 +340,7 @@ impl Pool {
             };
             let is_stale = match conn.state {
                 State::Idle { since } => {
-                    at.now.mono.ms_since(since) >= self.limits.connection_idle_ms_max
+                    at.now.mono.ms_since(since) >= site.limits.connection_idle_ms_max
                 }
                 _ => false,
             };
@@ -369,6 +379,7 @@ impl Pool {
         let books = self.site_mut(site);
         books.conns += 1;
         books.opening += 1;
+        books.used.connect(&books.limits, now);
         let conn = self.conns.insert(Conn::new(site, target.clone(), now));
         Opened { conn, target, turn }
     }
@@ -398,6 +409,7 @@ impl Pool {
 
     /// A transaction goes out on it.
     pub(crate) fn started(&mut self, permit: StartPermit) {
+        self.count_rates(&permit);
         self.work(&permit, |working| {
             working.in_flight += 1;
             working.is_offered = false;
@@ -409,6 +421,7 @@ impl Pool {
 
     /// The content for it is being read back first.
     pub(crate) fn loading(&mut self, permit: StartPermit) {
+        self.count_rates(&permit);
         self.work(&permit, |working| working.is_loading = true);
     }
 
@@ -422,6 +435,7 @@ impl Pool {
         Some(StartPermit {
             conn: id,
             site: conn.site,
+            given: None,
         })
     }
 
@@ -430,6 +444,14 @@ impl Pool {
     }
 
     /// The connection has something to do: it is idle no longer.
+    /// A transaction begins, or its content is read for it: that is when its site's rates count it.
+    fn count_rates(&mut self, permit: &StartPermit) {
+        if let Some(now) = permit.given {
+            let site = self.site_mut(permit.site);
+            site.used.send(&site.limits, now);
+        }
+    }
+
     fn work(&mut self, permit: &StartPermit, change: impl FnOnce(&mut Working)) {
         let Some(conn) = self.conns.get_mut(permit.conn) else {
             return;
@@ -583,8 +605,8 @@ impl Pool {
 
     /// No target would have us: leaves the site alone for a while, after which all are tried again.
     pub(crate) fn back_off(&mut self, id: SiteId, random: &mut Random, now: Mono) {
-        let (min_s, max_s) = self.limits.site_backoff_s;
         let site = self.site_mut(id);
+        let (min_s, max_s) = site.limits.site_backoff_s;
         let exponent = u32::from(site.failures.min(16));
         let base_s = (u64::from(min_s.max(1)) << exponent).min(u64::from(max_s));
         let jitter_ms = random.below(base_s * 200 + 1);

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use super::conns::ConnId;
+use super::limits::{Limits, Used};
 use crate::clock::{Mono, Now};
 use crate::dns::{Target, Targets};
 use crate::schedule::destination::DestinationId;
@@ -14,27 +15,38 @@ use crate::smtp::reply::Reply;
 /// How long an address that refused or failed is passed over, milliseconds.
 pub const TARGET_COOLDOWN_MS: u64 = 60_000;
 
-/// What makes two domains share a site: MX hosts and port, as in [`Targets::site`].
+/// What makes two domains share a site: MX hosts and port, as in [`Targets::site`], and the provider whose
+/// limits hold.
 ///
 /// A security level that mail demands of its site (DANE, MTA-STS, `[[route]] tls`) belongs in here too:
 /// [`Self::of`] is the one place where a key is made, so that a connection opened for less is never
 /// found by mail that demands more.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct SiteKey(Rc<str>);
+pub(crate) struct SiteKey {
+    mx: Rc<str>,
+    provider: Option<Rc<str>>,
+}
 
 impl SiteKey {
     /// Of what a lookup gave.
-    pub(crate) fn of(targets: &Targets) -> Self {
-        Self(Rc::clone(&targets.site))
+    pub(crate) fn of(targets: &Targets, provider: Option<&str>) -> Self {
+        Self {
+            mx: Rc::clone(&targets.site),
+            provider: provider.map(Rc::from),
+        }
     }
 
     pub(crate) fn as_str(&self) -> &str {
-        &self.0
+        &self.mx
+    }
+
+    pub(super) fn provider(&self) -> Option<&str> {
+        self.provider.as_deref()
     }
 
     /// The same at every shard (FNV-1a).
     fn hash(&self) -> u32 {
-        self.0.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        self.mx.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
             (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         })
     }
@@ -67,6 +79,9 @@ pub(super) enum Mark {
 pub(crate) struct Site {
     pub(super) key: SiteKey,
     pub(super) hash: u32,
+    pub(super) limits: Rc<Limits>,
+    /// What has been used of their rates.
+    pub(super) used: Used,
     /// From the newest lookup.
     pub(super) targets: Vec<Target>,
     /// Addresses passed over until a time.
@@ -99,10 +114,12 @@ pub(crate) struct Site {
 
 impl Site {
     /// A site nobody has connected to.
-    pub(super) fn new(key: SiteKey, targets: &[Target]) -> Self {
+    pub(super) fn new(key: SiteKey, targets: &[Target], limits: Rc<Limits>) -> Self {
         Self {
             hash: key.hash(),
             key,
+            limits,
+            used: Used::default(),
             targets: targets.to_vec(),
             cooling: Vec::new(),
             idle: Vec::new(),
@@ -212,7 +229,11 @@ mod tests {
                 preference: *preference,
             })
             .collect();
-        Site::new(SiteKey("s".into()), &list)
+        let key = SiteKey {
+            mx: "s".into(),
+            provider: None,
+        };
+        Site::new(key, &list, Rc::new(Limits::default()))
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct Destination {
     pub lookup: Lookup,
     /// Who said what when mail was deferred last, while any is; unknown after a start.
     pub last_reply: String,
+    /// Whose it is, as the last lookup showed.
+    pub provider: Option<Box<str>>,
     /// DNS failures in a row.
     pub dns_failures: u16,
     /// Whether it stands in its site's round.
@@ -75,6 +77,7 @@ impl Destination {
             busy_len: 0,
             lookup: Lookup::Unknown,
             last_reply: String::new(),
+            provider: None,
             dns_failures: 0,
             in_round: false,
             is_vacant: false,

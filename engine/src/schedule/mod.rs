@@ -47,6 +47,15 @@ pub enum Binding {
         /// How many there are.
         sessions: u32,
     },
+    /// The site is sent no more mail, or connections, in a time.
+    RateMax {
+        /// The policy's key: `messages_per_second`.
+        limit: &'static str,
+        /// Its value.
+        units: u64,
+        /// Milliseconds until the next may go.
+        next_in_ms: u64,
+    },
     /// Connections are being opened.
     Connecting,
     /// The message was put off after an attempt.
@@ -106,6 +115,11 @@ impl fmt::Display for Binding {
                 write!(f, "site backoff, next try in {retry_in_s} s: {cause}")
             }
             Self::SessionsMax { sessions } => write!(f, "all {sessions} allowed sessions busy"),
+            Self::RateMax {
+                limit,
+                units,
+                next_in_ms,
+            } => write!(f, "{limit} = {units}: the next in {next_in_ms} ms"),
             Self::Connecting => f.write_str("connecting"),
             Self::Retry {
                 attempts,

@@ -17,8 +17,8 @@ use crate::dns::Target;
 use crate::ids::ShardId;
 use crate::phase::Phase;
 use crate::pool::{
-    Closed, Conditions, ConnId, Failure, Go, Halt, Limits, NoStart, OpenPermit, PeerInfo,
-    SessionsShare, SiteId, StartPermit,
+    Closed, Conditions, ConnId, Failure, Go, Halt, Limits, LimitsTable, NoStart, OpenPermit,
+    PeerInfo, SessionsShare, SiteId, StartPermit,
 };
 use crate::schedule::Binding;
 use crate::schedule::index::EntryId;
@@ -42,18 +42,22 @@ fn source_address(ours: &[IpAddr], target: IpAddr, turn: usize) -> Option<IpAddr
 }
 
 /// What the settings allow shard `me`, one of `shards`.
-pub(super) fn limits(settings: &Settings, me: ShardId, shards: u16) -> Limits {
-    Limits {
+pub(super) fn limits(settings: &Settings, me: ShardId, shards: u16) -> LimitsTable {
+    let default = Limits {
         sessions: SessionsShare {
             sessions_max: settings.sessions_per_site_max,
             shards,
             me,
         },
+        sessions_per_mta: None,
         messages_per_session_max: settings.messages_per_session_max,
         connection_ms_max: settings.connection_ms_max,
         connection_idle_ms_max: settings.connection_idle_ms_max,
         site_backoff_s: settings.site_backoff_s,
-    }
+        messages: [None; 4],
+        connections: None,
+    };
+    LimitsTable::new(default, &settings.policy)
 }
 
 impl ShardCore {

@@ -130,8 +130,11 @@ impl ShardCore {
 
     fn resolved(&mut self, id: DestinationId, targets: Targets, now: Now) {
         let targets = Rc::new(targets);
-        let site = self.pool.resolved(&targets, now);
-        self.mail.destination_mut(id).dns_failures = 0;
+        let provider = self.provider_of(id, &targets);
+        let site = self.pool.resolved(&targets, provider.as_deref(), now);
+        let destination = self.mail.destination_mut(id);
+        destination.dns_failures = 0;
+        destination.provider = provider;
         self.set_lookup(id, Lookup::Site { site, targets });
         self.enrol(id, site);
     }

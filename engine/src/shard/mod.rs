@@ -39,6 +39,7 @@ mod lookup;
 mod message;
 mod notice;
 mod peer;
+mod policy;
 mod ready;
 mod records;
 mod replay;
@@ -69,6 +70,7 @@ use crate::dns::{DnsPolicy, OwnNames};
 use crate::dsn::DsnReturn;
 use crate::ids::{QueueId, QueueIds, ShardId};
 use crate::memory::Permit;
+use crate::policy::Policy;
 use crate::pool::Pool;
 use crate::random::Random;
 use crate::route::RouteTable;
@@ -102,8 +104,10 @@ pub struct Settings {
     pub own: OwnNames,
     /// `[[route]]`.
     pub routes: RouteTable,
-    /// Retry delays and expiry.
+    /// Retry delays and expiry, where the policy says nothing else.
     pub retry: RetrySchedule,
+    /// Sending policy, over the values here.
+    pub policy: Arc<Policy>,
     /// Port of MX hosts, how many of them, and which of their addresses.
     pub dns_policy: DnsPolicy,
     /// Connections to one receiving site, in all shards.

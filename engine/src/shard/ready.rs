@@ -198,7 +198,8 @@ impl ShardCore {
     pub(super) fn is_expired(&self, id: EntryId, now: Now) -> bool {
         let accepted = UnixMs(self.mail.get(id).queue_id.accepted_ms());
         let age_ms = self.mail.age_ms(accepted, now);
-        age_ms >= u64::from(self.settings.retry.expire_after_s) * 1000
+        let retry = self.retry_of(self.mail.get(id).destination);
+        age_ms >= u64::from(retry.expire_after_s) * 1000
     }
 
     /// Looks for expired mail that waits behind a site's back-off, a bounded part of the index at a

@@ -348,8 +348,9 @@ impl ShardCore {
     fn schedule_entry(&mut self, id: EntryId, now: Now) {
         let now_s = self.mail.seconds(now);
         // A clock that was ahead in an earlier run has left times that nobody should wait for.
-        let latest_s = now_s.saturating_add(self.settings.retry.longest_s());
         let entry = self.mail.get(id);
+        let longest_s = self.retry_of(entry.destination).longest_s();
+        let latest_s = now_s.saturating_add(longest_s);
         let retry_at_s = entry.retry_at_s.min(latest_s);
         let destination = self.mail.destination(entry.destination);
         if owner(&destination.domain, self.shards) != self.me {

@@ -276,7 +276,9 @@ impl ShardCore {
         let retry_at_s = if attempts == 0 {
             self.mail.seconds(now) + NOTICE_RETRY_S
         } else {
-            self.mail.seconds(now) + self.settings.retry.delay_s(attempts, &mut self.random)
+            let destination = self.mail.get(id).destination;
+            let retry = self.retry_of(destination).into_owned();
+            self.mail.seconds(now) + retry.delay_s(attempts, &mut self.random)
         };
         for run in outcomes.chunk_by(|a, b| a.1 == b.1 && a.0 + 1 == b.0) {
             let kind = run[0].1;

@@ -52,6 +52,7 @@ pub(crate) fn settings(random: &mut Random) -> Settings {
             jitter_percent: 20,
             expire_after_s: EXPIRE_AFTER_S,
         },
+        policy: Default::default(),
         dns_policy: DnsPolicy {
             mx_port: 25,
             mx_hosts_max: 20,

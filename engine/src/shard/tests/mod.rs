@@ -5,6 +5,7 @@ mod disk;
 mod lookups;
 mod operator;
 mod outside;
+mod policy;
 mod recipients;
 mod relay;
 mod sites;

@@ -100,6 +100,7 @@ pub(super) fn settings() -> Settings {
             jitter_percent: 0,
             expire_after_s: 86_400,
         },
+        policy: Default::default(),
         dns_policy: DnsPolicy {
             mx_port: 25,
             mx_hosts_max: 10,

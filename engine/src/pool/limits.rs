@@ -1,0 +1,239 @@
+//! What a site may be sent: sessions, what happens in them, and rates.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::clock::{Mono, UnixMs};
+use crate::ids::ShardId;
+use crate::policy::bucket::{Bucket, Rate};
+use crate::policy::{Effective, Key, Policy};
+
+/// Time whose units may come at once, milliseconds: sites that wait are looked at each tick, so that a
+/// bucket of less depth would lose what a tick takes.
+const BURST_MS: u64 = 200;
+
+/// This shard's part of the sessions that all shards together may have to a site. Whoever lends
+/// sessions by demand answers the same question: how many of this site's are ours now.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(test, derive(Default))]
+pub(crate) struct SessionsShare {
+    /// Connections to one receiving site, in all shards.
+    pub(crate) sessions_max: u32,
+    pub(crate) shards: u16,
+    pub(crate) me: ShardId,
+}
+
+/// How long the sessions of a site are with the same shards where there are fewer of them, seconds.
+const TURN_S: u32 = 60;
+/// The end of a turn, in which nothing is begun, seconds.
+const TURN_REST_S: u32 = 20;
+
+impl SessionsShare {
+    /// How many of the sessions to the site with this `hash` are ours: over all shards they add up to
+    /// `sessions_max`. Where there are fewer sessions than shards they go round by the minute.
+    pub(crate) fn of(&self, hash: u32, now: UnixMs) -> u32 {
+        let shards = u32::from(self.shards.max(1));
+        let (each, rest) = (self.sessions_max / shards, self.sessions_max % shards);
+        if rest == 0 {
+            return each;
+        }
+        let turn = if each == 0 { now.seconds() / TURN_S } else { 0 };
+        let is_resting = each == 0 && now.seconds() % TURN_S >= TURN_S - TURN_REST_S;
+        let place = (hash % shards + u32::from(self.me.0) + turn % shards) % shards;
+        each + u32::from(place < rest && !is_resting)
+    }
+}
+
+/// The limits of one site.
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(Default))]
+pub(crate) struct Limits {
+    pub(crate) sessions: SessionsShare,
+    /// Sessions for each receiving address, all shards together.
+    pub(crate) sessions_per_mta: Option<u32>,
+    /// Transactions over one connection.
+    pub(crate) messages_per_session_max: u32,
+    /// How long a connection is given new transactions, milliseconds.
+    pub(crate) connection_ms_max: u64,
+    /// How long a connection is kept without mail, milliseconds.
+    pub(crate) connection_idle_ms_max: u64,
+    /// Shortest and longest time a site is left alone after no target would have us, seconds.
+    pub(crate) site_backoff_s: (u32, u32),
+    /// Transactions a second, a minute, an hour, a day; those that are limited.
+    pub(crate) messages: [Option<RateLimit>; 4],
+    /// New connections a minute.
+    pub(crate) connections: Option<RateLimit>,
+}
+
+/// A rate, and how it was written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RateLimit {
+    /// This shard's part.
+    rate: Rate,
+    /// Units, all shards together.
+    pub(crate) units: u64,
+    pub(crate) key: Key,
+}
+
+impl RateLimit {
+    fn new(key: Key, units: u64, shards: u16) -> Self {
+        let seconds = match key {
+            Key::MessagesPerSecond => 1,
+            Key::MessagesPerMinute | Key::ConnectionsPerMinute => 60,
+            Key::MessagesPerHour => 3600,
+            _ => 86_400,
+        };
+        let shards = u64::from(shards.max(1));
+        let burst = units * BURST_MS / (1000 * seconds * shards) + 1;
+        Self {
+            rate: Rate::new(units, seconds, burst).part(shards),
+            units,
+            key,
+        }
+    }
+}
+
+impl Limits {
+    /// With what `effective` sets over these.
+    fn with(&self, effective: &Effective<'_>) -> Self {
+        let count = |key| effective.count(key).and_then(|n| u32::try_from(n).ok());
+        let rate = |key| {
+            let units = effective.count(key)?;
+            Some(RateLimit::new(key, units, self.sessions.shards))
+        };
+        let rates = [
+            Key::MessagesPerSecond,
+            Key::MessagesPerMinute,
+            Key::MessagesPerHour,
+            Key::MessagesPerDay,
+        ];
+        Self {
+            sessions: SessionsShare {
+                sessions_max: count(Key::SessionsMax).unwrap_or(self.sessions.sessions_max),
+                ..self.sessions
+            },
+            sessions_per_mta: count(Key::SessionsPerMta),
+            messages_per_session_max: count(Key::MessagesPerSession)
+                .unwrap_or(self.messages_per_session_max),
+            connection_ms_max: effective
+                .duration_ms(Key::SessionTimeMax)
+                .unwrap_or(self.connection_ms_max),
+            connection_idle_ms_max: effective
+                .duration_ms(Key::IdleTimeout)
+                .unwrap_or(self.connection_idle_ms_max),
+            site_backoff_s: self.site_backoff_s,
+            messages: rates.map(rate),
+            connections: rate(Key::ConnectionsPerMinute),
+        }
+    }
+}
+
+/// The limits of every site: by its provider.
+#[derive(Debug)]
+pub(crate) struct LimitsTable {
+    default: Rc<Limits>,
+    of_provider: HashMap<Box<str>, Rc<Limits>>,
+}
+
+impl LimitsTable {
+    /// `default`: what holds where `policy` says nothing.
+    pub(crate) fn new(default: Limits, policy: &Policy) -> Self {
+        let of = |name: Option<&str>| Rc::new(default.with(&policy.of_provider(name)));
+        let providers = policy.providers();
+        Self {
+            default: of(None),
+            of_provider: providers
+                .map(|name| (name.into(), of(Some(name))))
+                .collect(),
+        }
+    }
+
+    pub(super) fn of(&self, provider: Option<&str>) -> &Rc<Limits> {
+        provider
+            .and_then(|name| self.of_provider.get(name))
+            .unwrap_or(&self.default)
+    }
+}
+
+/// What has been used of a site's rates.
+#[derive(Debug, Default)]
+pub(super) struct Used {
+    messages: [Bucket; 4],
+    connections: Bucket,
+}
+
+impl Used {
+    /// Whether a transaction may begin; else the limit that is in the way, and milliseconds until it is
+    /// not.
+    pub(super) fn may_send(&self, limits: &Limits, now: Mono) -> Result<(), (RateLimit, u64)> {
+        for (bucket, limit) in self.messages.iter().zip(&limits.messages) {
+            if let Some(limit) = limit
+                && let Err(wait_us) = bucket.may_take(limit.rate, now)
+            {
+                return Err((*limit, wait_us.div_ceil(1000)));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn send(&mut self, limits: &Limits, now: Mono) {
+        for (bucket, limit) in self.messages.iter_mut().zip(&limits.messages) {
+            if let Some(limit) = limit {
+                bucket.take(limit.rate, 1, now);
+            }
+        }
+    }
+
+    /// The same for a connection.
+    pub(super) fn may_connect(&self, limits: &Limits, now: Mono) -> Result<(), (RateLimit, u64)> {
+        let Some(limit) = limits.connections else {
+            return Ok(());
+        };
+        self.connections
+            .may_take(limit.rate, now)
+            .map_err(|wait_us| (limit, wait_us.div_ceil(1000)))
+    }
+
+    pub(super) fn connect(&mut self, limits: &Limits, now: Mono) {
+        if let Some(limit) = limits.connections {
+            self.connections.take(limit.rate, 1, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_of_a_site_add_up_to_its_sessions_and_every_shard_has_its_turn() {
+        for (sessions_max, shards) in [(3, 2), (20, 8), (7, 3), (8, 8), (1, 4), (3, 8)] {
+            for hash in [0x811c_9dc5, 7, u32::MAX] {
+                let mut served = vec![false; usize::from(shards)];
+                for second in 0..60 * u64::from(shards) {
+                    let shares: Vec<u32> = (0..shards)
+                        .map(|me| {
+                            let share = SessionsShare {
+                                sessions_max,
+                                shards,
+                                me: ShardId(me),
+                            };
+                            share.of(hash, UnixMs(second * 1000))
+                        })
+                        .collect();
+                    let sum: u32 = shares.iter().sum();
+                    assert!(sum <= sessions_max, "{shares:?}");
+                    let is_turn_over = sessions_max < u32::from(shards) && second % 60 >= 40;
+                    assert!(sum == sessions_max || is_turn_over, "{shares:?}");
+                    for (served, share) in served.iter_mut().zip(shares) {
+                        *served |= share > 0;
+                    }
+                }
+                assert!(
+                    served.iter().all(|served| *served),
+                    "{sessions_max} {shards}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What the sending policy says of a destination's mail: when it is tried again, and how long.
+//!
+//! What a site may be sent is the pool's: [`LimitsTable`](crate::pool::LimitsTable).
+
+use std::borrow::Cow;
+
+use super::ShardCore;
+use crate::dns::Targets;
+use crate::policy::{Key, Subject};
+use crate::schedule::destination::DestinationId;
+use crate::schedule::retry::RetrySchedule;
+
+fn seconds(ms: u64) -> u32 {
+    u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
+impl ShardCore {
+    /// The provider that a destination's mail goes to by way of `targets`. Where a route leads, it is the
+    /// route's hosts that count, not whose domain it is.
+    pub(super) fn provider_of(&self, id: DestinationId, targets: &Targets) -> Option<Box<str>> {
+        let domain = &self.mail.destination(id).domain;
+        let is_routed = self.settings.routes.find(domain).is_some();
+        let mx_hosts: Vec<&str> = targets.list.iter().map(|target| &*target.host).collect();
+        let subject = Subject {
+            domain: if is_routed { "" } else { domain.as_str() },
+            mx_hosts: &mx_hosts,
+        };
+        self.settings.policy.provider_of(&subject).map(Box::from)
+    }
+
+    /// Retry delays and expiry of a destination's mail.
+    pub(super) fn retry_of(&self, id: DestinationId) -> Cow<'_, RetrySchedule> {
+        let (policy, retry) = (&self.settings.policy, &self.settings.retry);
+        let keys = [
+            Key::RetrySchedule,
+            Key::RetryJitterPercent,
+            Key::ExpireAfter,
+        ];
+        // Asked for each message that is taken: most policies have nothing to say here.
+        if !keys.into_iter().any(|key| policy.is_set(key)) {
+            return Cow::Borrowed(retry);
+        }
+        let destination = self.mail.destination(id);
+        let effective =
+            policy.of_domain(destination.provider.as_deref(), destination.domain.as_str());
+        let delays = effective.durations_ms(Key::RetrySchedule);
+        let jitter = effective.count(Key::RetryJitterPercent);
+        let expire = effective.duration_ms(Key::ExpireAfter);
+        Cow::Owned(RetrySchedule {
+            delays_s: delays.map_or_else(
+                || retry.delays_s.clone(),
+                |delays| delays.iter().map(|ms| seconds(*ms)).collect(),
+            ),
+            jitter_percent: jitter
+                .and_then(|percent| u8::try_from(percent).ok())
+                .unwrap_or(retry.jitter_percent),
+            expire_after_s: expire.map_or(retry.expire_after_s, seconds),
+        })
+    }
+}
