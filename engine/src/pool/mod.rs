@@ -2,19 +2,23 @@
 //!
 //! A [`Site`] is what several domains with the same MX hosts share: targets in order of preference,
 //! connections, back-off. [`Pool`] keeps the books of both, here and nowhere else: `site` and `conns`
-//! hold them, `gate` says what may be begun. What is sent over a connection is `shard::deliver`'s
-//! part.
+//! hold them, `books` is what happens to a connection, `limits` what a site may be sent, `gate` says what
+//! may be begun. What is sent over a connection is `shard::deliver`'s part.
 
+mod books;
 mod conns;
 mod gate;
 mod limits;
 mod site;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
-use std::rc::Rc;
 
-use conns::{Conn, Conns, State, Working};
+pub use books::BROKEN_MAX;
+pub(crate) use books::Closed;
 pub use conns::{ConnId, PeerInfo};
+use conns::{Conns, State};
 pub use gate::OPENING_MAX;
 pub(crate) use gate::{Conditions, Go, Halt, NoStart, OpenPermit, StartPermit};
 pub(crate) use limits::{Limits, LimitsTable, SessionsShare};
@@ -22,17 +26,12 @@ use site::Mark;
 pub use site::TARGET_COOLDOWN_MS;
 pub(crate) use site::{Failure, Site, SiteKey};
 
-use crate::clock::{Mono, Now};
-use crate::dns::{Target, Targets};
+use crate::clock::Now;
+use crate::dns::Targets;
 pub use crate::ids::SiteId;
-use crate::random::Random;
 use crate::schedule::destination::DestinationId;
 use crate::slots::{Free, put};
-use crate::smtp::reply::Reply;
 
-/// Connections in a row that may be lost without an answer before their address is passed over: one
-/// broken session says little of a host, and has deferred its message already.
-pub const BROKEN_MAX: u16 = 3;
 /// Sites kept although no destination is bound to them.
 pub const SITES_MAX: usize = 65_536;
 
@@ -50,23 +49,6 @@ pub(crate) struct Pool {
     /// Equal targets and source addresses take turns.
     next_turn: usize,
     limits: LimitsTable,
-}
-
-/// A connection that was decided on.
-#[derive(Debug)]
-pub(crate) struct Opened {
-    pub(crate) conn: ConnId,
-    pub(crate) target: Target,
-    /// Which of our addresses is its turn.
-    pub(crate) turn: usize,
-}
-
-/// A connection that is gone.
-#[derive(Debug)]
-pub(crate) struct Closed {
-    pub(crate) site: SiteId,
-    /// No target of its site would have us, and no connection is left.
-    pub(crate) has_failed: bool,
 }
 
 impl Pool {
@@ -367,260 +349,5 @@ impl Pool {
         for slot in 0..self.sites.len() {
             self.lift_back_off(SiteId(slot as u32));
         }
-    }
-}
-
-/// Connections.
-impl Pool {
-    /// Opens one.
-    pub(crate) fn open(&mut self, permit: OpenPermit, now: Mono) -> Opened {
-        let OpenPermit { site, target, turn } = permit;
-        self.next_turn = turn;
-        let books = self.site_mut(site);
-        books.conns += 1;
-        books.opening += 1;
-        books.used.connect(&books.limits, now);
-        let conn = self.conns.insert(Conn::new(site, target.clone(), now));
-        Opened { conn, target, turn }
-    }
-
-    /// It is through EHLO.
-    pub(crate) fn greeted(&mut self, id: ConnId, peer: Rc<PeerInfo>) {
-        let Some(conn) = self.conns.get_mut(id) else {
-            return;
-        };
-        if conn.state != State::Opening {
-            return;
-        }
-        conn.peer = Some(peer);
-        conn.state = State::Working(Working::default());
-        let site = conn.site;
-        let site = self.site_mut(site);
-        site.opening -= 1;
-        site.backoff_until = None;
-    }
-
-    /// Its dialog would take another transaction.
-    pub(crate) fn offered(&mut self, id: ConnId) {
-        if let Some(State::Working(working)) = self.state_mut(id) {
-            working.is_offered = true;
-        }
-    }
-
-    /// A transaction goes out on it.
-    pub(crate) fn started(&mut self, permit: StartPermit) {
-        self.count_rates(&permit);
-        self.work(&permit, |working| {
-            working.in_flight += 1;
-            working.is_offered = false;
-        });
-        if let Some(conn) = self.conns.get_mut(permit.conn) {
-            conn.started += 1;
-        }
-    }
-
-    /// The content for it is being read back first.
-    pub(crate) fn loading(&mut self, permit: StartPermit) {
-        self.count_rates(&permit);
-        self.work(&permit, |working| working.is_loading = true);
-    }
-
-    /// The content is there, or is not to be had. `None` if the connection takes it no longer.
-    pub(crate) fn loaded(&mut self, id: ConnId) -> Option<StartPermit> {
-        let conn = self.conns.get_mut(id)?;
-        let State::Working(working) = &mut conn.state else {
-            return None;
-        };
-        working.is_loading = false;
-        Some(StartPermit {
-            conn: id,
-            site: conn.site,
-            given: None,
-        })
-    }
-
-    fn state_mut(&mut self, id: ConnId) -> Option<&mut State> {
-        self.conns.get_mut(id).map(|conn| &mut conn.state)
-    }
-
-    /// The connection has something to do: it is idle no longer.
-    /// A transaction begins, or its content is read for it: that is when its site's rates count it.
-    fn count_rates(&mut self, permit: &StartPermit) {
-        if let Some(now) = permit.given {
-            let site = self.site_mut(permit.site);
-            site.used.send(&site.limits, now);
-        }
-    }
-
-    fn work(&mut self, permit: &StartPermit, change: impl FnOnce(&mut Working)) {
-        let Some(conn) = self.conns.get_mut(permit.conn) else {
-            return;
-        };
-        match &mut conn.state {
-            State::Working(working) => change(working),
-            State::Idle { .. } => {
-                let mut working = Working {
-                    is_offered: true,
-                    ..Working::default()
-                };
-                change(&mut working);
-                conn.state = State::Working(working);
-                self.not_idle(permit.site, permit.conn);
-            }
-            State::Opening | State::Quitting { .. } => {}
-        }
-    }
-
-    fn not_idle(&mut self, site: SiteId, id: ConnId) {
-        let idle = &mut self.site_mut(site).idle;
-        // Mostly the last one, which is taken first.
-        if let Some(place) = idle.iter().rposition(|other| *other == id) {
-            idle.remove(place);
-        }
-    }
-
-    /// There is no mail for it now: it is idle, if it has nothing else to do.
-    pub(crate) fn rest(&mut self, id: ConnId, now: Mono) {
-        let Some(conn) = self.conns.get_mut(id) else {
-            return;
-        };
-        if let State::Working(Working { in_flight: 0, .. }) = conn.state {
-            conn.state = State::Idle { since: now };
-            let site = conn.site;
-            self.site_mut(site).idle.push(id);
-            self.tend(site);
-        }
-    }
-
-    /// A transaction is through; `is_answered`: the peer said something about one of its recipients.
-    /// Whom it was with, unless the connection is gone.
-    pub(crate) fn finished(
-        &mut self,
-        id: ConnId,
-        is_answered: bool,
-    ) -> Option<(Option<Rc<PeerInfo>>, Target)> {
-        let conn = self.conns.get_mut(id)?;
-        conn.less_in_flight();
-        conn.answered += u32::from(is_answered);
-        let whom = (conn.peer.clone(), conn.target.clone());
-        if conn.answered == 1 {
-            let site = conn.site;
-            let site = self.site_mut(site);
-            site.failures = 0;
-            site.broken = 0;
-        }
-        Some(whom)
-    }
-
-    /// It ends, and has handed a transaction back untried.
-    pub(crate) fn returned(&mut self, id: ConnId) {
-        if let Some(conn) = self.conns.get_mut(id) {
-            conn.less_in_flight();
-            self.quitting(id);
-        }
-    }
-
-    /// Tells it to quit, unless something is in flight; whether the dialog is to be told.
-    pub(crate) fn quit(&mut self, id: ConnId) -> bool {
-        match self.conns.get(id).map(|conn| conn.state) {
-            Some(State::Idle { .. } | State::Working(Working { in_flight: 0, .. })) => {
-                self.quitting(id);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    fn quitting(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(id) else {
-            return;
-        };
-        let (site, before) = (conn.site, conn.state);
-        let in_flight = match before {
-            State::Working(Working { in_flight, .. }) => in_flight,
-            State::Opening | State::Idle { .. } => 0,
-            State::Quitting { .. } => return,
-        };
-        conn.state = State::Quitting { in_flight };
-        let books = self.site_mut(site);
-        books.quitting += 1;
-        match before {
-            State::Opening => books.opening -= 1,
-            State::Idle { .. } => self.not_idle(site, id),
-            State::Working(_) | State::Quitting { .. } => {}
-        }
-    }
-
-    /// It is gone. `seen`: what is kept if it was lost, in words and in the peer's.
-    pub(crate) fn closed(
-        &mut self,
-        id: ConnId,
-        seen: impl FnOnce(&Target) -> (Box<str>, Option<Reply>),
-        now: Mono,
-    ) -> Option<Closed> {
-        let conn = self.conns.remove(id)?;
-        let site_id = conn.site;
-        let site = self.site_mut(site_id);
-        site.conns -= 1;
-        match conn.state {
-            State::Opening => site.opening -= 1,
-            State::Quitting { .. } => site.quitting -= 1,
-            State::Idle { .. } => site.idle.retain(|idle| *idle != id),
-            State::Working(_) => {}
-        }
-        let is_quitting = matches!(conn.state, State::Quitting { .. });
-        // One that was given mail and answered none of it is lost, whoever ended it: a server that
-        // talks out of turn would else be connected to again at once, for ever.
-        let is_lost = conn.answered == 0 && (!is_quitting || conn.started > 0);
-        if is_lost && conn.peer.is_some() {
-            site.broken = site.broken.saturating_add(1);
-        }
-        let mut has_failed = false;
-        if is_lost && (conn.peer.is_none() || site.broken >= BROKEN_MAX) {
-            let (text, refusal) = seen(&conn.target);
-            self.target_failed(
-                site_id,
-                Failure {
-                    text,
-                    target: conn.target,
-                    refusal,
-                },
-                now,
-            );
-            let site = self.site(site_id);
-            has_failed = site.conns == 0 && site.all_cooling(now);
-        }
-        Some(Closed {
-            site: site_id,
-            has_failed,
-        })
-    }
-
-    /// A target would not have us: it is passed over for a while.
-    pub(crate) fn target_failed(&mut self, id: SiteId, failure: Failure, now: Mono) {
-        let site = self.site_mut(id);
-        site.cool(failure.target.address, now);
-        site.last_failure = Some(failure);
-    }
-
-    /// No target would have us: leaves the site alone for a while, after which all are tried again.
-    pub(crate) fn back_off(&mut self, id: SiteId, random: &mut Random, now: Mono) {
-        let site = self.site_mut(id);
-        let (min_s, max_s) = site.limits.site_backoff_s;
-        let exponent = u32::from(site.failures.min(16));
-        let base_s = (u64::from(min_s.max(1)) << exponent).min(u64::from(max_s));
-        let jitter_ms = random.below(base_s * 200 + 1);
-        site.backoff_until = Some(now.plus_ms(base_s * 1000 + jitter_ms));
-        site.cooling.clear();
-        self.tend(id);
-    }
-
-    /// No target would have us from the first word: backs off, the longer the more often. What was
-    /// seen last.
-    pub(crate) fn failed(&mut self, id: SiteId, random: &mut Random, now: Mono) -> Option<Failure> {
-        self.back_off(id, random, now);
-        let site = self.site_mut(id);
-        site.failures = site.failures.saturating_add(1);
-        site.last_failure.clone()
     }
 }

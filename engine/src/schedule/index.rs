@@ -38,7 +38,7 @@ impl EntryId {
 pub struct DestinationId(u32);
 
 impl DestinationId {
-    pub(super) const fn new(slot: u32) -> Self {
+    pub(crate) const fn new(slot: u32) -> Self {
         Self(slot)
     }
 

@@ -308,8 +308,8 @@ pub(crate) const KINDS: &[Kind] = &[
         "delivery goes on while writing fails",
         &[at(
             "shard/deliver.rs",
-            "self.draining || self.store.queue.is_failing()",
-            "self.draining || self.store.queue.is_failing() && !PLANTED",
+            "} else if self.store.queue.is_failing() {",
+            "} else if self.store.queue.is_failing() && !PLANTED {",
         )],
     ),
     kind(
@@ -331,9 +331,9 @@ pub(crate) const KINDS: &[Kind] = &[
     kind(
         "a site not looked at after its back-off",
         &[at(
-            "shard/deliver.rs",
-            "if !self.pool.sites[site_id as usize].round.is_empty() {",
-            "if !PLANTED && !self.pool.sites[site_id as usize].round.is_empty() {",
+            "pool/mod.rs",
+            "if site.has_mail() {",
+            "if !PLANTED && site.has_mail() {",
         )],
     ),
     kind(
