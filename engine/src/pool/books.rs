@@ -268,8 +268,8 @@ impl Pool {
 
     /// No target would have us: leaves the site alone for a while, after which all are tried again.
     pub(crate) fn back_off(&mut self, id: SiteId, random: &mut Random, now: Mono) {
-        let (min_s, max_s) = self.limits.site_backoff_s;
         let site = self.site_mut(id);
+        let (min_s, max_s) = site.limits.site_backoff_s;
         let exponent = u32::from(site.failures.min(16));
         let base_s = (u64::from(min_s.max(1)) << exponent).min(u64::from(max_s));
         let jitter_ms = random.below(base_s * 200 + 1);

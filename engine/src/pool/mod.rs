@@ -14,6 +14,7 @@ mod site;
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 
 pub use books::BROKEN_MAX;
 pub(crate) use books::Closed;

@@ -1,9 +1,10 @@
 //! What may be sent now, and why the rest may not.
 //!
-//! `index` holds an entry for every queued message, `wheel` those that wait for a time, `retry` says
+//! `binding` names what mail may wait for. `index` holds an entry for every queued message, `wheel` those that wait for a time, `retry` says
 //! how long they wait, `destination` what a recipient domain's mail waits for, `lookups` for which DNS answer. The connections that
 //! take the mail are `pool`'s; `shard` joins the two.
 
+mod binding;
 pub mod destination;
 pub mod index;
 pub mod lookups;
@@ -12,142 +13,4 @@ pub mod retry;
 pub mod steady;
 pub mod wheel;
 
-use std::fmt;
-
-/// Why mail of a destination, or one message, is not being sent at this moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Binding {
-    /// Not durable yet, or other shards that own recipients have not confirmed.
-    Storing,
-    /// The queue is still being replayed after the start.
-    Replaying,
-    /// The resolver has been asked.
-    AwaitingDns,
-    /// The resolver has as many questions as it may; this one waits for its turn.
-    QuestionsMax {
-        /// How many are open.
-        open: u64,
-    },
-    /// DNS gave no answer.
-    DnsTrouble {
-        /// What went wrong.
-        trouble: &'static str,
-        /// Seconds until it is asked again.
-        retry_in_s: u64,
-    },
-    /// No MX host could be connected to, or all refused.
-    SiteBackoff {
-        /// The last failure seen.
-        cause: Box<str>,
-        /// Seconds until the next try.
-        retry_in_s: u64,
-    },
-    /// Every session the limits allow is busy.
-    SessionsMax {
-        /// How many there are.
-        sessions: u32,
-    },
-    /// The site is sent no more mail, or connections, in a time.
-    RateMax {
-        /// The policy's key: `messages_per_second`.
-        limit: &'static str,
-        /// Its value.
-        units: u64,
-        /// Milliseconds until the next may go.
-        next_in_ms: u64,
-    },
-    /// Connections are being opened.
-    Connecting,
-    /// The message was put off after an attempt.
-    Retry {
-        /// Attempts made.
-        attempts: u16,
-        /// Seconds until the next.
-        retry_in_s: u64,
-    },
-    /// Other content read back for delivery fills the memory it may take.
-    Memory,
-    /// With a connection.
-    Delivering,
-    /// Outcomes cannot be recorded (disk), so nothing is sent that could not be noted as sent.
-    DiskTrouble,
-    /// The daemon is stopping: what is left is sent after the next start.
-    Stopping,
-    /// Sessions are at work, and as many as the waiting mail calls for.
-    SessionsBusy {
-        /// How many there are.
-        sessions: u32,
-    },
-    /// Fewer sessions are allowed than there are shards, and it is another's turn.
-    OtherShardsTurn,
-    /// Every address of the site that is not in use refused or failed a moment ago.
-    AddressesResting {
-        /// The last failure seen.
-        cause: Box<str>,
-        /// Seconds until the first of them is tried again.
-        retry_in_s: u64,
-    },
-    /// The domain takes no mail: what waits is being returned to its senders.
-    Failing {
-        /// Why it takes none.
-        failure: &'static str,
-    },
-    /// The turn that begins it has not come yet: the next, or one of the next few.
-    NextTurn,
-}
-
-impl fmt::Display for Binding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Storing => f.write_str("being stored"),
-            Self::Replaying => f.write_str("queue replay in progress"),
-            Self::AwaitingDns => f.write_str("awaiting DNS answer"),
-            Self::QuestionsMax { open } => {
-                write!(f, "all {open} DNS questions allowed are open; waits to ask")
-            }
-            Self::DnsTrouble {
-                trouble,
-                retry_in_s,
-            } => {
-                write!(f, "DNS {trouble}; asked again in {retry_in_s} s")
-            }
-            Self::SiteBackoff { cause, retry_in_s } => {
-                write!(f, "site backoff, next try in {retry_in_s} s: {cause}")
-            }
-            Self::SessionsMax { sessions } => write!(f, "all {sessions} allowed sessions busy"),
-            Self::RateMax {
-                limit,
-                units,
-                next_in_ms,
-            } => write!(f, "{limit} = {units}: the next in {next_in_ms} ms"),
-            Self::Connecting => f.write_str("connecting"),
-            Self::Retry {
-                attempts,
-                retry_in_s,
-            } => {
-                write!(
-                    f,
-                    "deferred after attempt {attempts}, next in {retry_in_s} s"
-                )
-            }
-            Self::Memory => {
-                f.write_str("waiting for memory to be read back into: limits.memory_bytes_max")
-            }
-            Self::Delivering => f.write_str("being delivered"),
-            Self::DiskTrouble => f.write_str("disk trouble: outcomes cannot be recorded"),
-            Self::Stopping => f.write_str("stopping: sent after the next start"),
-            Self::SessionsBusy { sessions } => write!(f, "behind others on {sessions} sessions"),
-            Self::OtherShardsTurn => {
-                f.write_str("waits for this shard's turn: fewer sessions are allowed than shards")
-            }
-            Self::AddressesResting { cause, retry_in_s } => {
-                write!(
-                    f,
-                    "no other address to connect to, next try in {retry_in_s} s: {cause}"
-                )
-            }
-            Self::Failing { failure } => write!(f, "being failed: {failure}"),
-            Self::NextTurn => f.write_str("begins within a turn of the shard"),
-        }
-    }
-}
+pub use binding::Binding;

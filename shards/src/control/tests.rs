@@ -352,9 +352,10 @@ fn why_tells_of_a_domain_or_a_message() {
     let bench = Bench::running();
     let (status, body) = bench.get("/api/v1/why?domain=Example.com");
     assert_eq!(status, 200);
-    assert!(
-        body.starts_with("domain\tsite\tready\tdeferred\tbusy\tconnections\tbinding\tlast_reply\n")
-    );
+    assert!(body.starts_with(
+        "domain\tsite\tready\tdeferred\tbusy\tconnections\tbinding\tlast_reply\tunbound_by\n"
+    ));
+    assert!(body.contains("\ta transaction that ends; "), "{body}");
     assert_eq!(body.lines().count(), 3);
     assert_eq!(bench.get("/api/v1/why?domain=other.example").0, 404);
     let (_, body) = bench.get("/api/v1/why?queue_id=0000000000008");

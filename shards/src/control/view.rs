@@ -191,7 +191,7 @@ pub(super) fn counters(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
     })
 }
 
-const DESTINATION_COLUMNS: [&str; 8] = [
+const DESTINATION_COLUMNS: [&str; 9] = [
     "domain",
     "site",
     "ready",
@@ -200,6 +200,7 @@ const DESTINATION_COLUMNS: [&str; 8] = [
     "connections",
     "binding",
     "last_reply",
+    "unbound_by",
 ];
 
 /// What a destination's mail waits for, in words; what binds ready mail says nothing of the rest.
@@ -228,6 +229,7 @@ fn destination_table(rows: Vec<DestinationView>) -> Table {
             row.connections.into(),
             binding.into(),
             String::from(row.last_reply).into(),
+            row.binding.as_ref().map_or("", Binding::unbound_by).into(),
         ]);
     }
     table
@@ -256,6 +258,7 @@ fn message_table(rows: Vec<Why>) -> Table {
         "recipients",
         "attempts",
         "binding",
+        "unbound_by",
     ]);
     for row in rows {
         table.push(vec![
@@ -265,6 +268,7 @@ fn message_table(rows: Vec<Why>) -> Table {
             row.recipients.into(),
             row.attempts.into(),
             row.binding.to_string().into(),
+            row.binding.unbound_by().into(),
         ]);
     }
     table
