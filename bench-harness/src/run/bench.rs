@@ -147,23 +147,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     settings.shards = args.common.shards;
     let daemon = Daemon::start(settings, &programs)?;
     print_machine(work.path());
-    println!(
-        "settings   {} sessions, {} B, {} domains {}, {}, encryption and delivery log on, \
-         fdatasync before 250",
-        args.sessions,
-        args.size,
-        args.domains,
-        if far.dns.is_some() {
-            "by MX over 8 hosts"
-        } else {
-            "by route to one host"
-        },
-        if args.no_pipelining {
-            "no pipelining"
-        } else {
-            "pipelining"
-        },
-    );
+    print_settings(args, &far);
     let plan = Plan {
         sessions: args.sessions,
         size_bytes: args.size,
@@ -224,6 +208,26 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     drop(daemon);
     far.stop();
     Ok(())
+}
+
+fn print_settings(args: &BenchArgs, far: &FarEnd) {
+    println!(
+        "settings   {} sessions, {} B, {} domains {}, {}, encryption and delivery log on, \
+         fdatasync before 250",
+        args.sessions,
+        args.size,
+        args.domains,
+        if far.dns.is_some() {
+            "by MX over 8 hosts"
+        } else {
+            "by route to one host"
+        },
+        if args.no_pipelining {
+            "no pipelining"
+        } else {
+            "pipelining"
+        },
+    );
 }
 
 /// One part's figures.
