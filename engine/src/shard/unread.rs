@@ -14,7 +14,7 @@
 //! [`KEPT_MS`]; a disk that fails for longer may cost duplicates, but must not fill up.
 
 use super::ShardCore;
-use crate::clock::{Now, UnixMs};
+use crate::clock::{Mono, Now, UnixMs};
 use crate::ids::{SegmentId, ShardId};
 use crate::queue::record::{Moved, Record};
 use crate::queue::segment::Placement;
@@ -35,7 +35,7 @@ pub struct UnreadSegment {
     /// When it is tried again.
     pub retry_at: UnixMs,
     /// Since when.
-    since: UnixMs,
+    since: Mono,
     /// Its own part in the accounting of disk was given up.
     is_written_off: bool,
 }
@@ -66,7 +66,7 @@ impl ShardCore {
                 segment,
                 cause: why.into(),
                 retry_at,
-                since: now.unix,
+                since: now.mono,
                 is_written_off: false,
             });
         }
@@ -115,8 +115,7 @@ impl ShardCore {
             if unread.folder != me || unread.is_written_off {
                 continue;
             }
-            // By the wall clock: a leap of it gives up early or late, nothing worse.
-            if now.unix.0.saturating_sub(unread.since.0) < KEPT_MS {
+            if now.mono.ms_since(unread.since) < KEPT_MS {
                 keeps = true;
             } else {
                 unread.is_written_off = true;
