@@ -50,8 +50,9 @@ pub(crate) fn list(folder: &Path) -> Result<Listing, String> {
         let Some(name) = name.to_str() else { continue };
         let bytes = entry.metadata().map_err(fault)?.len();
         // A quarantined file keeps its number taken.
-        let number = name
-            .get(..8)
+        let digits = name.split(|c: char| !c.is_ascii_digit()).next();
+        let number = digits
+            .filter(|digits| digits.len() >= 8)
             .and_then(|digits| digits.parse().ok())
             .map(SegmentId);
         if let Some(number) = number {
