@@ -83,10 +83,10 @@ impl RateLimit {
             Key::MessagesPerHour => 3600,
             _ => 86_400,
         };
-        let shards = u64::from(shards.max(1));
-        let burst = units * BURST_MS / (1000 * seconds * shards) + 1;
+        // Of the whole: its depth is the same time for each part.
+        let burst = units * BURST_MS / (1000 * seconds) + 1;
         Self {
-            rate: Rate::new(units, seconds, burst).part(shards),
+            rate: Rate::new(units, seconds, burst).part(u64::from(shards.max(1))),
             units,
             key,
         }
@@ -204,6 +204,25 @@ impl Used {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Asked at each tick only, a shard of many got a third of its part.
+    #[test]
+    fn shard_that_waits_for_ticks_gets_its_part_of_a_rate() {
+        let messages = RateLimit::new(Key::MessagesPerSecond, 1000, 8);
+        let limits = Limits {
+            messages: [Some(messages), None, None, None],
+            ..Limits::default()
+        };
+        let (mut used, mut sent) = (Used::default(), 0);
+        for tick in 10..110 {
+            let now = Mono(tick * 100_000);
+            while used.may_send(&limits, now).is_ok() {
+                used.send(&limits, now);
+                sent += 1;
+            }
+        }
+        assert!((1240..=1280).contains(&sent), "{sent} of 1250");
+    }
 
     #[test]
     fn shares_of_a_site_add_up_to_its_sessions_and_every_shard_has_its_turn() {
