@@ -95,6 +95,8 @@ pub struct Policy {
     domain_names: Names,
     /// Keys that a row above the default sets, in the order of [`KEYS`].
     is_set: [bool; KEYS.len()],
+    /// The longest expiry that a provider sets, milliseconds; 0 if none does.
+    provider_expiry_ms_max: u64,
 }
 
 /// A value and where it comes from.
@@ -144,6 +146,7 @@ impl Policy {
             domains,
             domain_names: Names::default(),
             is_set: [false; KEYS.len()],
+            provider_expiry_ms_max: 0,
         };
         policy.index();
         policy
@@ -171,6 +174,12 @@ impl Policy {
         for (key, _) in above.chain(&self.domains).flat_map(Row::values) {
             self.is_set[key as usize] = true;
         }
+        let of_providers = self.providers.iter().flat_map(Provider::rows);
+        let expiries = of_providers.filter_map(|row| match row.value(Key::ExpireAfter) {
+            Some(Value::Duration(ms)) => Some(*ms),
+            _ => None,
+        });
+        self.provider_expiry_ms_max = expiries.max().unwrap_or(0);
     }
 
     /// Every row, least specific layer first.
@@ -189,6 +198,15 @@ impl Policy {
     /// Whether any row above the default sets `key`: whoever asks for each message may spare the asking.
     pub const fn is_set(&self, key: Key) -> bool {
         self.is_set[key as usize]
+    }
+
+    /// The longest expiry that a provider may turn out to set for a domain, milliseconds; 0 if none can.
+    pub fn provider_expiry_ms_max(&self, domain: &str) -> u64 {
+        let row = self.domain_names.find(domain).map(|at| &self.domains[at]);
+        match row.and_then(|row| row.value(Key::ExpireAfter)) {
+            Some(_) => 0,
+            None => self.provider_expiry_ms_max,
+        }
     }
 
     /// The rows that hold for `subject`. Of rows of one layer the one that meets it best, and of equals

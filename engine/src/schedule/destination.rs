@@ -57,6 +57,8 @@ pub struct Destination {
     pub last_reply: String,
     /// Whose it is, as the last lookup showed.
     pub provider: Option<Box<str>>,
+    /// Whether a lookup has shown that since the start.
+    pub is_provider_known: bool,
     /// DNS failures in a row.
     pub dns_failures: u16,
     /// Whether it stands in its site's round.
@@ -78,6 +80,7 @@ impl Destination {
             lookup: Lookup::Unknown,
             last_reply: String::new(),
             provider: None,
+            is_provider_known: false,
             dns_failures: 0,
             in_round: false,
             is_vacant: false,

@@ -135,6 +135,7 @@ impl ShardCore {
         let destination = self.mail.destination_mut(id);
         destination.dns_failures = 0;
         destination.provider = provider;
+        destination.is_provider_known = true;
         self.set_lookup(id, Lookup::Site { site, targets });
         self.enrol(id, site);
     }

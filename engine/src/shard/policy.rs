@@ -46,6 +46,12 @@ impl ShardCore {
         let delays = effective.durations_ms(Key::RetrySchedule);
         let jitter = effective.count(Key::RetryJitterPercent);
         let expire = effective.duration_ms(Key::ExpireAfter);
+        // Nothing expires by the time of all others before it is known whose it is.
+        let expire_s_min = if destination.is_provider_known {
+            0
+        } else {
+            seconds(policy.provider_expiry_ms_max(destination.domain.as_str()))
+        };
         Cow::Owned(RetrySchedule {
             delays_s: delays.map_or_else(
                 || retry.delays_s.clone(),
@@ -54,7 +60,9 @@ impl ShardCore {
             jitter_percent: jitter
                 .and_then(|percent| u8::try_from(percent).ok())
                 .unwrap_or(retry.jitter_percent),
-            expire_after_s: expire.map_or(retry.expire_after_s, seconds),
+            expire_after_s: expire
+                .map_or(retry.expire_after_s, seconds)
+                .max(expire_s_min),
         })
     }
 }

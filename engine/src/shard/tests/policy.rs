@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::relay::{Relay, settings};
+use crate::counters::Counter;
 use crate::policy::{Policy, Row};
 use crate::schedule::Binding;
 
@@ -116,5 +117,25 @@ fn domain_has_a_retry_schedule_and_an_expiry_of_its_own() {
     relay.after_s(11 * 60);
     relay.after_s(15 * 60);
     assert_eq!(relay.binding("slow.example"), None, "it has expired");
+    assert_eq!(relay.delivered, 1);
+}
+
+/// After a start no lookup has shown yet whose a domain is: mail that its provider gives ten days was given
+/// up after the five of all others.
+#[test]
+fn nothing_expires_before_it_is_known_whose_it_is() {
+    let rows = "[[provider]]\nname = \"p\"\ndomains = \"p.example\"\nexpire_after = \"1d\"\n";
+    let mut relay = Relay::with(|settings| {
+        settings.policy = policy(rows);
+        settings.retry.expire_after_s = 600;
+    });
+    relay.resolver_hangs();
+    relay.accept("p.example");
+    relay.accept("plain.example");
+    relay.after_s(1200);
+    assert_eq!(relay.counted(Counter::Expired), 0);
+    relay.resolver_answers();
+    relay.after_s(1200);
+    assert_eq!(relay.counted(Counter::Expired), 1, "the one of nobody");
     assert_eq!(relay.delivered, 1);
 }
