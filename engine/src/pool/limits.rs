@@ -176,6 +176,21 @@ impl Used {
         Ok(())
     }
 
+    /// Limits have changed: what was used of a rate that is another now says nothing of that.
+    pub(super) fn forget_changed(&mut self, before: &Limits, after: &Limits) {
+        let is_changed = |before: Option<RateLimit>, after: Option<RateLimit>| {
+            before.map(|limit| limit.rate) != after.map(|limit| limit.rate)
+        };
+        for (n, bucket) in self.messages.iter_mut().enumerate() {
+            if is_changed(before.messages[n], after.messages[n]) {
+                *bucket = Bucket::default();
+            }
+        }
+        if is_changed(before.connections, after.connections) {
+            self.connections = Bucket::default();
+        }
+    }
+
     pub(super) fn send(&mut self, limits: &Limits, now: Mono) {
         for (bucket, limit) in self.messages.iter_mut().zip(&limits.messages) {
             if let Some(limit) = limit {
@@ -222,6 +237,26 @@ mod tests {
             }
         }
         assert!((1240..=1280).contains(&sent), "{sent} of 1250");
+    }
+
+    /// An operator who had raised one message a day to a thousand waited for the next day.
+    #[test]
+    fn rate_that_was_raised_holds_at_once() {
+        let limits = |units| Limits {
+            messages: [
+                None,
+                None,
+                None,
+                Some(RateLimit::new(Key::MessagesPerDay, units, 1)),
+            ],
+            ..Limits::default()
+        };
+        let (mut used, now) = (Used::default(), Mono(1_000_000));
+        used.send(&limits(1), now);
+        used.forget_changed(&limits(1), &limits(1));
+        assert!(used.may_send(&limits(1), now).is_err());
+        used.forget_changed(&limits(1), &limits(1000));
+        assert!(used.may_send(&limits(1000), now).is_ok());
     }
 
     #[test]

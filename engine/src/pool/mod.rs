@@ -70,7 +70,9 @@ impl Pool {
     /// The settings have changed.
     pub(crate) fn set_limits(&mut self, limits: LimitsTable) {
         for site in &mut self.sites {
-            site.limits = Rc::clone(limits.of(site.key.provider()));
+            let new = limits.of(site.key.provider());
+            site.used.forget_changed(&site.limits, new);
+            site.limits = Rc::clone(new);
         }
         self.limits = limits;
     }
