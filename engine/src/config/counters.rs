@@ -10,7 +10,7 @@ pub struct Counters {
     pub domains_max: u32,
     /// Groups with a row of their own, per shard; the rest is `(other)`.
     pub groups_max: u32,
-    /// How often the counts since ever are made durable, ms.
+    /// How often counts and windows are made durable, ms.
     pub save_every_ms: u64,
 }
 

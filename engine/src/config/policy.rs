@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::reader::{Reader, TextDefault};
 
-/// `[policy]`: rows over `[delivery]`, for providers, domains and groups.
+/// `[policy]`: rows over `[delivery]`, for providers and domains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyTable {
     /// The operator's file.
