@@ -57,7 +57,7 @@ pub struct Destination {
     pub last_reply: String,
     /// Whose it is, as the last lookup showed.
     pub provider: Option<Box<str>>,
-    /// Whether a lookup has shown that since the start.
+    /// Whether a lookup has shown that, since the start and the last reload.
     pub is_provider_known: bool,
     /// DNS failures in a row.
     pub dns_failures: u16,

@@ -48,6 +48,7 @@ impl ShardCore {
         for id in ids.clone() {
             let destination = self.mail.destination_mut(id);
             destination.in_round = false;
+            destination.is_provider_known = false;
             if matches!(destination.lookup, Lookup::Site { .. }) {
                 self.set_lookup(id, Lookup::Unknown);
             }
