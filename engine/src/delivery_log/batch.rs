@@ -21,7 +21,7 @@ pub const BATCH_BYTES_FULL: usize = 64 * 1024;
 /// A batch is due at this age, ms: what a crash may cost the log, and how far `--follow` lags.
 pub const BATCH_AGE_MS_MAX: u64 = 500;
 
-/// A batch never exceeds this, bytes: one more record than makes it full.
+/// A batch that is taken as soon as it is due never exceeds this, bytes: one more record than makes it full.
 pub const BATCH_BYTES_MAX: usize = BATCH_BYTES_FULL + RECORD_BYTES_MAX + 4;
 
 /// Records waiting to be written.
@@ -65,6 +65,15 @@ impl LogBatch {
     /// Number of records waiting.
     pub const fn len(&self) -> u32 {
         self.records
+    }
+
+    /// What waits, bytes.
+    pub const fn bytes_len(&self) -> usize {
+        if self.records == 0 {
+            0
+        } else {
+            self.bytes.len()
+        }
     }
 
     /// Whether nothing waits.

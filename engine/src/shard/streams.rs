@@ -9,9 +9,11 @@ use super::records::Ticket;
 use super::{Action, Settings, ShardCore};
 use crate::clock::{Mono, Now};
 use crate::counters::Covered;
+use crate::delivery_log::record::RECORD_BYTES_MAX;
 use crate::delivery_log::{LogBatch, LogRecord, LogRotation};
 use crate::ids::{SegmentId, ShardId};
 use crate::keys::KeyRing;
+use crate::limits::SEGMENT_BYTES_MIN;
 use crate::queue::cipher::Stream;
 use crate::queue::record::{RecipientsBuf, Record};
 use crate::queue::segment::Placement;
@@ -19,6 +21,11 @@ use crate::store::{
     BLOB_COUNTED, BLOB_COUNTERS, BLOB_LOG_BATCH, BatchId, DiskError, GroupCommit, Mark, SideStream,
     SideWritten, StorageSetup, Write,
 };
+
+/// A batch of the delivery log is closed at this size before its time, bytes: one event may settle thousands
+/// of recipients, and a batch that fits no segment is lost whole.
+const LOG_BATCH_BYTES_MAX: usize = 512 * 1024;
+const _: () = assert!(LOG_BATCH_BYTES_MAX + RECORD_BYTES_MAX < SEGMENT_BYTES_MIN as usize / 3 * 2);
 
 /// Saves of counts that may fail one after another before segments no longer wait for them.
 const SAVE_TRIES: u32 = 20;
@@ -114,6 +121,17 @@ impl LogStream {
 
     pub(super) fn push(&mut self, record: &LogRecord<'_>) {
         self.batch.push(record);
+        if self.batch.bytes_len() >= LOG_BATCH_BYTES_MAX {
+            self.close_batch();
+        }
+    }
+
+    fn close_batch(&mut self) {
+        let lines = self.batch.len();
+        let batch = self.batch.take();
+        if !self.side.offer(batch) {
+            self.dropped_lines += u64::from(lines);
+        }
     }
 
     /// The lines gathered so far.
@@ -193,11 +211,7 @@ impl ShardCore {
     pub(super) fn flush_log(&mut self, now: Now) {
         let log = &mut self.store.log;
         if log.batch.is_due(now.unix) || (self.draining && !log.batch.is_empty()) {
-            let lines = log.batch.len();
-            let batch = log.batch.take();
-            if !log.side.offer(batch) {
-                log.dropped_lines += u64::from(lines);
-            }
+            log.close_batch();
         }
         match log.side.next_write(self.store.queue.maker(), now) {
             Ok(Some(write)) => self.write(Stream::DeliveryLog, write),
