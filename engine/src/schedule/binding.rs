@@ -145,7 +145,7 @@ impl Binding {
     pub const fn unbound_by(&self) -> &'static str {
         match self {
             Self::Storing => "its record durable at every shard that owns a recipient",
-            Self::Replaying => "the end of the replay; progress: hikyaku shards",
+            Self::Replaying => "the end of the replay; whether it goes on: hikyaku status",
             Self::AwaitingDns => "an answer of the resolver, or its timeout",
             Self::QuestionsMax { .. } => "an answer to one of the open questions",
             Self::DnsTrouble { .. } => "a DNS answer at the next attempt; at once: hikyaku retry",
@@ -166,7 +166,7 @@ impl Binding {
                 "a transaction that ends; another session opens within a tick"
             }
             Self::OtherShardsTurn => {
-                "the minute of this shard; [delivery] sessions_max of at least one a shard"
+                "the minute of this shard; sessions_max of at least one a shard, see hikyaku policy explain"
             }
             Self::AddressesResting { .. } => {
                 "an address whose rest ends, or a transaction that ends; at once: hikyaku retry"
