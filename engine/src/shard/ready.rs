@@ -16,6 +16,10 @@ use crate::schedule::mail::{Listed, Taken};
 /// More recipients than a message has.
 const WHOLE: u16 = u16::MAX;
 
+/// Recipients that are settled without a connection in one go: each is a line of the log, and a part of a
+/// notification. One message more may go beyond.
+const RECIPIENTS_SETTLED_MAX: u32 = 4096;
+
 impl ShardCore {
     /// The entry, in no list, may be sent from now on.
     pub(super) fn make_ready(&mut self, id: EntryId, now: Now) {
@@ -93,7 +97,8 @@ impl ShardCore {
 
     /// Fails ready mail of destinations that have no host, a bounded number at a time.
     pub(super) fn fail_ready(&mut self, now: Now) {
-        for _ in 0..ENTRIES_PER_TICK_MAX {
+        let mut recipients = 0;
+        while recipients < RECIPIENTS_SETTLED_MAX {
             let Some(id) = self.mail.next_failing() else {
                 return;
             };
@@ -106,8 +111,10 @@ impl ShardCore {
             };
             match self.pop_ready(id, now) {
                 Some(entry) => {
+                    recipients += self.mail.open_recipients(entry);
                     self.settle_without_connection(entry, Unconnected::DnsFailure(failure), now);
                 }
+                None if self.mail.destination(id).ready_len() > 0 => return,
                 None => {
                     self.mail.failing_over();
                     self.set_lookup(id, Lookup::Unknown);
@@ -139,12 +146,12 @@ impl ShardCore {
                 self.look_up_soon(id);
                 continue;
             }
-            let entry = self.pop_part(id, recipients_max, now);
+            let entry = self.pop_part(id, recipients_max, &mut 0, now);
             let destination = self.mail.destination_mut(id);
             let is_empty = destination.ready_len() == 0;
             destination.in_round = !is_empty;
             self.pool.turn_over(site_id, is_empty);
-            if entry.is_some() {
+            if entry.is_some() || !is_empty {
                 return entry;
             }
         }
@@ -165,14 +172,26 @@ impl ShardCore {
     /// Takes the next live entry out of a destination's ready list, as in flight. Entries that have
     /// expired are settled on the way.
     pub(super) fn pop_ready(&mut self, id: DestinationId, now: Now) -> Option<EntryId> {
-        self.pop_part(id, WHOLE, now)
+        self.pop_part(id, WHOLE, &mut 0, now)
     }
 
-    /// As [`Self::pop_ready`], for at most `recipients_max` of the entry's recipients.
-    fn pop_part(&mut self, id: DestinationId, recipients_max: u16, now: Now) -> Option<EntryId> {
+    /// As [`Self::pop_ready`], for at most `recipients_max` of the entry's recipients. Of expired mail only
+    /// so much is settled at a time, which `expired` counts: `None`, though some is left, says that it goes
+    /// on in another turn.
+    fn pop_part(
+        &mut self,
+        id: DestinationId,
+        recipients_max: u16,
+        expired: &mut u32,
+        now: Now,
+    ) -> Option<EntryId> {
         loop {
             let first = self.mail.first_ready(id)?;
             let recipients_max = if self.is_expired(first, now) {
+                if *expired >= RECIPIENTS_SETTLED_MAX || !self.content.may_read() {
+                    return None;
+                }
+                *expired += self.mail.open_recipients(first);
                 WHOLE
             } else {
                 recipients_max
@@ -219,23 +238,19 @@ impl ShardCore {
                 seen.push(entry.destination);
             }
         }
+        let mut expired = 0;
         for destination in seen {
-            self.expire_ready(destination, now);
+            self.expire_ready(destination, &mut expired, now);
         }
     }
 
     /// Settles the expired entries at the head of a ready list.
-    fn expire_ready(&mut self, id: DestinationId, now: Now) {
-        while self.content.may_read() {
-            let Some(first) = self.mail.first_ready(id) else {
-                return;
-            };
-            if !self.is_expired(first, now) {
-                return;
-            }
-            if let Some(live) = self.pop_ready(id, now) {
-                return self.make_ready(live, now);
-            }
+    fn expire_ready(&mut self, id: DestinationId, expired: &mut u32, now: Now) {
+        let first = self.mail.first_ready(id);
+        if first.is_some_and(|first| self.is_expired(first, now))
+            && let Some(live) = self.pop_part(id, WHOLE, expired, now)
+        {
+            self.make_ready(live, now);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The wall clock leaps.
 
 use super::relay::Relay;
+use crate::counters::Counter;
 
 #[test]
 fn nothing_expires_while_the_wall_clock_is_wrong() {
@@ -23,4 +24,36 @@ fn a_wall_clock_set_back_delays_no_retry() {
     relay.wall_clock_leaps(-3_600_000);
     relay.after_s(70);
     assert_eq!((relay.delivered, relay.leaps), (1, 1));
+}
+
+#[test]
+fn expired_mail_of_a_campaign_is_settled_a_bounded_part_at_a_time() {
+    let mut relay = Relay::with(|settings| settings.retry.expire_after_s = 100);
+    relay.peers_refuse("nobody there");
+    relay.accept_many(20_000, "a.example");
+    relay.after_s(99);
+    relay.peers_take();
+    let mut before = relay.counted(Counter::Expired);
+    let mut turns = 0;
+    while relay.counted(Counter::Expired) < 20_000 {
+        relay.after_ms(1000);
+        let expired = relay.counted(Counter::Expired);
+        // A tick sweeps, and a connection that opens looks for mail: each its part.
+        assert!(
+            expired - before <= 3 * 4096,
+            "{} in one turn",
+            expired - before
+        );
+        before = expired;
+        turns += 1;
+        assert!(
+            turns < 400,
+            "{expired} expired, {} delivered",
+            relay.delivered
+        );
+        if relay.delivered > 0 {
+            break;
+        }
+    }
+    assert!(turns > 1);
 }
