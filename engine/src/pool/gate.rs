@@ -227,7 +227,7 @@ impl Pool {
     fn sessions_max(&self, site: &Site, now: Now) -> u32 {
         let limits = &site.limits;
         let each = limits.sessions_per_mta.unwrap_or(u32::MAX);
-        let all = each.saturating_mul(site.targets.len() as u32);
+        let all = each.saturating_mul(site.addresses_in_use(now.mono));
         let share = SessionsShare {
             sessions_max: limits.sessions.sessions_max.min(all),
             ..limits.sessions

@@ -191,6 +191,17 @@ impl Site {
         equal().nth(turn % equal().count())
     }
 
+    /// Addresses that new connections go to: the most preferred that are not passed over.
+    pub(super) fn addresses_in_use(&self, now: Mono) -> u32 {
+        let is_usable = |target: &&Target| !self.is_cooling(target.address, now);
+        let mut usable = self.targets.iter().filter(is_usable);
+        let Some(first) = usable.next() else {
+            return 1;
+        };
+        let equal = usable.filter(|target| target.preference == first.preference);
+        1 + equal.count() as u32
+    }
+
     /// When the first address that is passed over may be tried again.
     pub(super) fn cool_until(&self) -> Option<Mono> {
         self.cooling.iter().map(|(_, until)| *until).min()
