@@ -88,6 +88,8 @@ pub(crate) struct Disk {
     segment_bytes: u32,
     /// A file of the size of a queue segment, its room taken, stands by.
     has_reserve: Cell<bool>,
+    /// The data directory was not found when it was looked for last.
+    is_missing: Cell<bool>,
 }
 
 impl Disk {
@@ -105,6 +107,7 @@ impl Disk {
             free: RefCell::new(free),
             segment_bytes,
             has_reserve: Cell::new(false),
+            is_missing: Cell::new(false),
         }
     }
 
@@ -160,7 +163,7 @@ impl Disk {
         if file_bytes(&self.reserve_path()) == bytes {
             return self.has_reserve.set(true);
         }
-        if self.free_bytes().unwrap_or(0) / RESERVE_SHARE < bytes {
+        if self.free_bytes() / RESERVE_SHARE < bytes {
             return;
         }
         let kept = self.begin_reserve().and_then(|()| {
@@ -409,10 +412,24 @@ impl Disk {
         sync_parent(&queue).await
     }
 
-    /// Bytes free for us on the file system.
-    pub(crate) fn free_bytes(&self) -> Option<u64> {
-        let stat = rustix::fs::statvfs(&self.data_dir).ok()?;
-        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    /// Bytes free for us on the file system; none where the data directory is not to be found: what would
+    /// be written there, nobody would find again.
+    pub(crate) fn free_bytes(&self) -> u64 {
+        match rustix::fs::statvfs(&self.data_dir) {
+            Ok(stat) => {
+                self.is_missing.set(false);
+                stat.f_bavail.saturating_mul(stat.f_frsize)
+            }
+            Err(error) => {
+                if !self.is_missing.replace(true) {
+                    let dir = self.data_dir.display();
+                    crate::say!(
+                        "{dir} cannot be found ({error}): mail is refused; put it back and start anew"
+                    );
+                }
+                0
+            }
+        }
     }
 }
 

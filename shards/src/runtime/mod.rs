@@ -308,9 +308,8 @@ impl Shard {
             ticks += 1;
             if ticks % 10 == 1 {
                 self.disk.keep_reserve();
-                if let Some(free_bytes) = self.disk.free_bytes() {
-                    self.handle(Event::DiskSpace { free_bytes });
-                }
+                let free_bytes = self.disk.free_bytes();
+                self.handle(Event::DiskSpace { free_bytes });
                 let at = now().mono;
                 for slot in self.sessions.borrow().values() {
                     slot.check_deadline(at);
