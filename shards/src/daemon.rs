@@ -477,13 +477,13 @@ impl Daemon for Hikyakud {
     fn reload(&self) -> Result<Vec<String>, Refusal> {
         let _alone = lock(&self.reloading);
         let name = self.file.display().to_string();
-        let text = std::fs::read_to_string(&self.file)
+        let text = datadir::text::read_text(&self.file)
             .map_err(|error| Refusal::new(409, format!("cannot read {name}: {error}")))?;
         let mut new = Config::parse(&name, &text).map_err(|errors| {
             let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
             Refusal::new(409, lines.join("; "))
         })?;
-        new.load_policy(crate::read_text)
+        new.load_policy(datadir::text::read_text)
             .map_err(|lines| Refusal::new(409, lines.join("; ")))?;
         let old = self.config();
         let mut lines: Vec<String> = old

@@ -34,18 +34,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// What a file says, or why it cannot be read.
-pub(crate) fn read_text(file: &std::path::Path) -> Result<String, String> {
-    std::fs::read_to_string(file).map_err(|error| error.to_string())
-}
-
 fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
     let file_name = arguments.config.display().to_string();
-    let text = std::fs::read_to_string(&arguments.config)
+    let text = datadir::text::read_text(&arguments.config)
         .map_err(|error| vec![format!("cannot read {file_name}: {error}")])?;
     let mut config = Config::parse(&file_name, &text)
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    config.load_policy(read_text)?;
+    config.load_policy(datadir::text::read_text)?;
     for warning in engine::settings::warnings(&config) {
         say!("warning: {warning}");
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use engine::config::Config;
+use engine::net::NextHop;
 use engine::policy::{self, Row, SHIPPED_TOML, Subject};
 use engine::settings;
 
@@ -68,7 +69,7 @@ pub(crate) fn run(site: Site, args: &PolicyArgs, format: Format) -> Result<(), F
 
 fn load(config: &mut Config) -> Result<(), Failure> {
     config
-        .load_policy(|file| std::fs::read_to_string(file).map_err(|error| error.to_string()))
+        .load_policy(datadir::text::read_text)
         .map_err(|lines| Failure(lines.join("\nhikyaku: ")))
 }
 
@@ -98,9 +99,15 @@ fn explain(config: &Config, args: &ExplainArgs, format: Format) -> Result<(), Fa
         .iter()
         .map(|host| host.trim_end_matches('.').to_ascii_lowercase())
         .collect();
+    // Where a route leads, its hosts count and not the domain, as for the daemon.
+    let route = config
+        .routes
+        .iter()
+        .find(|route| route.domain.matches(domain.as_str()));
+    let mx = route.map_or(mx, |route| route.to.iter().map(host_of).collect());
     let mx_hosts: Vec<&str> = mx.iter().map(String::as_str).collect();
     let subject = Subject {
-        domain: domain.as_str(),
+        domain: if route.is_some() { "" } else { domain.as_str() },
         mx_hosts: &mx_hosts,
     };
     let called = |row: &Row| format!("{} {} ({})", row.layer().name(), row.name, row.origin);
@@ -119,6 +126,13 @@ fn explain(config: &Config, args: &ExplainArgs, format: Format) -> Result<(), Fa
         ]);
     }
     Ok(rows.print(format)?)
+}
+
+fn host_of(hop: &NextHop) -> String {
+    match hop {
+        NextHop::Address(address) => address.ip().to_string(),
+        NextHop::Host(host, _) => host.to_string(),
+    }
 }
 
 fn check(mut config: Config) -> Result<(), Failure> {

@@ -219,7 +219,13 @@ impl Reading<'_> {
         match layer {
             Layer::Default => None,
             Layer::Provider => {
-                let names = self.list(table, "name", |text| Ok(Box::<str>::from(text)))?;
+                let names = self.list(table, "name", |text| match text {
+                    "" => Err("a provider without a name".to_owned()),
+                    _ if text.chars().any(char::is_control) => {
+                        Err("the name has control characters".to_owned())
+                    }
+                    _ => Ok(Box::<str>::from(text)),
+                })?;
                 let domains = self.list(table, "domains", DomainPattern::parse)?;
                 let mx = self.list(table, "mx", DomainPattern::parse)?;
                 let [name] = &names[..] else {

@@ -22,6 +22,7 @@ pub mod private;
 pub mod prompt;
 pub mod segments;
 pub mod source;
+pub mod text;
 pub mod verify;
 
 pub use error::KeysError;
