@@ -190,17 +190,27 @@ impl ShardCore {
         self.conclude(id, message, &settled, None, now);
     }
 
-    fn unconnected_reply(&self, destination: DestinationId, unconnected: &Unconnected) -> Reply {
+    pub(super) fn unconnected_reply(
+        &self,
+        destination: DestinationId,
+        unconnected: &Unconnected,
+    ) -> Reply {
         match unconnected {
             Unconnected::Expired => {
-                let last = match &self.mail.destination(destination).lookup {
+                let destination = self.mail.destination(destination);
+                let failure = match &destination.lookup {
                     Lookup::Site { site, .. } => self.pool.site(*site).last_failure(),
                     _ => "",
                 };
-                let text = if last.is_empty() {
-                    "message expired: not delivered in time".to_owned()
-                } else {
-                    format!("message expired: not delivered in time; last failure: {last}")
+                // What the sender can act on is what was said to it, or at least to its domain.
+                let text = match (destination.last_reply.as_str(), failure) {
+                    ("", "") => "message expired: not delivered in time".to_owned(),
+                    ("", failure) => {
+                        format!("message expired: not delivered in time; last failure: {failure}")
+                    }
+                    (reply, _) => {
+                        format!("message expired: not delivered in time; last reply: {reply}")
+                    }
                 };
                 Reply::synthetic(450, EnhancedStatus::new(4, 4, 7), &text)
             }
@@ -340,7 +350,12 @@ impl ShardCore {
         said.clear();
         if let Some(target) = &context.target {
             said.push_str(&target.host);
-            said.push_str(" said: ");
+            // Without a session it is our own account of what went wrong there.
+            said.push_str(if context.peer.is_some() {
+                " said: "
+            } else {
+                ": "
+            });
         }
         // Writing to a String cannot fail.
         let _ = write!(said, "{}", last.reply);

@@ -2,6 +2,7 @@
 
 use super::relay::Relay;
 use crate::counters::Counter;
+use crate::status::EnhancedStatus;
 
 #[test]
 fn nothing_expires_while_the_wall_clock_is_wrong() {
@@ -56,4 +57,17 @@ fn expired_mail_of_a_campaign_is_settled_a_bounded_part_at_a_time() {
         }
     }
     assert!(turns > 1);
+}
+
+#[test]
+fn line_of_an_expired_message_has_the_last_reply() {
+    let mut relay = Relay::new();
+    relay.peers_refuse_with(450, EnhancedStatus::new(4, 2, 2), "mailbox is full");
+    relay.accept("a.example");
+    relay.after_s(1);
+    let reply = relay.reply_if_expired("a.example");
+    assert!(
+        reply.contains("expired") && reply.contains("mailbox is full"),
+        "{reply}"
+    );
 }

@@ -6,8 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::super::settle::Unconnected;
 use super::super::{Cause, Event, PartMessage, Settings, ShardCore, Stored, Submission};
-use crate::address::Address;
+use crate::address::{Address, Domain};
 use crate::bounce::Classifier;
 use crate::clock::{Mono, Now, UnixMs};
 use crate::counters::Counter;
@@ -379,6 +380,14 @@ impl Relay {
     pub(super) fn last_reply(&self, domain: &str) -> String {
         let row = self.core.destination(domain, self.now).unwrap();
         row.last_reply.to_string()
+    }
+
+    /// What the delivery log and the sender's notification would say, were its mail to expire now.
+    pub(super) fn reply_if_expired(&self, domain: &str) -> String {
+        let domain = Domain::parse(domain).unwrap();
+        let id = self.core.mail.find_destination(&domain).unwrap();
+        let reply = self.core.unconnected_reply(id, &Unconnected::Expired);
+        reply.text.to_string()
     }
 
     /// What the delivery log says since it was asked last.
