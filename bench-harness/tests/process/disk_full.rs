@@ -226,3 +226,24 @@ fn daemon_starts_on_a_full_disk_and_drains_it() {
     mail_is_taken_again(&daemon);
     fleet.stop();
 }
+
+#[test]
+fn mail_is_refused_when_the_data_directory_is_gone() {
+    let Some(relay) = common::Relay::start(9, |_| {}) else {
+        return;
+    };
+    let dir = relay.daemon.settings.data_dir();
+    std::fs::rename(&dir, dir.with_extension("taken-away")).unwrap();
+    let refused = common::eventually(|| {
+        let mut client = Client::hello(relay.address());
+        client.command("MAIL FROM:<a@sender.example>").0 == 452
+    });
+    assert!(refused, "{}", relay.daemon.log_tail());
+    assert!(relay.daemon.log_tail().contains("cannot be found"));
+    std::fs::rename(dir.with_extension("taken-away"), &dir).unwrap();
+    let taken = common::eventually(|| {
+        let mut client = Client::hello(relay.address());
+        client.command("MAIL FROM:<a@sender.example>").0 == 250
+    });
+    assert!(taken, "{}", relay.daemon.log_tail());
+}

@@ -424,7 +424,7 @@ impl Disk {
                 if !self.is_missing.replace(true) {
                     let dir = self.data_dir.display();
                     crate::say!(
-                        "{dir} cannot be found ({error}): mail is refused; put it back and start anew"
+                        "{dir} cannot be found ({error}): mail is refused until it is back"
                     );
                 }
                 0
