@@ -28,7 +28,28 @@ impl ShardCore {
         self.settings.policy.provider_of(&subject).map(Box::from)
     }
 
-    /// Retry delays and expiry of a destination's mail.
+    /// How old a destination's mail becomes, seconds.
+    pub(super) fn expire_after_s(&self, id: DestinationId) -> u32 {
+        let policy = &self.settings.policy;
+        let default_s = self.settings.retry.expire_after_s;
+        // Asked for each message that is taken: most policies have nothing to say here.
+        if !policy.is_set(Key::ExpireAfter) {
+            return default_s;
+        }
+        let destination = self.mail.destination(id);
+        let domain = destination.domain.as_str();
+        let effective = policy.of_domain(destination.provider.as_deref(), domain);
+        let expire = effective.duration_ms(Key::ExpireAfter);
+        // Nothing expires by the time of all others before it is known whose it is.
+        let least_s = if destination.is_provider_known {
+            0
+        } else {
+            seconds(policy.provider_expiry_ms_max(domain))
+        };
+        expire.map_or(default_s, seconds).max(least_s)
+    }
+
+    /// Retry delays of a destination's mail, and its expiry.
     pub(super) fn retry_of(&self, id: DestinationId) -> Cow<'_, RetrySchedule> {
         let (policy, retry) = (&self.settings.policy, &self.settings.retry);
         let keys = [
@@ -36,7 +57,6 @@ impl ShardCore {
             Key::RetryJitterPercent,
             Key::ExpireAfter,
         ];
-        // Asked for each message that is taken: most policies have nothing to say here.
         if !keys.into_iter().any(|key| policy.is_set(key)) {
             return Cow::Borrowed(retry);
         }
@@ -45,13 +65,6 @@ impl ShardCore {
             policy.of_domain(destination.provider.as_deref(), destination.domain.as_str());
         let delays = effective.durations_ms(Key::RetrySchedule);
         let jitter = effective.count(Key::RetryJitterPercent);
-        let expire = effective.duration_ms(Key::ExpireAfter);
-        // Nothing expires by the time of all others before it is known whose it is.
-        let expire_s_min = if destination.is_provider_known {
-            0
-        } else {
-            seconds(policy.provider_expiry_ms_max(destination.domain.as_str()))
-        };
         Cow::Owned(RetrySchedule {
             delays_s: delays.map_or_else(
                 || retry.delays_s.clone(),
@@ -60,9 +73,7 @@ impl ShardCore {
             jitter_percent: jitter
                 .and_then(|percent| u8::try_from(percent).ok())
                 .unwrap_or(retry.jitter_percent),
-            expire_after_s: expire
-                .map_or(retry.expire_after_s, seconds)
-                .max(expire_s_min),
+            expire_after_s: self.expire_after_s(id),
         })
     }
 }
