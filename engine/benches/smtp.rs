@@ -13,7 +13,7 @@ use std::rc::Rc;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use engine::clock::{Mono, Now, UnixMs};
 use engine::envelope::BodyType;
-use engine::ids::{QueueId, QueueIds, ShardId};
+use engine::ids::{QueueId, QueueIds, ShardId, TransactionToken};
 use engine::message::header::{HeaderScanner, WatchedHeaders};
 use engine::smtp::client::{ClientConnection, ClientEvent, ClientSettings, OutboundTransaction};
 use engine::smtp::dot::{BareNewline, ContentDecoder, stuff};
@@ -164,7 +164,7 @@ fn client(c: &mut Criterion) {
     while connection.poll_event().is_some() {}
     let content = Rc::new(content());
     let transaction = || OutboundTransaction {
-        token: 1,
+        token: TransactionToken(1),
         reverse_path: Some("news@shop.example".into()),
         recipients: vec!["customer@example.jp".into()],
         content: Rc::clone(&content),

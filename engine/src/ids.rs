@@ -7,6 +7,38 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SiteId(pub(crate) u32);
 
+/// Numbers that are given out one after another, each kind a type of its own.
+macro_rules! tokens {
+    ($($(#[$meta:meta])* $name:ident;)+) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// Counts on, and gives the new number.
+            pub const fn next(&mut self) -> Self {
+                self.0 += 1;
+                *self
+            }
+        }
+    )+};
+}
+
+tokens! {
+    /// Names a transaction on a connection until its results are there.
+    TransactionToken;
+    /// Names an SMTP session of a shard, whose transaction is to be answered.
+    SessionTicket;
+    /// Names a transaction of which several shards store a part; its first shard's to choose.
+    SplitId;
+    /// Names a notification until it is stored, and the failures it tells of recorded.
+    NoticeId;
+    /// Names a message of a shard that is no more while it is read.
+    AdoptedRead;
+    /// Names what one owner stores of such a message.
+    AdoptedPart;
+}
+
 /// A shard: one pinned executor with its queue, 0-based.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);

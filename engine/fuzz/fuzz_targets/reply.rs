@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use engine::ids::TransactionToken;
 use engine::clock::{Mono, Now, UnixMs};
 use engine::envelope::BodyType;
 use engine::smtp::client::{
@@ -34,7 +35,7 @@ fn replies(input: &[u8], piece_bytes: usize) -> (Vec<Reply>, Option<ReplyError>)
 
 fn transaction(token: u64, content: &Rc<Vec<u8>>) -> OutboundTransaction {
     OutboundTransaction {
-        token,
+        token: TransactionToken(token),
         reverse_path: None,
         recipients: vec![
             "a@example.jp".into(),
@@ -48,7 +49,7 @@ fn transaction(token: u64, content: &Rc<Vec<u8>>) -> OutboundTransaction {
 }
 
 /// Outcomes of each transaction, in the order in which they were told.
-fn dialog(input: &[u8], piece_bytes: usize) -> BTreeMap<u64, usize> {
+fn dialog(input: &[u8], piece_bytes: usize) -> BTreeMap<TransactionToken, usize> {
     let content = Rc::new("A: b\r\n\r\n.d\u{e9}\r\n".as_bytes().to_vec());
     let mut connection = ClientConnection::new(Rc::new(ClientSettings::default()), NOW);
     let (mut started, mut ends, mut out) = (0, BTreeMap::new(), Vec::new());

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::records::{Hold, Waiter};
-use super::{Action, ShardCore, Stored, Submission, Ticket};
+use super::{Action, ShardCore, Stored, Submission};
 use crate::clock::Now;
 use crate::envelope::Recipient;
-use crate::ids::{HandoverId, QueueId, ShardId};
+use crate::ids::{AdoptedPart, HandoverId, NoticeId, QueueId, SessionTicket, ShardId, SplitId};
 use crate::memory::Permit;
 use crate::route::owner;
 use crate::schedule::index::EntryId;
@@ -20,16 +20,19 @@ pub(super) const NOTICES_RESERVE: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     /// An SMTP session.
-    Session(Ticket),
-    /// A notification of ours; the key of its `notice::Notice`.
-    Notice(u64),
+    Session(SessionTicket),
+    /// A notification of ours; of its `notice::Notice`.
+    Notice(NoticeId),
     /// An entry that another shard owns since the number of shards changed.
     Transfer {
         entry: EntryId,
         handover: HandoverId,
     },
-    /// A message of a shard that is no more; the caller's key.
-    Adopted { key: u64, handover: HandoverId },
+    /// A message of a shard that is no more; as the caller names it.
+    Adopted {
+        part: AdoptedPart,
+        handover: HandoverId,
+    },
 }
 
 impl Origin {
@@ -47,8 +50,8 @@ impl Origin {
 pub enum PartMessage {
     /// Store these recipients of a transaction; answered with `Stored`.
     Store {
-        /// The sender's number for it.
-        key: u64,
+        /// As the sender names it.
+        split: SplitId,
         /// The part of the transaction that the receiver owns.
         submission: Box<Submission>,
         /// Other shards own recipients too: hold it until `Confirm` or `Cancel`.
@@ -61,8 +64,8 @@ pub enum PartMessage {
     },
     /// The answer.
     Stored {
-        /// The sender's number for it.
-        key: u64,
+        /// As the sender names it.
+        split: SplitId,
         /// Whether it is durable.
         result: Stored,
     },
@@ -80,7 +83,7 @@ pub enum PartMessage {
 
 /// A transaction of which other shards own recipients.
 #[derive(Debug)]
-pub(super) struct Transaction {
+pub(super) struct Split {
     origin: Origin,
     queue_id: QueueId,
     /// More than one owner: they hold the mail until told.
@@ -95,8 +98,8 @@ pub(super) struct Transaction {
 /// Messages of which parts are being stored, here and elsewhere.
 #[derive(Debug, Default)]
 pub(super) struct Splits {
-    pub(super) open: HashMap<u64, Transaction>,
-    pub(super) next_key: u64,
+    pub(super) open: HashMap<SplitId, Split>,
+    last: SplitId,
 }
 
 impl ShardCore {
@@ -118,12 +121,11 @@ impl ShardCore {
             let to = owner(recipient.domain(), self.shards);
             parts.entry(to).or_default().push(recipient);
         }
-        self.splits.next_key += 1;
-        let key = self.splits.next_key;
+        let split = self.splits.last.next();
         let pending = parts.len() > 1;
         let copies = parts.len() - usize::from(parts.contains_key(&self.me));
         let crossing = self.content.cross(copies * submission.content.len());
-        let transaction = Transaction {
+        let opened = Split {
             origin,
             queue_id: submission.queue_id,
             pending,
@@ -132,7 +134,7 @@ impl ShardCore {
             failure: None,
             _crossing: crossing,
         };
-        self.splits.open.insert(key, transaction);
+        self.splits.open.insert(split, opened);
         let mut whole = Some(submission);
         while let Some((to, recipients)) = parts.pop_first() {
             // The content is copied for every owner but the last.
@@ -147,14 +149,14 @@ impl ShardCore {
             let Some(part) = part else { break };
             if to == self.me {
                 let hold = Hold::new(pending, origin.handover());
-                self.store(part, Waiter::Part(key), hold, now);
+                self.store(part, Waiter::Part(split), hold, now);
             } else {
                 let submission = Box::new(part);
                 let handover = origin.handover();
                 self.tell(
                     to,
                     PartMessage::Store {
-                        key,
+                        split,
                         submission,
                         pending,
                         handover,
@@ -168,13 +170,13 @@ impl ShardCore {
     pub(super) fn told_of_part(&mut self, from: ShardId, message: PartMessage, now: Now) {
         match message {
             PartMessage::Store {
-                key,
+                split,
                 mut submission,
                 pending,
                 handover,
                 is_notice,
             } => {
-                let waiter = Waiter::Shard { shard: from, key };
+                let waiter = Waiter::Shard { shard: from, split };
                 if handover.is_some() {
                     self.rename_if_known(&mut submission, now);
                 }
@@ -189,16 +191,16 @@ impl ShardCore {
                 };
                 if is_refused {
                     let result = Stored::NoSpace;
-                    self.tell(from, PartMessage::Stored { key, result });
+                    self.tell(from, PartMessage::Stored { split, result });
                 } else if handover.is_some() && self.moves.replaying {
                     // A part of the same message may still be found: which, is not known yet.
                     let result = Stored::Failed;
-                    self.tell(from, PartMessage::Stored { key, result });
+                    self.tell(from, PartMessage::Stored { split, result });
                 } else {
                     self.store(*submission, waiter, Hold::new(pending, handover), now);
                 }
             }
-            PartMessage::Stored { key, result } => self.part_stored(key, result, now),
+            PartMessage::Stored { split, result } => self.part_stored(split, result, now),
             PartMessage::Confirm { queue_id } => self.confirm(queue_id, now),
             PartMessage::Cancel { queue_id } => self.cancel_stored(queue_id, now),
         }
@@ -215,40 +217,46 @@ impl ShardCore {
     }
 
     /// Stores a message found in the files of a shard that is no more, all recipients of one owner,
-    /// at that owner, to be held until [`Self::handed_over`]; [`Self::take_adopted`] tells of `key`
+    /// at that owner, to be held until [`Self::handed_over`]; [`Self::take_adopted`] tells of `part`
     /// once it is durable or could not be stored. Only after [`Self::replay_done`].
-    pub fn adopt(&mut self, key: u64, handover: HandoverId, mut submission: Submission, now: Now) {
+    pub fn adopt(
+        &mut self,
+        part: AdoptedPart,
+        handover: HandoverId,
+        mut submission: Submission,
+        now: Now,
+    ) {
         debug_assert!(!self.moves.replaying, "adoption while replaying");
         if owner(submission.recipients()[0].domain(), self.shards) == self.me {
             self.rename_if_known(&mut submission, now);
         }
-        self.route(Origin::Adopted { key, handover }, submission, now);
+        self.route(Origin::Adopted { part, handover }, submission, now);
     }
 
-    /// What became of the messages given to [`Self::adopt`], by their keys.
-    pub fn take_adopted(&mut self, into: &mut Vec<(u64, Stored)>) {
+    /// What became of the messages given to [`Self::adopt`].
+    pub fn take_adopted(&mut self, into: &mut Vec<(AdoptedPart, Stored)>) {
         into.append(&mut self.moves.adopted);
     }
 
     /// One owner has answered.
-    pub(super) fn part_stored(&mut self, key: u64, result: Stored, now: Now) {
-        let Some(transaction) = self.splits.open.get_mut(&key) else {
+    pub(super) fn part_stored(&mut self, split: SplitId, result: Stored, now: Now) {
+        let Some(opened) = self.splits.open.get_mut(&split) else {
             return;
         };
-        transaction.awaited -= 1;
+        opened.awaited -= 1;
         if result != Stored::Durable {
-            transaction.failure = Some(result);
+            opened.failure = Some(result);
         }
-        if transaction.awaited > 0 {
+        if opened.awaited > 0 {
             return;
         }
-        let Some(transaction) = self.splits.open.remove(&key) else {
+        let Some(opened) = self.splits.open.remove(&split) else {
             return;
         };
-        let queue_id = transaction.queue_id;
-        if transaction.pending {
-            for to in &transaction.owners {
-                match (*to == self.me, transaction.failure.is_some()) {
+        let queue_id = opened.queue_id;
+        if opened.pending {
+            for to in &opened.owners {
+                match (*to == self.me, opened.failure.is_some()) {
                     (true, false) => self.confirm(queue_id, now),
                     (true, true) => self.cancel_stored(queue_id, now),
                     (false, false) => self.tell(*to, PartMessage::Confirm { queue_id }),
@@ -257,8 +265,8 @@ impl ShardCore {
             }
         }
         self.answer(
-            transaction.origin,
-            transaction.failure.unwrap_or(Stored::Durable),
+            opened.origin,
+            opened.failure.unwrap_or(Stored::Durable),
             now,
         );
     }
@@ -266,9 +274,9 @@ impl ShardCore {
     pub(super) fn answer(&mut self, origin: Origin, result: Stored, now: Now) {
         match origin {
             Origin::Session(ticket) => self.actions.push(Action::Answer { ticket, result }),
-            Origin::Notice(key) => self.notice_stored(key, result, now),
+            Origin::Notice(notice) => self.notice_stored(notice, result, now),
             Origin::Transfer { entry, .. } => self.transferred(entry, result, now),
-            Origin::Adopted { key, .. } => self.moves.adopted.push((key, result)),
+            Origin::Adopted { part, .. } => self.moves.adopted.push((part, result)),
         }
     }
 }

@@ -25,7 +25,7 @@ use super::message::{Message, Submission};
 use super::records::message_from;
 use super::{NotedHandovers, Stored};
 use crate::envelope::Recipient;
-use crate::ids::{HandoverId, SegmentId, ShardId};
+use crate::ids::{AdoptedPart, AdoptedRead, HandoverId, SegmentId, ShardId};
 use crate::keys::KeyRing;
 use crate::queue::cipher::SegmentCipher;
 use crate::queue::record::Record;
@@ -45,11 +45,12 @@ pub struct Adoption {
     ciphers: HashMap<SegmentId, SegmentCipher>,
     mail: Survivors,
     queue: VecDeque<Name>,
-    reading: HashMap<u64, Name>,
-    parts: HashMap<u64, (Name, Vec<u16>)>,
+    reading: HashMap<AdoptedRead, Name>,
+    parts: HashMap<AdoptedPart, (Name, Vec<u16>)>,
     /// Messages that were given out, with how many of their parts are not answered.
     given: HashMap<Name, usize>,
-    next_key: u64,
+    last_read: AdoptedRead,
+    last_part: AdoptedPart,
     damaged: Vec<SegmentId>,
     blocked: Option<String>,
     is_replayed: bool,
@@ -68,8 +69,9 @@ impl Adoption {
             reading: HashMap::new(),
             parts: HashMap::new(),
             given: HashMap::new(),
+            last_read: AdoptedRead::default(),
             // An adoption that was given up may leave answers behind: none may fit the next one.
-            next_key: (u64::from(gone.0) + 1) << 48,
+            last_part: AdoptedPart((u64::from(gone.0) + 1) << 48),
             damaged: Vec::new(),
             blocked: None,
             is_replayed: false,
@@ -159,25 +161,29 @@ impl Adoption {
         &self.damaged
     }
 
-    /// The next message to be read back, with a key for [`Self::message`]; `None`: none, or
+    /// The next message to be read back, with a name for [`Self::message`]; `None`: none, or
     /// [`ADOPTING_MAX`] are on their way.
-    pub fn next_to_read(&mut self) -> Option<(u64, Placement)> {
+    pub fn next_to_read(&mut self) -> Option<(AdoptedRead, Placement)> {
         if self.reading.len() + self.given.len() >= ADOPTING_MAX {
             return None;
         }
         let name = self.queue.pop_front()?;
         let placement = self.mail.mail().get(&name)?.placement;
-        self.next_key += 1;
-        self.reading.insert(self.next_key, name);
-        Some((self.next_key, placement))
+        let read = self.last_read.next();
+        self.reading.insert(read, name);
+        Some((read, placement))
     }
 
-    /// A message was read: its submissions, one for each owner, with a key for [`Self::stored`].
+    /// A message was read: its submissions, one for each owner, with a name for [`Self::stored`].
     ///
     /// # Errors
     /// What is wrong with the record. It is out of the adoption then, and its segment is kept.
-    pub fn message(&mut self, key: u64, bytes: Vec<u8>) -> Result<Vec<(u64, Submission)>, String> {
-        let Some(name) = self.reading.remove(&key) else {
+    pub fn message(
+        &mut self,
+        read: AdoptedRead,
+        bytes: Vec<u8>,
+    ) -> Result<Vec<(AdoptedPart, Submission)>, String> {
+        let Some(name) = self.reading.remove(&read) else {
             return Ok(Vec::new());
         };
         let Some(placement) = self.mail.mail().get(&name).map(|one| one.placement) else {
@@ -197,8 +203,8 @@ impl Adoption {
     }
 
     /// A message could not be read from the disk: it comes again.
-    pub fn not_read(&mut self, key: u64) {
-        self.queue.extend(self.reading.remove(&key));
+    pub fn not_read(&mut self, read: AdoptedRead) {
+        self.queue.extend(self.reading.remove(&read));
     }
 
     fn decode(&mut self, placement: Placement, mut bytes: Vec<u8>) -> Result<Message, String> {
@@ -209,7 +215,7 @@ impl Adoption {
         message_from(cipher, placement, &mut bytes)
     }
 
-    fn give(&mut self, name: Name, message: &Message) -> Vec<(u64, Submission)> {
+    fn give(&mut self, name: Name, message: &Message) -> Vec<(AdoptedPart, Submission)> {
         let Some(survivor) = self.mail.mail().get(&name) else {
             return Vec::new();
         };
@@ -226,16 +232,16 @@ impl Adoption {
         self.given.insert(name, by_owner.len());
         let mut submissions = Vec::with_capacity(by_owner.len());
         for (numbers, recipients) in by_owner.into_values() {
-            self.next_key += 1;
-            self.parts.insert(self.next_key, (name, numbers));
-            submissions.push((self.next_key, message.submission(recipients)));
+            let part = self.last_part.next();
+            self.parts.insert(part, (name, numbers));
+            submissions.push((part, message.submission(recipients)));
         }
         submissions
     }
 
     /// A submission is durable at its owner, or could not be stored: then it comes again.
-    pub fn stored(&mut self, key: u64, result: Stored) {
-        let Some((name, numbers)) = self.parts.remove(&key) else {
+    pub fn stored(&mut self, part: AdoptedPart, result: Stored) {
+        let Some((name, numbers)) = self.parts.remove(&part) else {
             return;
         };
         if result == Stored::Durable

@@ -14,7 +14,7 @@ use super::settle::{Context, Unconnected};
 use super::{Action, Cause, Delivery, Settings, ShardCore};
 use crate::clock::Now;
 use crate::dns::Target;
-use crate::ids::ShardId;
+use crate::ids::{ShardId, TransactionToken};
 use crate::phase::Phase;
 use crate::pool::{
     Closed, Conditions, ConnId, Failure, Go, Halt, Limits, LimitsTable, NoStart, OpenPermit,
@@ -208,8 +208,7 @@ impl ShardCore {
         let recipients = self.mail.open_places(entry_id);
         let conn = on.conn();
         self.pool.started(on);
-        self.next_token += 1;
-        let token = self.next_token;
+        let token = self.last_token.next();
         let transaction = OutboundTransaction {
             token,
             reverse_path: (message.envelope.reverse_path.as_ref()).map(|path| path.as_str().into()),
@@ -245,7 +244,7 @@ impl ShardCore {
     pub(super) fn finished(
         &mut self,
         id: ConnId,
-        token: u64,
+        token: TransactionToken,
         results: Vec<RecipientResult>,
         now: Now,
     ) {
@@ -262,7 +261,7 @@ impl ShardCore {
     }
 
     /// The connection ended before anything was said about this transaction.
-    pub(super) fn returned(&mut self, id: ConnId, token: u64, now: Now) {
+    pub(super) fn returned(&mut self, id: ConnId, token: TransactionToken, now: Now) {
         let Some(delivery) = self.deliveries.remove(&token) else {
             return;
         };

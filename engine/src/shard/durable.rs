@@ -76,9 +76,9 @@ impl ShardCore {
     pub(super) fn tell_waiter(&mut self, waiter: Waiter, result: Stored, now: Now) {
         match waiter {
             Waiter::Origin(origin) => self.answer(origin, result, now),
-            Waiter::Part(key) => self.part_stored(key, result, now),
-            Waiter::Shard { shard, key } => {
-                self.tell(shard, PartMessage::Stored { key, result });
+            Waiter::Part(split) => self.part_stored(split, result, now),
+            Waiter::Shard { shard, split } => {
+                self.tell(shard, PartMessage::Stored { split, result });
             }
         }
     }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::message::Submission;
 use super::peer::ShardMessage;
 use crate::dns::{Answer, Question, Target};
-use crate::ids::{HandoverId, SegmentId, ShardId};
+use crate::ids::{HandoverId, SegmentId, SessionTicket, ShardId, TransactionToken};
 use crate::phase::Phase;
 use crate::pool::{ConnId, PeerInfo};
 use crate::queue::cipher::Stream;
@@ -15,9 +15,6 @@ use crate::queue::set::Disposal;
 use crate::smtp::client::{ClientError, OutboundTransaction, RecipientResult};
 use crate::smtp::reply::Reply;
 use crate::store::{BatchId, Begin, DiskError};
-
-/// Names an SMTP session's transaction until it is answered; the runtime's to choose.
-pub type Ticket = u64;
 
 /// Names one read of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,7 +26,7 @@ pub enum Event {
     /// A session has a whole transaction; it is answered with [`Action::Answer`].
     Accepted {
         /// The session's.
-        ticket: Ticket,
+        ticket: SessionTicket,
         /// Envelope and content.
         submission: Box<Submission>,
     },
@@ -73,7 +70,7 @@ pub enum Event {
         /// Which connection.
         conn: ConnId,
         /// The transaction's.
-        token: u64,
+        token: TransactionToken,
         /// In the order of its recipients.
         results: Vec<RecipientResult>,
     },
@@ -82,7 +79,7 @@ pub enum Event {
         /// Which connection.
         conn: ConnId,
         /// The transaction's.
-        token: u64,
+        token: TransactionToken,
     },
     /// A connection is gone; every transaction it had was reported before.
     Closed {
@@ -174,7 +171,7 @@ pub enum Action {
     /// Tell the session; its message is durable or not accepted.
     Answer {
         /// Of [`Event::Accepted`].
-        ticket: Ticket,
+        ticket: SessionTicket,
         /// What to say.
         result: Stored,
     },

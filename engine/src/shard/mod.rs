@@ -56,7 +56,7 @@ use std::sync::Arc;
 pub use crate::queue::survivors::NotedHandovers;
 pub use crate::store::{BatchId, Begin, DiskError};
 pub use accept::PartMessage;
-pub use event::{Action, Cause, Event, ReadId, Stored, Ticket};
+pub use event::{Action, Cause, Event, ReadId, Stored};
 pub use handover::HandoverMessage;
 pub use message::{Message, MessageWith, Submission};
 pub use peer::ShardMessage;
@@ -68,7 +68,7 @@ use crate::clock::{Now, UnixMs};
 use crate::counters::{Counter, Counters};
 use crate::dns::{DnsPolicy, OwnNames};
 use crate::dsn::DsnReturn;
-use crate::ids::{QueueId, QueueIds, ShardId};
+use crate::ids::{QueueId, QueueIds, ShardId, TransactionToken};
 use crate::memory::Permit;
 use crate::policy::Policy;
 use crate::pool::Pool;
@@ -192,9 +192,9 @@ pub struct ShardCore {
     content: content::Content,
     names: lookup::Names,
     pool: Pool,
-    deliveries: HashMap<u64, Delivery>,
-    next_token: u64,
-    notices: HashMap<u64, notice::Notice>,
+    deliveries: HashMap<TransactionToken, Delivery>,
+    last_token: TransactionToken,
+    notices: notice::Notices,
     moves: replay::Moves,
     retrying: Option<command::Retrying>,
     draining: bool,
@@ -230,8 +230,8 @@ impl ShardCore {
             names: lookup::Names::new(&settings),
             pool: Pool::new(deliver::limits(&settings, me, shards)),
             deliveries: HashMap::new(),
-            next_token: 0,
-            notices: HashMap::new(),
+            last_token: TransactionToken::default(),
+            notices: notice::Notices::default(),
             moves,
             retrying: None,
             draining: false,

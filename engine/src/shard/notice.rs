@@ -3,12 +3,14 @@
 //! It is mail as any other, stored at the owner of the sender's domain; the failures are recorded when
 //! that is durable (`settle`).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::settle::Settled;
 use super::{Message, ShardCore, Stored, Submission};
 use crate::clock::Now;
 use crate::dsn::{self, Diagnostic, DsnRecipient, DsnRequest};
+use crate::ids::NoticeId;
 use crate::message::downgrade::downgrade;
 use crate::queue::record::OutcomeKind;
 use crate::schedule::index::EntryId;
@@ -22,6 +24,21 @@ const RETURNED_BYTES_MAX: usize = 256 * 1024;
 pub(super) struct Notice {
     pub(super) entry: EntryId,
     pub(super) outcomes: Vec<(u16, OutcomeKind)>,
+}
+
+/// Those whose notification is being stored.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    open: HashMap<NoticeId, Notice>,
+    last: NoticeId,
+}
+
+impl Notices {
+    pub(super) fn add(&mut self, notice: Notice) -> NoticeId {
+        let id = self.last.next();
+        self.open.insert(id, notice);
+        id
+    }
 }
 
 impl ShardCore {
@@ -84,8 +101,8 @@ impl ShardCore {
     }
 
     /// The notification is stored, or could not be.
-    pub(super) fn notice_stored(&mut self, key: u64, result: Stored, now: Now) {
-        let Some(notice) = self.notices.remove(&key) else {
+    pub(super) fn notice_stored(&mut self, id: NoticeId, result: Stored, now: Now) {
+        let Some(notice) = self.notices.open.remove(&id) else {
             return;
         };
         if result == Stored::Durable {

@@ -11,7 +11,7 @@ use super::{Action, Message, ShardCore, Stored, Submission};
 use crate::address::Address;
 use crate::clock::{Now, UnixMs};
 use crate::envelope::{Envelope, Recipient};
-use crate::ids::{HandoverId, QueueId, SegmentId, ShardId};
+use crate::ids::{HandoverId, QueueId, SegmentId, ShardId, SplitId};
 use crate::queue::cipher::SegmentCipher;
 use crate::queue::record::options::{put_message, put_recipient};
 use crate::queue::record::{
@@ -28,9 +28,9 @@ pub(super) enum Waiter {
     /// The whole transaction is ours.
     Origin(Origin),
     /// Our part of a transaction of this shard.
-    Part(u64),
+    Part(SplitId),
     /// A part that another shard asked us to store.
-    Shard { shard: ShardId, key: u64 },
+    Shard { shard: ShardId, split: SplitId },
 }
 
 /// Whether a message may be sent as soon as it is durable.

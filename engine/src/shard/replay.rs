@@ -13,7 +13,7 @@ use super::handover::Handovers;
 use super::{ENTRIES_PER_TICK_MAX, ShardCore, Stored};
 use crate::clock::{Now, UnixMs};
 use crate::counters::Counter;
-use crate::ids::{HandoverId, QueueId, SegmentId};
+use crate::ids::{AdoptedPart, HandoverId, QueueId, SegmentId};
 use crate::keys::KeyRing;
 use crate::queue::record::{About, Message as MessageRecord, Moved, Outcome, OutcomeState, Record};
 use crate::queue::replay::Summary;
@@ -41,7 +41,7 @@ pub(super) struct Moves {
     /// Originals of messages whose copies are not durable yet.
     pub(super) copies: HashMap<QueueId, Move>,
     pub(super) handovers: Handovers,
-    pub(super) adopted: Vec<(u64, Stored)>,
+    pub(super) adopted: Vec<(AdoptedPart, Stored)>,
     /// Ids of earlier runs whose mail left the queue: segments may still tell of them.
     pub(super) past_ids: HashSet<QueueId>,
     /// Ids of this run are not older.

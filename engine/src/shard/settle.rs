@@ -263,16 +263,9 @@ impl ShardCore {
         };
         match notice {
             Some(submission) => {
-                self.splits.next_key += 1;
-                let key = self.splits.next_key;
-                self.notices.insert(
-                    key,
-                    Notice {
-                        entry: id,
-                        outcomes,
-                    },
-                );
-                self.route(Origin::Notice(key), submission, now);
+                let entry = id;
+                let notice = self.notices.add(Notice { entry, outcomes });
+                self.route(Origin::Notice(notice), submission, now);
             }
             None => self.record(id, &outcomes, now),
         }

@@ -54,7 +54,9 @@ impl World {
             }
             Moment::Step(job) => self.step(job),
             Moment::ReadRecord(shard, read, placement) => self.read_record(shard, read, placement),
-            Moment::ReadAdopted(shard, key, placement) => self.read_adopted(shard, key, placement),
+            Moment::ReadAdopted(shard, read, placement) => {
+                self.read_adopted(shard, read, placement)
+            }
             Moment::Chunk(reading) => self.chunk(reading),
             Moment::Peer(shard, conn) => self.peer(shard, conn),
             Moment::Offer(shard, conn) => self.offer(shard, conn),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use engine::address::Address;
 use engine::envelope::Envelope;
+use engine::ids::SessionTicket;
 use engine::shard::{Event, Submission};
 
 use super::ledger::{Checked, Heard};
@@ -48,7 +49,7 @@ impl World {
             )
         });
         self.next_number += 1;
-        let ticket = self.next_number;
+        let ticket = SessionTicket(self.next_number);
         self.tickets.insert(ticket, mail);
         if self.strikes(self.faults.full) {
             self.full_until_us = self.now_us + self.random.below(8 * SECOND_US);
@@ -108,7 +109,11 @@ impl World {
     }
 
     /// A session is answered; the client of mail that was not taken gives up.
-    pub(crate) fn answer(&mut self, ticket: u64, result: engine::shard::Stored) -> Checked {
+    pub(crate) fn answer(
+        &mut self,
+        ticket: SessionTicket,
+        result: engine::shard::Stored,
+    ) -> Checked {
         let Some(mail) = self.tickets.remove(&ticket) else {
             return Err("an answer to nobody".into());
         };

@@ -143,7 +143,11 @@ pub(crate) enum Moment {
         engine::shard::ReadId,
         engine::queue::segment::Placement,
     ),
-    ReadAdopted(usize, u64, engine::queue::segment::Placement),
+    ReadAdopted(
+        usize,
+        engine::ids::AdoptedRead,
+        engine::queue::segment::Placement,
+    ),
     Chunk(u64),
     Space(usize),
     /// The next waiting transaction of a connection is taken or refused.
@@ -153,7 +157,7 @@ pub(crate) enum Moment {
     Reply {
         shard: usize,
         conn: ConnId,
-        token: u64,
+        token: engine::ids::TransactionToken,
         results: Vec<RecipientResult>,
         broken: bool,
     },

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use engine::ids::{SegmentId, ShardId};
+use engine::ids::{AdoptedPart, AdoptedRead, SegmentId, ShardId};
 use engine::queue::cipher::{SegmentName, Stream};
 use engine::queue::replay::{Contents, SegmentReader};
 use engine::queue::segment::{Placement, file_name};
@@ -251,14 +251,19 @@ impl World {
         while let Some(read) = adopting.adoption.next_to_read() {
             reads.push(read);
         }
-        for (key, placement) in reads {
+        for (read, placement) in reads {
             // Not at once: what could not be stored would come again without end.
-            self.soon(100 * MS, Moment::ReadAdopted(shard, key, placement));
+            self.soon(100 * MS, Moment::ReadAdopted(shard, read, placement));
         }
         Ok(())
     }
 
-    pub(crate) fn read_adopted(&mut self, shard: usize, key: u64, placement: Placement) -> Checked {
+    pub(crate) fn read_adopted(
+        &mut self,
+        shard: usize,
+        read: AdoptedRead,
+        placement: Placement,
+    ) -> Checked {
         let Some(gone) = self.shard(shard).adopting.as_ref().map(|a| a.gone) else {
             return Ok(());
         };
@@ -269,11 +274,11 @@ impl World {
             return Ok(());
         };
         match bytes {
-            Err(_) => adopting.adoption.not_read(key),
+            Err(_) => adopting.adoption.not_read(read),
             Ok(bytes) => {
                 let handover = adopting.adoption.handover();
-                for (key, submission) in adopting.adoption.message(key, bytes)? {
-                    shard_now.core.adopt(key, handover, submission, now);
+                for (part, submission) in adopting.adoption.message(read, bytes)? {
+                    shard_now.core.adopt(part, handover, submission, now);
                 }
             }
         }
@@ -282,7 +287,7 @@ impl World {
     }
 
     pub(crate) fn take_adopted(&mut self, shard: usize) -> Checked {
-        let mut adopted: Vec<(u64, Stored)> = Vec::new();
+        let mut adopted: Vec<(AdoptedPart, Stored)> = Vec::new();
         let shard_now = self.shard(shard);
         shard_now.core.take_adopted(&mut adopted);
         let Some(adopting) = &mut shard_now.adopting else {
@@ -291,8 +296,8 @@ impl World {
         if adopted.is_empty() {
             return Ok(());
         }
-        for (key, result) in adopted {
-            adopting.adoption.stored(key, result);
+        for (part, result) in adopted {
+            adopting.adoption.stored(part, result);
         }
         self.adopt_more(shard)
     }

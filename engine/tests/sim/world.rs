@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use engine::clock::{Mono, Now, UnixMs};
-use engine::ids::{SegmentId, ShardId};
+use engine::ids::{SegmentId, SessionTicket, ShardId};
 use engine::keys::{KeyRing, MasterKey};
 use engine::queue::cipher::Stream;
 use engine::random::Random;
@@ -115,7 +115,7 @@ pub(crate) struct World {
     /// Handovers that were noted before the start.
     pub(crate) noted: NotedHandovers,
     pub(crate) to_inject: usize,
-    pub(crate) tickets: HashMap<u64, usize>,
+    pub(crate) tickets: HashMap<SessionTicket, usize>,
     pub(crate) next_number: u64,
     quiet_since_us: Option<u64>,
     pub(crate) summary: Summary,

@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use engine::clock::Now;
 use engine::envelope::BodyType;
+use engine::ids::TransactionToken;
 use engine::smtp::client::{
     ClientConnection, ClientEvent, ClientSettings, Disconnect, OutboundTransaction,
 };
@@ -58,13 +59,13 @@ impl Run<'_> {
                     for result in results {
                         let outcome = format!("{:?}", result.outcome).to_lowercase();
                         let (phase, reply) = (result.phase, result.reply);
-                        let line = format!("result {token} {outcome} {phase} {reply}");
+                        let line = format!("result {} {outcome} {phase} {reply}", token.0);
                         self.events.push_back(line);
                     }
                 }
                 ClientEvent::TransactionReturned(transaction) => {
                     self.events
-                        .push_back(format!("returned {}", transaction.token));
+                        .push_back(format!("returned {}", transaction.token.0));
                 }
                 ClientEvent::Closed { phase, error } => {
                     self.events.push_back(format!("closed {phase} {error}"));
@@ -101,7 +102,7 @@ impl Run<'_> {
             "smtputf8" => self.smtputf8 = true,
             "start" => {
                 let mut words = rest.split(' ');
-                let token = words.next().unwrap().parse().unwrap();
+                let token = TransactionToken(words.next().unwrap().parse().unwrap());
                 let from = words.next().unwrap();
                 let transaction = OutboundTransaction {
                     token,

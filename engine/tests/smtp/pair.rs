@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use engine::clock::Now;
 use engine::envelope::BodyType;
+use engine::ids::TransactionToken;
 use engine::smtp::client::{
     ClientConnection, ClientEvent, ClientSettings, OutboundTransaction, RecipientOutcome,
 };
@@ -142,7 +143,7 @@ impl Pair {
 }
 
 /// Outcome and code of each recipient, by token.
-fn outcomes(events: &[ClientEvent]) -> BTreeMap<u64, Vec<(RecipientOutcome, u16)>> {
+fn outcomes(events: &[ClientEvent]) -> BTreeMap<TransactionToken, Vec<(RecipientOutcome, u16)>> {
     let mut found = BTreeMap::new();
     for event in events {
         if let ClientEvent::TransactionDone { token, results, .. } = event {
@@ -153,7 +154,7 @@ fn outcomes(events: &[ClientEvent]) -> BTreeMap<u64, Vec<(RecipientOutcome, u16)
             assert_eq!(
                 found.insert(*token, results),
                 None,
-                "transaction {token} ended twice"
+                "transaction {token:?} ended twice"
             );
         }
     }
@@ -199,7 +200,7 @@ fn transaction() -> impl Strategy<Value = OutboundTransaction> {
                 content.push_str("\r\n");
             }
             OutboundTransaction {
-                token: 0,
+                token: TransactionToken(0),
                 reverse_path: (!bounce).then(|| "sender@example.com".into()),
                 recipients: recipients.into_iter().map(String::into_boxed_str).collect(),
                 content: Rc::new(content.into_bytes()),
@@ -222,7 +223,7 @@ fn server_settings() -> ServerSettings {
 }
 
 type Ends = (
-    BTreeMap<u64, Vec<(RecipientOutcome, u16)>>,
+    BTreeMap<TransactionToken, Vec<(RecipientOutcome, u16)>>,
     Vec<(Vec<String>, Vec<u8>)>,
 );
 
@@ -243,7 +244,10 @@ fn deliver(
         .iter()
         .cloned()
         .zip(0..)
-        .map(|(t, token)| OutboundTransaction { token, ..t });
+        .map(|(t, n)| OutboundTransaction {
+            token: TransactionToken(n),
+            ..t
+        });
     pair.run(&mut work.collect::<Vec<_>>().into_iter());
     assert!(pair.client.is_idle() && !pair.closed);
     (outcomes(&pair.events), taken(&pair.accepted))
@@ -273,7 +277,7 @@ proptest! {
         // Content arrives as it was sent, for exactly those recipients the client heard 2xx about.
         let mut arrived = pipelined.1.iter();
         for (token, results) in &pipelined.0 {
-            let sent = &work[*token as usize];
+            let sent = &work[token.0 as usize];
             prop_assert_eq!(results.len(), sent.recipients.len());
             let passed: Vec<String> = sent.recipients.iter().zip(results)
                 .filter(|(_, (_, code))| !matches!(code, 550 | 452) || *code == 452 && answers.contains(&Acceptance::InsufficientStorage))
@@ -294,7 +298,7 @@ proptest! {
 
 fn message(token: u64) -> OutboundTransaction {
     OutboundTransaction {
-        token,
+        token: TransactionToken(token),
         reverse_path: Some("sender@example.com".into()),
         recipients: vec!["rcpt@example.jp".into()],
         content: Rc::new(b"Subject: x\r\n\r\nhello\r\n".to_vec()),
@@ -350,5 +354,8 @@ fn a_server_that_falls_silent_is_given_up_in_no_time_at_all() {
         pair.run(&mut Vec::new().into_iter());
     }
     let outcomes = outcomes(&pair.events);
-    assert_eq!(outcomes[&1], [(RecipientOutcome::Lost, 421)]);
+    assert_eq!(
+        outcomes[&TransactionToken(1)],
+        [(RecipientOutcome::Lost, 421)]
+    );
 }

@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 
 use engine::clock::{Mono, Now};
 use engine::config::Listen;
-use engine::ids::QueueId;
-use engine::shard::{Event, Stored, Submission, Ticket};
+use engine::ids::{QueueId, SessionTicket};
+use engine::shard::{Event, Stored, Submission};
 use engine::smtp::server::{
     Acceptance, Greeting, Host, Overload, Peer, ServerEvent, ServerSession, ServerSettings,
 };
@@ -249,8 +249,8 @@ fn welcome(shard: &Rc<Shard>, stream: TcpStream, door: &Rc<Door>) {
         return spawn(refuse(shard, transport, machine, Greeting::TooManySessions));
     };
     spawn(async move {
-        let ticket = shard.next_ticket.get() + 1;
-        shard.next_ticket.set(ticket);
+        let mut ticket = shard.last_ticket.get();
+        shard.last_ticket.set(ticket.next());
         let slot = Rc::new(SessionSlot::default());
         shard.sessions.borrow_mut().insert(ticket, Rc::clone(&slot));
         let mut session = Session {
@@ -294,7 +294,7 @@ pub(super) const TURN_BYTES: usize = 256 * 1024;
 
 struct Session {
     shard: Rc<Shard>,
-    ticket: Ticket,
+    ticket: SessionTicket,
     slot: Rc<SessionSlot>,
     transport: Transport,
     machine: ServerSession,

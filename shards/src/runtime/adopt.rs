@@ -124,19 +124,19 @@ async fn adopt(
             let why = "stopped while its mail was being moved";
             return Err(Fault::Blocked(why.to_owned()));
         }
-        while let Some((key, placement)) = adoption.next_to_read() {
+        while let Some((read, placement)) = adoption.next_to_read() {
             match disk.read(placement).await {
-                Ok(bytes) => match adoption.message(key, bytes) {
+                Ok(bytes) => match adoption.message(read, bytes) {
                     Ok(submissions) => shard.with_core(|core, now| {
-                        for (key, submission) in submissions {
-                            core.adopt(key, handover, submission, now);
+                        for (part, submission) in submissions {
+                            core.adopt(part, handover, submission, now);
                         }
                     }),
                     Err(why) => crate::say!(shard: shard.id, "{why}", ),
                 },
                 Err(error) => {
                     // What was stored so far is held until all is: giving up now would keep it back.
-                    adoption.not_read(key);
+                    adoption.not_read(read);
                     crate::say!(shard: shard.id, "{}: {error}; trying again", folder.display()
                     );
                     glommio::timer::sleep(DISK_REST).await;
@@ -148,8 +148,8 @@ async fn adopt(
         if stored.is_empty() {
             glommio::timer::sleep(STORED_POLL).await;
         }
-        for (key, result) in stored.drain(..) {
-            adoption.stored(key, result);
+        for (part, result) in stored.drain(..) {
+            adoption.stored(part, result);
         }
     }
     // By this rename, all at once, the mail is its new owners' and no longer the folder's.

@@ -22,9 +22,9 @@ use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use engine::clock::{Mono, Now, UnixMs};
-use engine::ids::ShardId;
+use engine::ids::{SessionTicket, ShardId};
 use engine::pool::ConnId;
-use engine::shard::{Action, Event, ShardCore, ShardMessage, TICK_MS, Ticket};
+use engine::shard::{Action, Event, ShardCore, ShardMessage, TICK_MS};
 use engine::smtp::server::Overload;
 use futures_lite::future::poll_fn;
 use glommio::timer::sleep;
@@ -92,8 +92,8 @@ pub(crate) struct Shard {
     flush_bell: Bell,
     pub(crate) overload: Cell<Option<Overload>>,
     pub(crate) scratch: RefCell<Box<[u8]>>,
-    pub(crate) sessions: RefCell<HashMap<Ticket, Rc<SessionSlot>>>,
-    pub(crate) next_ticket: Cell<Ticket>,
+    pub(crate) sessions: RefCell<HashMap<SessionTicket, Rc<SessionSlot>>>,
+    pub(crate) last_ticket: Cell<SessionTicket>,
     pub(crate) conns: RefCell<HashMap<ConnId, Rc<ConnSlot>>>,
     pub(crate) client: RefCell<connect::ClientSetup>,
     disk: Rc<Disk>,
@@ -124,7 +124,7 @@ impl Shard {
             overload: Cell::new(None),
             scratch: RefCell::new(vec![0; READ_BYTES_MAX].into_boxed_slice()),
             sessions: RefCell::new(HashMap::new()),
-            next_ticket: Cell::new(0),
+            last_ticket: Cell::default(),
             conns: RefCell::new(HashMap::new()),
             client: RefCell::new(client),
             disk,

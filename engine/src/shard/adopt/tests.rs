@@ -3,7 +3,7 @@
 use super::*;
 use crate::address::Address;
 use crate::envelope::BodyType;
-use crate::ids::QueueId;
+use crate::ids::{AdoptedPart, QueueId};
 use crate::keys::MasterKey;
 use crate::queue::cipher::{SegmentName, Stream};
 use crate::queue::record::{
@@ -127,7 +127,7 @@ fn outcome(id: u64, segment: u32, first: u16, kind: OutcomeKind) -> Record<'stat
 }
 
 /// Everything that is to be stored, as (key, recipients).
-fn given(folder: &Folder, adoption: &mut Adoption) -> Vec<(u64, Vec<String>)> {
+fn given(folder: &Folder, adoption: &mut Adoption) -> Vec<(AdoptedPart, Vec<String>)> {
     let mut all = Vec::new();
     while let Some((key, placement)) = adoption.next_to_read() {
         for (key, submission) in adoption.message(key, folder.read(placement)).unwrap() {

@@ -2,6 +2,7 @@
 
 use super::relay::Relay;
 use crate::counters::Counter;
+use crate::ids::SplitId;
 
 #[test]
 fn many_recipients_of_a_domain_are_one_entry_and_leave_in_transactions_side_by_side() {
@@ -60,8 +61,8 @@ fn copies_for_other_shards_take_memory_until_they_are_stored() {
         assert!(asked < 100, "what is on its way to others is not counted");
     }
     assert_eq!(asked, 13, "three quarters of it");
-    for key in 1..=asked as u64 {
-        relay.other_has_stored(key);
+    for split in 1..=asked as u64 {
+        relay.other_has_stored(SplitId(split));
     }
     assert_eq!(relay.core.status().memory_bytes, before);
     assert!(relay.core.overload().is_none());

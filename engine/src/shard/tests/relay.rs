@@ -16,7 +16,7 @@ use crate::delivery_log::read_batch;
 use crate::dns::{DnsPolicy, Question};
 use crate::dsn::DsnReturn;
 use crate::envelope::Envelope;
-use crate::ids::{SegmentId, ShardId};
+use crate::ids::{SegmentId, SessionTicket, ShardId, SplitId};
 use crate::keys::{KeyRing, MasterKey};
 use crate::net::IpFamily;
 use crate::phase::Phase;
@@ -210,7 +210,7 @@ impl Relay {
     /// A message for so many recipients of a domain does.
     pub(super) fn accept_for(&mut self, domain: &str, recipients: usize) {
         let submission = Box::new(self.submission(domain, recipients));
-        let ticket = self.next_message;
+        let ticket = SessionTicket(self.next_message);
         self.handle(Event::Accepted { ticket, submission });
     }
 
@@ -218,14 +218,14 @@ impl Relay {
     pub(super) fn accept_with(&mut self, domain: &str, content: &[u8]) {
         let mut submission = Box::new(self.submission(domain, 1));
         submission.content = content.to_vec();
-        let ticket = self.next_message;
+        let ticket = SessionTicket(self.next_message);
         self.handle(Event::Accepted { ticket, submission });
     }
 
     /// Another shard has stored what it was given.
-    pub(super) fn other_has_stored(&mut self, key: u64) {
+    pub(super) fn other_has_stored(&mut self, split: SplitId) {
         let result = Stored::Durable;
-        let (from, message) = (ShardId(1), PartMessage::Stored { key, result }.into());
+        let (from, message) = (ShardId(1), PartMessage::Stored { split, result }.into());
         self.handle(Event::FromShard { from, message });
     }
 
@@ -247,7 +247,7 @@ impl Relay {
     pub(super) fn given(&mut self, domain: &str, is_notice: bool) -> Option<Stored> {
         let submission = Box::new(self.submission(domain, 1));
         let message = PartMessage::Store {
-            key: 1,
+            split: SplitId(1),
             submission,
             pending: true,
             handover: None,

@@ -28,6 +28,7 @@ pub use self::transaction::{
 use super::dot;
 use super::reply::{Reply, ReplyError, ReplyParser, ReplyView};
 use crate::clock::{Mono, Now};
+use crate::ids::TransactionToken;
 use crate::phase::Phase;
 
 /// Most octets of content put out by one [`ClientConnection::poll_transmit`], dots not counted.
@@ -103,7 +104,7 @@ pub enum ClientEvent {
     /// Every recipient has an outcome.
     TransactionDone {
         /// From [`OutboundTransaction::token`].
-        token: u64,
+        token: TransactionToken,
         /// One result for each recipient, in their order.
         results: Vec<RecipientResult>,
         /// When it began and ended.

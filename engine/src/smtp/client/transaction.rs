@@ -10,6 +10,7 @@ use super::{Capabilities, ClientError, ClientEvent};
 use crate::address::Address;
 use crate::clock::{Mono, Now};
 use crate::envelope::BodyType;
+use crate::ids::TransactionToken;
 use crate::message;
 use crate::phase::Phase;
 use crate::smtp::reply::{Reply, ReplyView};
@@ -19,7 +20,7 @@ use crate::status::EnhancedStatus;
 #[derive(Clone, Debug)]
 pub struct OutboundTransaction {
     /// Given back with the results; means nothing here.
-    pub token: u64,
+    pub token: TransactionToken,
     /// `None` for `<>`.
     pub reverse_path: Option<Box<str>>,
     /// Forward-paths without angle brackets, at least one.
