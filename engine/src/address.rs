@@ -97,6 +97,12 @@ impl Domain {
         lower_ascii(&ascii).map(Self)
     }
 
+    /// What an operator typed, as the queue spells it. What is no domain stays as it is, and is the
+    /// name of nothing.
+    pub fn as_queued(text: &str) -> String {
+        Self::parse(text.trim()).map_or_else(|_| text.to_owned(), |domain| domain.0.into())
+    }
+
     /// A domain that was checked when it was accepted, read back from the queue.
     pub fn from_stored(text: &str) -> Self {
         Self(text.into())

@@ -1,5 +1,6 @@
 //! Which records of the log are wanted.
 
+use crate::address::Domain;
 use crate::clock::UnixMs;
 use crate::ids::QueueId;
 use crate::net::site_name;
@@ -54,7 +55,7 @@ impl LogFilter {
                 self.queue_id = Some(parsed);
             }
             "group" => self.group = Some(value.to_owned()),
-            "domain" => self.domain = Some(value.to_owned()),
+            "domain" => self.domain = Some(Domain::as_queued(value)),
             // What `queue` prints of a site is taken as well as what the log says.
             "site" => self.site = Some(site_name(value).to_owned()),
             "address" => {

@@ -193,6 +193,7 @@ fn filters_pick_by_every_condition() {
         ("queue_id", "14D2PF2DBSQQG", "14D2PF2DBSQQH"),
         ("group", "NEWS", "new"),
         ("domain", "Example.COM", "example.co"),
+        ("domain", "example.com.", "example.com.."),
         ("site", "mx.example.com", "example.com"),
         ("address", "<someone@example.com>", "nobody@example.com"),
         ("address", "sender@example.jp", "example.jp"),

@@ -1,5 +1,6 @@
 //! What changes something: `unlock`, `rekey`, `reload`, `retry`.
 
+use engine::address::Domain;
 use engine::keys::PASSPHRASE_BYTES_MAX;
 use engine::operator::{Answer, Query};
 
@@ -66,7 +67,7 @@ pub(super) fn retry(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
     let target = &mut asked.target;
     let domain = target
         .take("domain")
-        .map(|domain| domain.to_ascii_lowercase());
+        .map(|domain| Domain::as_queued(&domain));
     let all = match target.take("all").as_deref() {
         None | Some("0") => false,
         Some("1") => true,

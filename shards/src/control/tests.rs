@@ -357,6 +357,17 @@ fn why_tells_of_a_domain_or_a_message() {
     ));
     assert!(body.contains("\ta transaction that ends; "), "{body}");
     assert_eq!(body.lines().count(), 3);
+    for spelled in ["example.com.", "EXAMPLE.COM.", "%65xample%E3%80%82com"] {
+        let (status, body) = bench.get(&format!("/api/v1/why?domain={spelled}"));
+        assert_eq!(
+            (status, body.lines().count()),
+            (200, 3),
+            "{spelled}: {body}"
+        );
+    }
+    let (status, body) = bench.get("/api/v1/why?domain=%E6%97%A5%E6%9C%AC.example");
+    assert_eq!(status, 404);
+    assert!(body.contains("xn--wgv71a.example"), "{body}");
     assert_eq!(bench.get("/api/v1/why?domain=other.example").0, 404);
     let (_, body) = bench.get("/api/v1/why?queue_id=0000000000008");
     assert_eq!(body.lines().count(), 2, "one shard has it: {body}");

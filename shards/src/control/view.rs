@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use engine::address::Domain;
 use engine::clock::UnixMs;
 use engine::counters::{By, CounterTable, Window};
 use engine::delivery_log::utc;
@@ -290,7 +291,7 @@ pub(super) fn queue(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
     let daemon = *daemon;
     let domain = target
         .take("domain")
-        .map(|domain| domain.to_ascii_lowercase());
+        .map(|domain| Domain::as_queued(&domain));
     let rows_max = target.take_limit(100, ROWS_MAX)?;
     let mut rows = messages(daemon, &Query::Search { domain, rows_max })?;
     rows.truncate(rows_max);
@@ -304,7 +305,7 @@ pub(super) fn why(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
     let queue_id = target.take("queue_id");
     match (domain, queue_id) {
         (Some(domain), None) => {
-            let domain = domain.to_ascii_lowercase();
+            let domain = Domain::as_queued(&domain);
             let mut rows = Vec::new();
             for (_, answer) in ask_all(daemon, &Query::Destination(domain.clone()))? {
                 if let Answer::Destinations(found) = answer {
