@@ -62,7 +62,7 @@ pub(crate) fn run(args: &BounceArgs) -> ExitCode {
     let classifier = match rules(args.rules.as_deref()) {
         Ok(classifier) => classifier,
         Err(why) => {
-            eprintln!("{why}");
+            tell!("{why}");
             return ExitCode::from(2);
         }
     };
@@ -72,7 +72,7 @@ pub(crate) fn run(args: &BounceArgs) -> ExitCode {
         // Whoever reads us has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("cannot write the answers: {error}");
+            tell!("cannot write the answers: {error}");
             ExitCode::FAILURE
         }
     }
@@ -133,7 +133,7 @@ fn classify(args: &ClassifyArgs, reader: &Reader) -> io::Result<bool> {
 
 fn told(path: &Path, result: io::Result<()>) -> bool {
     if let Err(error) = &result {
-        eprintln!("{}: {error}", path.display());
+        tell!("{}: {error}", path.display());
     }
     result.is_ok()
 }

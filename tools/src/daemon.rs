@@ -116,9 +116,7 @@ pub(crate) fn queue(site: &Site, args: &QueueArgs, format: Format) -> Result<(),
         None => show(site, "destinations", &[("limit", &limit)], format),
     }?;
     if rows_in(&answer, format) >= args.limit as usize {
-        eprintln!(
-            "hikyaku: note: {limit} rows is all that was asked for; there may be more: --limit"
-        );
+        tell!("hikyaku: note: {limit} rows is all that was asked for; there may be more: --limit");
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `hikyaku log`: the delivery log, through the daemon or from its files.
 
+use std::fmt::Write as _;
 use std::io::{self, BufRead, BufWriter, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,7 +14,7 @@ use engine::delivery_log::{
 
 use crate::client::{ClientError, query};
 use crate::site::{Failure, Site};
-use crate::table::Format;
+use crate::table::{self, Format, INDENT, NARROWEST, clean, width, wrapped};
 
 #[derive(Debug, Args)]
 pub(crate) struct LogArgs {
@@ -113,6 +114,7 @@ fn online(site: &Site, args: &LogArgs, format: Format) -> Result<(), Online> {
 /// Prints lines as they come; in a table, each by itself.
 fn print_lines(lines: impl BufRead, format: Format, follow: bool) -> io::Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
+    let mut brief = Brief::new(table::terminal_columns());
     for (number, line) in lines.lines().enumerate() {
         let line = line?;
         if line.is_empty() {
@@ -121,10 +123,15 @@ fn print_lines(lines: impl BufRead, format: Format, follow: bool) -> io::Result<
         }
         match format {
             Format::Tsv | Format::Json => writeln!(out, "{line}")?,
-            Format::Table if number == 0 => out.write_all(BRIEF_HEADER.as_bytes())?,
             Format::Table => {
-                let fields: Vec<String> = line.split('\t').map(unescape_tsv).collect();
-                out.write_all(brief(|column| field(&fields, column)).as_bytes())?;
+                let mut text = String::new();
+                if number == 0 {
+                    brief.write_header(&mut text);
+                } else {
+                    let fields: Vec<String> = line.split('\t').map(unescape_tsv).collect();
+                    brief.write(|column| field(&fields, column), &mut text);
+                }
+                out.write_all(text.as_bytes())?;
             }
         }
         if follow {
@@ -134,30 +141,99 @@ fn print_lines(lines: impl BufRead, format: Format, follow: bool) -> io::Result<
     out.flush()
 }
 
-const BRIEF_HEADER: &str = "\
-time                      queue_id       outcome     attempt  forward_path                      \
-phase        reply\n";
+/// What a person wants of a line at a glance, drawn for one terminal: a line under a heading, or
+/// name and value beneath each other where that has no room.
+struct Brief {
+    terminal: Option<usize>,
+    /// Records that were written.
+    written: usize,
+}
 
-/// What a person wants of a line at a glance.
-fn brief<'f>(field: impl Fn(&str) -> &'f str) -> String {
-    let code = field("code");
-    let (enhanced, reply) = (field("enhanced"), field("reply"));
-    // Most replies begin with both already.
-    let mut reply_text = String::new();
-    if !code.is_empty() && !reply.starts_with(code) {
-        reply_text = format!("{code} {enhanced} ");
+/// The columns of a brief line and how wide they are; the reply behind them takes the rest.
+const BRIEF: [(&str, usize); 6] = [
+    ("time", 24),
+    ("queue_id", 13),
+    ("outcome", 10),
+    ("attempt", 7),
+    ("forward_path", 32),
+    ("phase", 11),
+];
+
+impl Brief {
+    fn new(terminal: Option<usize>) -> Self {
+        let written = 0;
+        Self { terminal, written }
     }
-    let mut shown = String::new();
-    engine::delivery_log::text::escape_tsv(reply, &mut shown);
-    format!(
-        "{:<24}  {:<13}  {:<10}  {:>7}  {:<32}  {:<11}  {reply_text}{shown}\n",
-        field("time"),
-        field("queue_id"),
-        field("outcome"),
-        field("attempt"),
-        field("forward_path"),
-        field("phase"),
-    )
+
+    /// Columns before the reply.
+    fn before() -> usize {
+        BRIEF.iter().map(|(_, columns)| columns + 2).sum()
+    }
+
+    fn is_upright(&self) -> bool {
+        self.terminal
+            .is_some_and(|columns| columns < Self::before() + NARROWEST)
+    }
+
+    fn write_header(&self, out: &mut String) {
+        if !self.is_upright() {
+            for (name, columns) in BRIEF {
+                let _ = write!(out, "{name:<columns$}  ");
+            }
+            out.push_str("reply\n");
+        }
+    }
+
+    fn write<'f>(&mut self, field: impl Fn(&str) -> &'f str, out: &mut String) {
+        let (code, enhanced, reply) = (field("code"), field("enhanced"), field("reply"));
+        // Most replies begin with both already.
+        let mut said = String::new();
+        if !code.is_empty() && !reply.starts_with(code) {
+            said = format!("{code} {enhanced} ");
+        }
+        said.push_str(&clean(reply));
+        if self.is_upright() {
+            out.push_str(if self.written == 0 { "" } else { "\n" });
+            let values = BRIEF.map(|(name, _)| (name, clean(field(name))));
+            let pairs = values.iter().map(|(name, value)| (*name, value.as_str()));
+            let pairs = pairs.chain([("reply", said.as_str())]);
+            table::write_upright(pairs, self.terminal, out);
+        } else {
+            self.write_line(field, &said, out);
+        }
+        self.written += 1;
+    }
+
+    fn write_line<'f>(&self, field: impl Fn(&str) -> &'f str, said: &str, out: &mut String) {
+        let mut line = String::new();
+        for (name, columns) in BRIEF {
+            let value = clean(field(name));
+            let pad = columns.saturating_sub(width(&value));
+            line.push_str(&value);
+            line.push_str(&" ".repeat(pad + 2));
+        }
+        // A long path has pushed the reply aside: it gets lines of its own.
+        let beneath = width(&line) > Self::before() && self.terminal.is_some();
+        let lead = if beneath {
+            INDENT.len()
+        } else {
+            Self::before()
+        };
+        let room = self.terminal.map_or(usize::MAX, |columns| columns - lead);
+        if beneath {
+            out.push_str(line.trim_end());
+            out.push('\n');
+            line = INDENT.to_owned();
+        }
+        for (number, part) in wrapped(said, room).iter().enumerate() {
+            if number > 0 {
+                line = " ".repeat(lead);
+            }
+            line.push_str(part);
+            out.push_str(line.trim_end());
+            out.push('\n');
+        }
+    }
 }
 
 fn field<'f>(fields: &'f [String], column: &str) -> &'f str {
@@ -180,9 +256,10 @@ fn offline(site: &Site, args: &LogArgs, format: Format) -> Result<(), Failure> {
     let keys = site.unlock()?;
     let mut out = BufWriter::new(io::stdout().lock());
     let mut text = String::new();
+    let mut brief = Brief::new(table::terminal_columns());
     match format {
         Format::Tsv => write_tsv_header(&mut text),
-        Format::Table => text.push_str(BRIEF_HEADER),
+        Format::Table => brief.write_header(&mut text),
         Format::Json => {}
     }
     let mut left = args.limit.unwrap_or(u64::MAX);
@@ -197,7 +274,7 @@ fn offline(site: &Site, args: &LogArgs, format: Format) -> Result<(), Failure> {
                 return Go::Stop;
             }
             left -= 1;
-            put_line(record, format, &mut text);
+            put_line(record, format, &mut brief, &mut text);
             result = out.write_all(text.as_bytes());
             text.clear();
             if result.is_ok() { Go::On } else { Go::Stop }
@@ -207,7 +284,7 @@ fn offline(site: &Site, args: &LogArgs, format: Format) -> Result<(), Failure> {
     out.write_all(text.as_bytes())?;
     out.flush()?;
     for damage in &damage {
-        eprintln!("hikyaku: damaged: {}", damage.text);
+        tell!("hikyaku: damaged: {}", damage.text);
     }
     match damage.len() {
         0 => Ok(()),
@@ -218,7 +295,7 @@ fn offline(site: &Site, args: &LogArgs, format: Format) -> Result<(), Failure> {
     }
 }
 
-fn put_line(record: &LogRecord<'_>, format: Format, text: &mut String) {
+fn put_line(record: &LogRecord<'_>, format: Format, brief: &mut Brief, text: &mut String) {
     match format {
         Format::Tsv => write_tsv_line(record, text),
         Format::Json => write_json_line(record, text),
@@ -226,7 +303,65 @@ fn put_line(record: &LogRecord<'_>, format: Format, text: &mut String) {
             let mut line = String::new();
             write_tsv_line(record, &mut line);
             let fields: Vec<String> = line.trim_end().split('\t').map(unescape_tsv).collect();
-            text.push_str(&brief(|column| field(&fields, column)));
+            brief.write(|column| field(&fields, column), text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPLY: &str = "450 4.2.0 <reader@example.jp>: Recipient address rejected: Greylisted, see \
+                         http://grey.example/a";
+
+    fn value(path: &'static str) -> impl Fn(&str) -> &'static str {
+        move |column| match column {
+            "time" => "2026-11-24T06:57:00.123Z",
+            "queue_id" => "0G4X7RZ1N2K3M",
+            "outcome" => "deferred",
+            "attempt" => "3",
+            "forward_path" => path,
+            "phase" => "end-of-data",
+            "code" => "450",
+            "enhanced" => "4.2.0",
+            "reply" => REPLY,
+            _ => "",
+        }
+    }
+
+    fn drawn(terminal: Option<usize>, paths: &[&'static str]) -> String {
+        let mut brief = Brief::new(terminal);
+        let mut text = String::new();
+        brief.write_header(&mut text);
+        for path in paths {
+            brief.write(value(path), &mut text);
+        }
+        text
+    }
+
+    #[test]
+    fn a_line_of_the_log_fits_the_terminal_and_loses_nothing() {
+        let long = "a.reader.with.a.very.long.local.part@subdomain.example.jp";
+        for columns in [80, 120, 133, 160, 200] {
+            let text = drawn(Some(columns), &["reader@example.jp", long]);
+            let widest = text.lines().map(width).max().unwrap();
+            assert!(widest <= columns, "{widest} of {columns}:\n{text}");
+            let words: Vec<_> = text.split_whitespace().collect();
+            let text = words.join(" ");
+            assert_eq!(text.matches(REPLY).count(), 2, "{columns}: {text}");
+            assert!(text.contains(long), "{columns}: {text}");
+        }
+    }
+
+    #[test]
+    fn records_stand_upright_where_a_line_has_no_room() {
+        let text = drawn(Some(80), &["a@example.jp", "b@example.jp"]);
+        assert!(
+            text.starts_with("time          2026-11-24T06:57:00.123Z\n"),
+            "{text}"
+        );
+        assert_eq!(text.matches("\n\n").count(), 1, "a line between: {text}");
+        assert_eq!(drawn(None, &["a@example.jp"]).lines().count(), 2);
     }
 }

@@ -4,10 +4,21 @@
 //! opens an installation; [`log`] and [`shard`] read what is on disk; [`template`] needs neither.
 //! [`table`] is how rows are shown.
 
+// `println!` and `eprintln!` panic when whoever read us has gone.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+/// Says a line on standard error, which may be closed, full or read by nobody.
+macro_rules! tell {
+    ($($text:tt)+) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)+);
+    }};
+}
 
 mod bounce;
 // One definition of the daemon's arguments, for its man page.
@@ -98,7 +109,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_quiet() => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("hikyaku: {failure}");
+            tell!("hikyaku: {failure}");
             ExitCode::FAILURE
         }
     }

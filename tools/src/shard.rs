@@ -256,13 +256,13 @@ fn record_rows(site: &Site, args: &RecordsArgs, format: Format) -> Result<(), Fa
             Err(error) => vec![format!("{}: {error}", file.name)],
         };
         for problem in &found {
-            eprintln!("hikyaku: damaged: {problem}");
+            tell!("hikyaku: damaged: {problem}");
         }
         problems += found.len();
     }
     rows.print(format)?;
     if left == 0 {
-        eprintln!(
+        tell!(
             "hikyaku: note: these are the first {} records; see --limit",
             args.limit
         );

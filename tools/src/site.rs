@@ -115,7 +115,7 @@ impl Site {
     pub(crate) fn note_if_running(&self) {
         if let Some(pid) = self.installation.in_use_by() {
             let pid = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
-            eprintln!(
+            tell!(
                 "hikyaku: note: hikyakud{pid} is running; its newest records may be missing here"
             );
         }

@@ -31,10 +31,10 @@ impl Format {
 }
 
 /// Narrowest that the last column is wrapped to, columns of the terminal; else it has lines of its own.
-const NARROWEST: usize = 24;
+pub(crate) const NARROWEST: usize = 24;
 
 /// What stands in front of a last column that has lines of its own.
-const INDENT: &str = "    ";
+pub(crate) const INDENT: &str = "    ";
 
 /// Rows under named columns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Rows {
     pub(crate) fn print_upright(&self) -> io::Result<()> {
         let cleaned = |row: &Vec<String>| row.iter().map(|value| clean(value)).collect();
         let rows: Vec<Vec<String>> = self.rows.iter().map(cleaned).collect();
-        let text = upright(&self.columns, &rows);
+        let text = upright(&self.columns, &rows, terminal_columns());
         io::stdout().lock().write_all(text.as_bytes())
     }
 
@@ -147,7 +147,7 @@ impl Rows {
         let fits = widths[last] <= room;
         let on_own_lines = !fits && room < NARROWEST;
         if on_own_lines && (!texts[last] || columns.is_some_and(|columns| before > columns + 2)) {
-            return upright(&self.columns, &rows);
+            return upright(&self.columns, &rows, columns);
         }
         widths[last] = widths[last].min(room);
         let mut out = String::new();
@@ -191,17 +191,13 @@ impl Rows {
 }
 
 /// Each row as lines of name and value, with an empty line between rows.
-fn upright(columns: &[String], rows: &[Vec<String>]) -> String {
-    let widest = columns.iter().map(|column| width(column)).max();
+fn upright(columns: &[String], rows: &[Vec<String>], terminal: Option<usize>) -> String {
     let mut out = String::new();
     for (number, row) in rows.iter().enumerate() {
         out.push_str(if number == 0 { "" } else { "\n" });
-        for (column, value) in columns.iter().zip(row) {
-            pad(&mut out, column, widest.unwrap_or(0), false);
-            out.push_str("  ");
-            out.push_str(value);
-            out.push('\n');
-        }
+        let pairs = columns.iter().zip(row);
+        let pairs = pairs.map(|(column, value)| (column.as_str(), value.as_str()));
+        write_upright(pairs, terminal, &mut out);
     }
     if rows.is_empty() {
         out.push_str("(none)\n");
@@ -209,8 +205,29 @@ fn upright(columns: &[String], rows: &[Vec<String>]) -> String {
     out
 }
 
+/// Lines of name and value; a value too long for `terminal` goes on beneath itself.
+pub(crate) fn write_upright<'t>(
+    pairs: impl Iterator<Item = (&'t str, &'t str)> + Clone,
+    terminal: Option<usize>,
+    out: &mut String,
+) {
+    let widest = pairs.clone().map(|(name, _)| width(name)).max();
+    let widest = widest.unwrap_or(0);
+    let room = terminal.map_or(usize::MAX, |columns| {
+        columns.saturating_sub(widest + 2).max(NARROWEST)
+    });
+    for (name, value) in pairs {
+        pad(out, name, widest, false);
+        for (number, part) in wrapped(value, room).iter().enumerate() {
+            out.push_str(&" ".repeat(if number == 0 { 2 } else { widest + 2 }));
+            out.push_str(part);
+            out.push('\n');
+        }
+    }
+}
+
 /// The text in lines of at most `columns`, broken at spaces where that can be; at least one line.
-fn wrapped(text: &str, columns: usize) -> Vec<String> {
+pub(crate) fn wrapped(text: &str, columns: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
     for word in text.split_inclusive(' ') {
@@ -231,7 +248,7 @@ fn wrapped(text: &str, columns: usize) -> Vec<String> {
 }
 
 /// No control characters on a terminal: a reply from the network may hold any.
-fn clean(value: &str) -> String {
+pub(crate) fn clean(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     escape_tsv(value, &mut out);
     out
@@ -246,7 +263,7 @@ fn is_number(value: &str) -> bool {
 }
 
 /// Columns a text takes on a terminal.
-fn width(text: &str) -> usize {
+pub(crate) fn width(text: &str) -> usize {
     UnicodeWidthStr::width(text)
 }
 
@@ -262,7 +279,7 @@ fn pad(out: &mut String, text: &str, columns: usize, right: bool) {
 }
 
 /// Width of the terminal on standard output, if it is one.
-fn terminal_columns() -> Option<usize> {
+pub(crate) fn terminal_columns() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
     (size.ws_col > 0).then_some(size.ws_col.into())
 }

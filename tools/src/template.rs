@@ -176,15 +176,10 @@ pub(crate) fn run(args: &TemplateArgs) -> ExitCode {
         Ok(code) => code,
         Err(failure) if failure.is_quiet() => ExitCode::SUCCESS,
         Err(failure) => {
-            tell(&format!("hikyaku template: {failure}"));
+            tell!("hikyaku template: {failure}");
             ExitCode::FAILURE
         }
     }
-}
-
-/// Says a line on standard error, which may have been closed.
-fn tell(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn preview(args: &PreviewArgs) -> Result<ExitCode, Failure> {
@@ -334,7 +329,7 @@ fn render(args: &RenderArgs) -> Result<ExitCode, Failure> {
             Err(error) => {
                 bad += 1;
                 if bad <= BAD_LINES_SHOWN_MAX {
-                    bar.suspend(|| tell(&format!("{shown}:{error}")));
+                    bar.suspend(|| tell!("{shown}:{error}"));
                 }
             }
         }
@@ -346,7 +341,7 @@ fn render(args: &RenderArgs) -> Result<ExitCode, Failure> {
     bar.finish_and_clear();
     if bad > BAD_LINES_SHOWN_MAX {
         let more = bad - BAD_LINES_SHOWN_MAX;
-        tell(&format!("{shown}: and {more} more bad lines"));
+        tell!("{shown}: and {more} more bad lines");
     }
     writeln!(
         io::stdout(),

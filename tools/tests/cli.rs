@@ -537,3 +537,47 @@ fn a_reader_that_has_gone_is_no_failure_of_init_and_rekey() {
         assert!(output.status.success() && said.is_empty(), "{said}");
     }
 }
+
+/// A pipe that nobody reads any more.
+fn gone() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+/// `eprintln!` and `println!` panic where they cannot write: exit code 101 and a backtrace.
+#[test]
+fn nothing_panics_where_nobody_reads() {
+    let bench = Bench::initialised();
+    let full = || {
+        Stdio::from(
+            fs::OpenOptions::new()
+                .write(true)
+                .open("/dev/full")
+                .unwrap(),
+        )
+    };
+    let missing = bench.path("missing").display().to_string();
+    for (arguments, code) in [
+        (&["status"][..], 1),
+        // It said what is missing, and its answers have no reader.
+        (&["bounce", "classify", &missing], 0),
+        (&["template", "check", &missing], 2),
+        (&["shard", "list"], 0),
+        (&["shard", "verify"], 0),
+        (&["log", "--offline"], 0),
+        (&["policy", "show"], 0),
+        (&["--help"], 0),
+    ] {
+        for stderr in [gone(), full()] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_hikyaku"));
+            let command = command.arg("--config").arg(bench.path("hikyaku.toml"));
+            let ended = command
+                .args(arguments)
+                .stdout(gone())
+                .stderr(stderr)
+                .status();
+            assert_eq!(ended.unwrap().code(), Some(code), "{arguments:?}");
+        }
+    }
+}

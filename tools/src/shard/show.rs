@@ -74,7 +74,7 @@ pub(crate) fn run(site: &Site, args: &ShowArgs, format: Format) -> Result<(), Fa
             |_| {},
         );
         if let Err(error) = scanned {
-            eprintln!("hikyaku: {}: {error}", file.name);
+            tell!("hikyaku: {}: {error}", file.name);
         }
     }
     let missing = || {

@@ -55,7 +55,7 @@ pub(crate) fn run(site: &Site, files: &[SegmentFile], format: Format) -> Result<
         0 => String::new(),
         open => format!(", {open} of them without a seal (being written, or cut off: no damage)"),
     };
-    eprintln!("hikyaku: {records} records in {segments} segments{unsealed}");
+    tell!("hikyaku: {records} records in {segments} segments{unsealed}");
     match damaged {
         0 => Ok(()),
         _ => Err(Failure(format!(
