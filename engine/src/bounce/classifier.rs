@@ -41,6 +41,8 @@ pub struct Evidence<'a> {
     pub phase: Option<Phase>,
     /// Name of the receiving provider, as [`Classifier::provider_of`] gives it.
     pub provider: Option<&'a str>,
+    /// Name of the sending policy's row for it, if that is another.
+    pub policy_provider: Option<&'a str>,
 }
 
 /// A rule's answer and which rule it was.
@@ -56,13 +58,19 @@ pub struct Decision<'c> {
     pub by_text: bool,
 }
 
-/// Where a rule stands.
+/// Where a rule stands, and what else it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleRef<'c> {
     /// `builtin`, or the operator's file.
     pub file: &'c str,
     /// Line from 1.
     pub line: u32,
+    /// Its place in the table.
+    pub index: usize,
+    /// Who says so.
+    pub source: &'c str,
+    /// What delivery is to do; empty for nothing.
+    pub action: &'c str,
 }
 
 /// Every rule, ready to be asked. Built once, shared, never changed.
@@ -108,7 +116,22 @@ impl Classifier {
     /// # Errors
     /// Everything that is wrong with the operator's rules, rules that can never win included.
     pub fn with_overrides(name: &str, text: &str) -> Result<Self, Vec<RuleFault>> {
-        let providers = Providers::parse(BUILTIN_PROVIDERS);
+        Self::for_providers(name, text, &[])
+    }
+
+    /// The same, for rules that may name `more_providers` too.
+    ///
+    /// # Errors
+    /// As [`Self::with_overrides`].
+    pub fn for_providers(
+        name: &str,
+        text: &str,
+        more_providers: &[&str],
+    ) -> Result<Self, Vec<RuleFault>> {
+        let mut providers = Providers::parse(BUILTIN_PROVIDERS);
+        providers
+            .names
+            .extend(more_providers.iter().map(|name| Box::from(*name)));
         let mut rules = rules::parse(name, text, &providers.names)?;
         let own = rules.len();
         rules.extend(rules::parse(BUILTIN_NAME, BUILTIN_RULES, &providers.names)?);
@@ -158,6 +181,7 @@ impl Classifier {
             text,
             phase,
             provider,
+            policy_provider: None,
         });
         (decision.reason, decision.verdict)
     }
@@ -191,14 +215,27 @@ impl Classifier {
                     verdict: rule
                         .verdict
                         .unwrap_or_else(|| rule.reason.verdict(temporary)),
-                    rule: Some(RuleRef {
-                        file: &rule.file,
-                        line: rule.line,
-                    }),
+                    rule: Some(self.rule(index)),
                     by_text: !rule.alternatives.is_empty() && !rule.hint,
                 }
             },
         )
+    }
+
+    fn rule(&self, index: usize) -> RuleRef<'_> {
+        let rule = &self.rules[index];
+        RuleRef {
+            file: &rule.file,
+            line: rule.line,
+            index,
+            source: &rule.source,
+            action: &rule.action,
+        }
+    }
+
+    /// Every rule, the first to be asked first.
+    pub fn rules(&self) -> impl Iterator<Item = RuleRef<'_>> {
+        (0..self.rules.len()).map(|index| self.rule(index))
     }
 
     /// The provider that receives for a host or domain, by the shipped table.
@@ -257,10 +294,10 @@ impl Classifier {
 
     fn holds(&self, index: usize, evidence: &Evidence<'_>) -> bool {
         let rule = &self.rules[index];
-        let provider = rule.providers.is_empty()
-            || evidence
-                .provider
-                .is_some_and(|name| rule.providers.iter().any(|p| **p == *name));
+        let names = [evidence.provider, evidence.policy_provider];
+        let mut names = names.into_iter().flatten();
+        let provider =
+            rule.providers.is_empty() || names.any(|name| rule.providers.iter().any(|p| **p == *name));
         let phase = rule.phases == 0
             || evidence
                 .phase
@@ -530,6 +567,7 @@ mod tests {
                 text: &rule.sample,
                 phase,
                 provider,
+                policy_provider: None,
             };
             let decision = classifier.decide(&evidence);
             if decision.rule.map(|r| r.line) != Some(rule.line) {
@@ -588,13 +626,8 @@ mod tests {
             ..Evidence::default()
         });
         assert_eq!(decision.reason, Reason::Policy);
-        assert_eq!(
-            decision.rule,
-            Some(RuleRef {
-                file: "own.tsv",
-                line: 1
-            })
-        );
+        let rule = decision.rule.unwrap();
+        assert_eq!((rule.file, rule.line, rule.source), ("own.tsv", 1, "us"));
 
         let bad = "# mine\n\
             nonsense\t-\t-\t-\tabc\t-\tx\n\

@@ -56,6 +56,10 @@ pub(super) struct Rule {
     /// Empty: any text.
     pub(super) alternatives: Vec<Alternative>,
     pub(super) sample: Box<str>,
+    /// Who says so.
+    pub(super) source: Box<str>,
+    /// What delivery is to do, as it is written: the sending policy reads it.
+    pub(super) action: Box<str>,
     pub(super) file: Arc<str>,
     pub(super) line: u32,
 }
@@ -219,10 +223,14 @@ fn parse_line(line: &str, providers: &[Box<str>]) -> Result<Rule, String> {
         .map(str::trim)
         .filter(|c| !c.is_empty())
         .collect();
-    let [reason, provider, phase, codes, pattern, sample, _source] = cells[..] else {
+    let (seven, action) = match cells.len() {
+        8 => (&cells[..7], cells[7]),
+        _ => (&cells[..], "-"),
+    };
+    let &[reason, provider, phase, codes, pattern, sample, source] = seven else {
         return Err(format!(
-            "{} columns, 7 wanted, tab separated: reason, provider, phase, codes, pattern, sample, \
-             source (write `-` for none)",
+            "{} columns, 7 or 8 wanted, tab separated: reason, provider, phase, codes, pattern, sample, \
+             source, action (write `-` for none)",
             cells.len()
         ));
     };
@@ -239,14 +247,16 @@ fn parse_line(line: &str, providers: &[Box<str>]) -> Result<Rule, String> {
         phases: parse_phases(phase)?,
         codes: parse_codes(codes)?,
         alternatives: parse_pattern(pattern)?,
-        sample: if sample == "-" {
-            "".into()
-        } else {
-            sample.into()
-        },
+        sample: given(sample),
+        source: given(source),
+        action: given(action),
         file: Arc::from(""),
         line: 0,
     })
+}
+
+fn given(cell: &str) -> Box<str> {
+    if cell == "-" { "" } else { cell }.into()
 }
 
 fn parse_reason(cell: &str) -> Result<(Reason, Option<Verdict>), String> {

@@ -58,6 +58,7 @@ pub(super) fn decide(
             .and_then(|host| classifier.provider_of(host))
             .or_else(|| classifier.provider_of(domain));
         let evidence = Evidence {
+            policy_provider: None,
             reply: codes.0,
             enhanced: codes.1,
             text,
@@ -82,6 +83,7 @@ pub(super) fn decide(
             .as_deref()
             .and_then(|host| classifier.provider_of(host));
         let evidence = Evidence {
+            policy_provider: None,
             reply: codes.0,
             enhanced: codes.1,
             text: "",

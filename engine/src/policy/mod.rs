@@ -13,7 +13,7 @@
 //! say of each value where it comes from and what it overrode.
 //!
 //! Files: `bucket` rates, `keys` the values and where each may stand, `row` a row and what it is for, `layers` which
-//! rows hold, `file` the operator's file, `check` what in it contradicts or can never hold, `shipped`
+//! rows hold, `rules` what is done about a reply, `file` the operator's file, `check` what in it contradicts or can never hold, `shipped`
 //! the table that comes with the program.
 //!
 //! Nothing here knows sites, the queue or a clock.
@@ -24,12 +24,14 @@ mod file;
 mod keys;
 mod layers;
 mod row;
+pub mod rules;
 mod shipped;
 
 pub use check::{Finding, check};
 pub use keys::{KEYS, Key, Kind, Spec, Value};
 pub use layers::{Effective, From, Policy, Subject};
 pub use row::{Layer, Origin, Row};
+pub use rules::ReplyRules;
 pub use shipped::{SHIPPED_TOML, shipped};
 
 /// Rows of an operator's file at most.
