@@ -7,11 +7,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use crate::bounce::Classifier;
 use crate::config::Config;
 use crate::dns::{DnsPolicy, OwnNames};
 use crate::message::header::WatchedHeaders;
-use crate::policy::{self, Key, Policy, Value};
+use crate::policy::{self, Key, Policy, ReplyRules, Value};
 use crate::route::RouteTable;
 use crate::schedule::retry::RetrySchedule;
 use crate::shard::{QUESTIONS_MAX, Settings};
@@ -25,7 +24,7 @@ const SITE_BACKOFF_S: (u32, u32) = (30, 1800);
 pub fn shard(
     config: &Config,
     shards: u16,
-    classifier: &Arc<Classifier>,
+    rules: &Arc<ReplyRules>,
     host_addresses: &[IpAddr],
 ) -> Settings {
     let each = u64::from(shards.max(1));
@@ -81,7 +80,7 @@ pub fn shard(
         counter_domains_max: config.counters.domains_max,
         counter_groups_max: config.counters.groups_max,
         counter_save_ms: config.counters.save_every_ms,
-        classifier: Arc::clone(classifier),
+        rules: Arc::clone(rules),
     }
 }
 
@@ -116,6 +115,18 @@ pub fn policy(config: &Config) -> Policy {
         Vec::new()
     };
     Policy::new(default, shipped, config.policy_rows.clone())
+}
+
+/// Reply rules: the operator's, then the shipped ones.
+///
+/// # Errors
+/// Every fault of the operator's, one a line.
+pub fn reply_rules(config: &Config, policy: &Policy) -> Result<ReplyRules, Vec<String>> {
+    let file = config.policy.rules.as_ref();
+    let name = file.map_or_else(String::new, |file| file.display().to_string());
+    let providers: Vec<&str> = policy.providers().collect();
+    ReplyRules::with_overrides(&name, &config.policy_rules, &providers)
+        .map_err(|faults| faults.iter().map(ToString::to_string).collect())
 }
 
 /// What is odd in a configuration and its policy, or has no effect, as sentences for the operator.

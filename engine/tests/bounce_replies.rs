@@ -40,6 +40,7 @@ fn replies_get_the_reason_a_human_reads_in_them() {
             .collect();
         let reply = text.get(..3).and_then(|code| code.parse().ok());
         let decision = classifier.decide(&Evidence {
+            policy_provider: None,
             reply: reply.and_then(ReplyCode::new),
             enhanced: text
                 .split([' ', '-'])

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded, unbounded};
 use datadir::installation::KdfCost;
 use datadir::{Installation, KeysError, LockedBytes};
-use engine::bounce::Classifier;
 use engine::clock::UnixMs;
 use engine::config::Config;
 use engine::ids::ShardId;
 use engine::keys::{KeyId, KeyRing};
 use engine::operator::{Answer, Query};
+use engine::policy::ReplyRules;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -266,7 +266,7 @@ impl Hikyakud {
             descriptors.sessions_max,
             config.limits.sessions_per_client_max,
         );
-        let classifier = Arc::new(Classifier::builtin());
+        let rules = reply_rules(&config)?;
         let ends = mesh(shards, MESH_MESSAGES_MAX);
         let (ready, readiness) = bounded(usize::from(shards));
         let (mut handles, mut commands) = (Vec::new(), Vec::new());
@@ -278,7 +278,7 @@ impl Hikyakud {
                 shards,
                 config: Arc::clone(&config),
                 keys: Arc::clone(keys),
-                classifier: Arc::clone(&classifier),
+                rules: Arc::clone(&rules),
                 resolver: resolver.clone(),
                 sessions: Arc::clone(&sessions),
                 connections_max: descriptors.connections_max,
@@ -492,10 +492,11 @@ impl Daemon for Hikyakud {
             .map(|key| format!("{key} changed: it takes effect at the next start"))
             .collect();
         lines.extend(engine::settings::warnings(&new));
+        let rules = reply_rules(&new).map_err(|why| Refusal::new(409, why))?;
         let new = Arc::new(old.reloaded(new));
         let shards = self.commands();
         // First everything that can fail, at every shard; nothing has changed until all are ready.
-        if let Err(refusal) = prepare_all(&shards, &new) {
+        if let Err(refusal) = prepare_all(&shards, &new, &rules) {
             for shard in &shards {
                 // If it is not told, its next reload throws away what it has prepared.
                 let _ = shard.try_send(Command::Abandon);
@@ -517,14 +518,26 @@ impl Daemon for Hikyakud {
     }
 }
 
+/// What replies mean under a configuration.
+fn reply_rules(config: &Config) -> Result<Arc<ReplyRules>, String> {
+    let policy = engine::settings::policy(config);
+    let rules = engine::settings::reply_rules(config, &policy);
+    rules.map(Arc::new).map_err(|lines| lines.join("; "))
+}
+
 /// Has every shard get ready for a configuration; the first reason why one cannot.
-fn prepare_all(shards: &[MailboxSender<Command>], new: &Arc<Config>) -> Result<(), Refusal> {
+fn prepare_all(
+    shards: &[MailboxSender<Command>],
+    new: &Arc<Config>,
+    rules: &Arc<ReplyRules>,
+) -> Result<(), Refusal> {
     let mut answers = Vec::with_capacity(shards.len());
     for shard in shards {
         let (done, answer) = bounded(1);
         shard
             .try_send(Command::Prepare {
                 config: Arc::clone(new),
+                rules: Arc::clone(rules),
                 done,
             })
             .map_err(|_| Refusal::new(503, "a shard has too many commands waiting"))?;

@@ -41,6 +41,8 @@ fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
     let mut config = Config::parse(&file_name, &text)
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     config.load_policy(datadir::text::read_text)?;
+    // Their faults are told before anything is started.
+    engine::settings::reply_rules(&config, &engine::settings::policy(&config))?;
     for warning in engine::settings::warnings(&config) {
         say!("warning: {warning}");
     }

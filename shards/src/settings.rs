@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::bounce::Classifier;
 use engine::config::Config;
+use engine::policy::ReplyRules;
 use engine::settings;
 use engine::shard::Settings;
 
@@ -14,8 +14,8 @@ use crate::runtime::connect::ClientSetup;
 use crate::runtime::resolver::ResolverSetup;
 
 /// What one of `shards` shards is told.
-pub(crate) fn shard(config: &Config, shards: u16, classifier: &Arc<Classifier>) -> Settings {
-    settings::shard(config, shards, classifier, &host_addresses())
+pub(crate) fn shard(config: &Config, shards: u16, rules: &Arc<ReplyRules>) -> Settings {
+    settings::shard(config, shards, rules, &host_addresses())
 }
 
 /// This host's addresses, as far as the kernel lists them in /proc.

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use datadir::segments::{Go, list as list_segments, scan};
-use engine::bounce::Classifier;
 use engine::config::{Config, Listen};
 use engine::ids::ShardId;
 use engine::keys::KeyRing;
 use engine::operator::{Answer, LogEnd, Query};
+use engine::policy::ReplyRules;
 use engine::queue::cipher::{NONCE_BYTES, Stream};
 use engine::queue::record::Record;
 use engine::queue::replay::Contents;
@@ -55,6 +55,7 @@ pub(crate) enum Command {
     /// The configuration was read anew: do all of it that can fail, and change nothing yet.
     Prepare {
         config: Arc<Config>,
+        rules: Arc<ReplyRules>,
         done: Sender<Result<(), String>>,
     },
     /// Every shard is ready: take up what was prepared.
@@ -71,7 +72,7 @@ pub(crate) struct Start {
     pub(crate) shards: u16,
     pub(crate) config: Arc<Config>,
     pub(crate) keys: Arc<KeyRing>,
-    pub(crate) classifier: Arc<Classifier>,
+    pub(crate) rules: Arc<ReplyRules>,
     pub(crate) resolver: ResolverThread,
     pub(crate) sessions: Arc<ClientSessions>,
     /// Connections out of this shard at most.
@@ -100,7 +101,6 @@ pub(crate) async fn run(start: Start) {
 struct Running {
     shard: Rc<Shard>,
     shards: u16,
-    classifier: Arc<Classifier>,
     sessions: Arc<ClientSessions>,
     doors: RefCell<Vec<Rc<Door>>>,
     prepared: RefCell<Option<Prepared>>,
@@ -109,6 +109,7 @@ struct Running {
 /// A configuration that can be taken up without anything going wrong.
 struct Prepared {
     config: Arc<Config>,
+    rules: Arc<ReplyRules>,
     /// Listeners that are new in it.
     listeners: Vec<(Listen, TcpListener)>,
 }
@@ -119,7 +120,7 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
         shards,
         config,
         keys,
-        classifier,
+        rules,
         resolver,
         sessions,
         connections_max,
@@ -142,7 +143,7 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
         .await
         .map_err(|error| format!("{}: {error}", data_dir.display()))?;
     disk.keep_reserve();
-    let shard_settings = Rc::new(settings::shard(&config, shards, &classifier));
+    let shard_settings = Rc::new(settings::shard(&config, shards, &rules));
     let setup = StorageSetup {
         keys: Arc::clone(&keys),
         nonces: Box::new(random_nonce),
@@ -182,7 +183,6 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
     let running = Running {
         shard,
         shards,
-        classifier,
         sessions,
         doors,
         prepared: RefCell::default(),
@@ -277,20 +277,29 @@ impl Running {
         }
     }
 
-    fn prepare(&self, config: Arc<Config>) -> Result<(), String> {
+    fn prepare(&self, config: Arc<Config>, rules: Arc<ReplyRules>) -> Result<(), String> {
         // What an earlier attempt left behind is closed first: its addresses may be wanted again.
         self.prepared.take();
         let listeners = self.new_listeners(&config)?;
-        *self.prepared.borrow_mut() = Some(Prepared { config, listeners });
+        *self.prepared.borrow_mut() = Some(Prepared {
+            config,
+            rules,
+            listeners,
+        });
         Ok(())
     }
 
     fn apply(&self) {
-        let Some(Prepared { config, listeners }) = self.prepared.take() else {
+        let Some(Prepared {
+            config,
+            rules,
+            listeners,
+        }) = self.prepared.take()
+        else {
             return;
         };
         self.listen(&config, listeners);
-        let settings = Rc::new(settings::shard(&config, self.shards, &self.classifier));
+        let settings = Rc::new(settings::shard(&config, self.shards, &rules));
         let connections_max = self.shard.client.borrow().connections_max;
         *self.shard.client.borrow_mut() = settings::client(&config, connections_max);
         self.shard.with_core(|core, _| core.reload(settings));
@@ -358,8 +367,12 @@ async fn serve(running: &Running, commands: &Mailbox<Command>) {
                 running.shard.with_core(|core, _| core.rekey(keys));
                 let _ = done.send(());
             }
-            Command::Prepare { config, done } => {
-                let _ = done.send(running.prepare(config));
+            Command::Prepare {
+                config,
+                rules,
+                done,
+            } => {
+                let _ = done.send(running.prepare(config, rules));
             }
             Command::Apply { done } => {
                 running.apply();

@@ -4,10 +4,13 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use engine::bounce::Evidence;
 use engine::config::Config;
 use engine::net::NextHop;
+use engine::phase::Phase;
 use engine::policy::{self, Row, SHIPPED_TOML, Subject};
 use engine::settings;
+use engine::status::{EnhancedStatus, ReplyCode};
 
 use crate::site::{Failure, Site};
 use crate::table::{Format, Rows};
@@ -28,6 +31,8 @@ enum PolicyCommand {
     },
     /// Each value for a domain: where it comes from and what it overrode
     Explain(ExplainArgs),
+    /// Which rule decides about a reply, what it means, and what would be done
+    Reply(ReplyArgs),
     /// Faults of a policy file, contradictions in it, and rows that never apply
     Check {
         /// The file; the one of the configuration if none is given
@@ -44,6 +49,22 @@ struct ExplainArgs {
     mx: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+struct ReplyArgs {
+    /// The reply as it was said, such as "550 5.1.1 User unknown"; or what became of the connection, such as
+    /// "Connection reset by peer"
+    reply: String,
+    /// Who said it: a provider of the rules or of the policy
+    #[arg(long, conflicts_with = "domain")]
+    provider: Option<String>,
+    /// Who said it: a recipient domain or MX host
+    #[arg(long)]
+    domain: Option<String>,
+    /// To what: connect greeting ehlo tls mail rcpt data end-of-data quit
+    #[arg(long)]
+    phase: Option<String>,
+}
+
 pub(crate) fn run(site: Site, args: &PolicyArgs, format: Format) -> Result<(), Failure> {
     let mut config = site.config;
     match &args.command {
@@ -58,6 +79,10 @@ pub(crate) fn run(site: Site, args: &PolicyArgs, format: Format) -> Result<(), F
             load(&mut config)?;
             explain(&config, args, format)
         }
+        PolicyCommand::Reply(args) => {
+            load(&mut config)?;
+            reply(&config, args, format)
+        }
         PolicyCommand::Check { file } => {
             if let Some(file) = file {
                 config.policy.file = Some(file.clone());
@@ -70,7 +95,7 @@ pub(crate) fn run(site: Site, args: &PolicyArgs, format: Format) -> Result<(), F
 fn load(config: &mut Config) -> Result<(), Failure> {
     config
         .load_policy(datadir::text::read_text)
-        .map_err(|lines| Failure(lines.join("\nhikyaku: ")))
+        .map_err(all_lines)
 }
 
 fn show(config: &Config, format: Format) -> Result<(), Failure> {
@@ -128,6 +153,58 @@ fn explain(config: &Config, args: &ExplainArgs, format: Format) -> Result<(), Fa
     Ok(rows.print(format)?)
 }
 
+fn reply(config: &Config, args: &ReplyArgs, format: Format) -> Result<(), Failure> {
+    let policy = settings::policy(config);
+    let rules = settings::reply_rules(config, &policy).map_err(all_lines)?;
+    let phase = args.phase.as_deref().map(|word| {
+        Phase::from_name(word).ok_or_else(|| {
+            let known: Vec<&str> = Phase::ALL.iter().map(|phase| phase.as_str()).collect();
+            Failure(format!(
+                "no phase is called `{word}`; known: {}",
+                known.join(", ")
+            ))
+        })
+    });
+    let host = args.domain.as_deref().map(str::to_ascii_lowercase);
+    let subject = Subject {
+        domain: host.as_deref().unwrap_or_default(),
+        mx_hosts: &[],
+    };
+    let code = args.reply.get(..3).and_then(|code| code.parse().ok());
+    let judgement = rules.judge(&Evidence {
+        reply: code.and_then(ReplyCode::new),
+        enhanced: args.reply.split([' ', '-']).find_map(EnhancedStatus::parse),
+        text: &args.reply,
+        phase: phase.transpose()?,
+        provider: match (&args.provider, &host) {
+            (Some(provider), _) => Some(provider),
+            (None, Some(host)) => rules.classifier().provider_of(host),
+            (None, None) => None,
+        },
+        policy_provider: policy.provider_of(&subject),
+    });
+    let steps: Vec<String> = judgement.steps.iter().map(ToString::to_string).collect();
+    let mut rows = Rows::new(&["rule", "reason", "verdict", "action", "source"]);
+    rows.push(vec![
+        judgement
+            .rule
+            .map_or_else(|| "-".into(), |rule| rule.to_string()),
+        judgement.reason.to_string(),
+        judgement.verdict.to_string(),
+        if steps.is_empty() {
+            "-".into()
+        } else {
+            steps.join(", ")
+        },
+        judgement.rule.map_or("-", |rule| rule.source).into(),
+    ]);
+    Ok(rows.print(format)?)
+}
+
+fn all_lines(lines: Vec<String>) -> Failure {
+    Failure(lines.join("\nhikyaku: "))
+}
+
 fn host_of(hop: &NextHop) -> String {
     match hop {
         NextHop::Address(address) => address.ip().to_string(),
@@ -141,7 +218,9 @@ fn check(mut config: Config) -> Result<(), Failure> {
         return Err(Failure(format!("there is no policy file; {hint}")));
     };
     load(&mut config)?;
-    let findings = policy::check(&settings::policy(&config));
+    let policy = settings::policy(&config);
+    settings::reply_rules(&config, &policy).map_err(all_lines)?;
+    let findings = policy::check(&policy);
     let mut out = io::stdout().lock();
     for finding in &findings {
         writeln!(out, "{finding}")?;

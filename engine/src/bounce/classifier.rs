@@ -296,8 +296,8 @@ impl Classifier {
         let rule = &self.rules[index];
         let names = [evidence.provider, evidence.policy_provider];
         let mut names = names.into_iter().flatten();
-        let provider =
-            rule.providers.is_empty() || names.any(|name| rule.providers.iter().any(|p| **p == *name));
+        let provider = rule.providers.is_empty()
+            || names.any(|name| rule.providers.iter().any(|p| **p == *name));
         let phase = rule.phases == 0
             || evidence
                 .phase

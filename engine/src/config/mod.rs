@@ -82,6 +82,9 @@ pub struct Config {
     pub policy: PolicyTable,
     /// Rows of the file that `[policy]` names; [`Self::load_policy`] reads it.
     pub policy_rows: Vec<Row>,
+    /// Text of the rules that `[policy]` names; [`Self::load_policy`] reads it, and
+    /// [`crate::settings::reply_rules`] makes rules of it.
+    pub policy_rules: String,
     /// `[queue]`
     pub queue: Queue,
     /// `[log]`
@@ -131,21 +134,25 @@ impl Config {
         }
     }
 
-    /// Takes in the file that `[policy] file` names, which `read` gives the text of.
+    /// Takes in the files that `[policy]` names, which `read` gives the texts of.
     ///
     /// # Errors
-    /// Every fault of that file, or that it cannot be read, one a line.
+    /// Every fault of the policy file, or that one of them cannot be read, one a line.
     pub fn load_policy(
         &mut self,
-        read: impl FnOnce(&Path) -> Result<String, String>,
+        read: impl Fn(&Path) -> Result<String, String>,
     ) -> Result<(), Vec<String>> {
-        let Some(file) = &self.policy.file else {
-            return Ok(());
+        let text_of = |file: &Path| {
+            let name = file.display();
+            read(file).map_err(|why| vec![format!("cannot read {name}: {why}")])
         };
-        let name = file.display().to_string();
-        let text = read(file).map_err(|why| vec![format!("cannot read {name}: {why}")])?;
-        self.policy_rows = Row::parse_file(&name, &text)
-            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        if let Some(file) = &self.policy.file {
+            self.policy_rows = Row::parse_file(&file.display().to_string(), &text_of(file)?)
+                .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        }
+        if let Some(file) = &self.policy.rules {
+            self.policy_rules = text_of(file)?;
+        }
         Ok(())
     }
 
@@ -271,6 +278,7 @@ impl Config {
             delivery,
             policy,
             policy_rows: Vec::new(),
+            policy_rules: String::new(),
             queue,
             log,
             counters,

@@ -44,7 +44,10 @@ fn faults_of_actions_say_what_would_be_right() {
         ("rest-site 5m after 0/1h", "write how many"),
         ("delivered, failed", "only be one of"),
         ("normal after 2/1h", "cannot depend"),
-        ("alert, alert, alert, alert, alert, alert, alert", "at most 6"),
+        (
+            "alert, alert, alert, alert, alert, alert, alert",
+            "at most 6",
+        ),
     ] {
         let why = Step::parse_all(text).unwrap_err();
         assert!(why.contains(hint), "{text}: {why}");

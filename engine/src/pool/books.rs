@@ -1,6 +1,7 @@
 //! What happens to a connection, from the decision to open it to its end, and what follows from it for
 //! the books of its site.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::Pool;
@@ -32,6 +33,13 @@ pub(crate) struct Closed {
     pub(crate) site: SiteId,
     /// No target of its site would have us, and no connection is left.
     pub(crate) has_failed: bool,
+    /// Between whom it was.
+    pub(crate) target: Target,
+    pub(crate) source: Option<IpAddr>,
+    /// Transactions it was given.
+    pub(crate) started: u32,
+    /// What ended it says nothing that is not known: we ended it, or a transaction has told.
+    pub(crate) is_told: bool,
 }
 
 impl Pool {
@@ -111,6 +119,9 @@ impl Pool {
         if let Some(now) = permit.given {
             let site = self.site_mut(permit.site);
             site.used.send(&site.limits, now);
+            if let Some(rests) = &mut site.rests {
+                rests.send(now);
+            }
         }
     }
 
@@ -173,6 +184,18 @@ impl Pool {
             site.broken = 0;
         }
         Some(whom)
+    }
+
+    /// A transaction on it was refused or lost, and what was said there has been judged.
+    pub(crate) fn told(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.is_told = true;
+        }
+    }
+
+    /// Transactions it was given so far.
+    pub(crate) fn started_on(&self, id: ConnId) -> u32 {
+        self.conns.get(id).map_or(0, |conn| conn.started)
     }
 
     /// It ends, and has handed a transaction back untried.
@@ -238,6 +261,10 @@ impl Pool {
         if is_lost && conn.peer.is_some() {
             site.broken = site.broken.saturating_add(1);
         }
+        let (target, source) = (
+            conn.target.clone(),
+            conn.peer.as_ref().and_then(|p| p.source_ip),
+        );
         let mut has_failed = false;
         if is_lost && (conn.peer.is_none() || site.broken >= BROKEN_MAX) {
             let (text, refusal) = seen(&conn.target);
@@ -256,6 +283,10 @@ impl Pool {
         Some(Closed {
             site: site_id,
             has_failed,
+            target,
+            source,
+            started: conn.started,
+            is_told: is_quitting || conn.is_told,
         })
     }
 

@@ -68,6 +68,8 @@ pub(super) struct Conn {
     pub(super) started: u32,
     /// Transactions of which at least one recipient got an answer other than a lost connection.
     pub(super) answered: u32,
+    /// What it ended with has been judged with a transaction.
+    pub(super) is_told: bool,
     pub(super) opened: Mono,
     pub(super) state: State,
 }
@@ -80,6 +82,7 @@ impl Conn {
             peer: None,
             started: 0,
             answered: 0,
+            is_told: false,
             opened: now,
             state: State::Opening,
         }

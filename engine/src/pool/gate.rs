@@ -7,7 +7,7 @@
 
 use super::Pool;
 use super::SiteId;
-use super::conns::{ConnId, State, Working};
+use super::conns::{Conn, ConnId, State, Working};
 use super::limits::{RateLimit, SessionsShare};
 use super::site::Site;
 use crate::clock::{Mono, Now};
@@ -55,6 +55,13 @@ pub(crate) struct OpenPermit {
     pub(super) site: SiteId,
     pub(super) target: Target,
     pub(super) turn: usize,
+}
+
+impl OpenPermit {
+    /// To which site.
+    pub(crate) const fn site(&self) -> SiteId {
+        self.site
+    }
 }
 
 /// A transaction may be started on a connection.
@@ -126,6 +133,13 @@ impl Pool {
         if let Some(halt) = at.halt {
             return Err(halt.binding());
         }
+        if let Some(rest) = site
+            .rests
+            .as_ref()
+            .and_then(|rests| rests.rest(at.now.mono))
+        {
+            return Err(rest);
+        }
         match site.backoff_at(at.now) {
             Some(until) => Err(Binding::SiteBackoff {
                 cause: site.last_failure().into(),
@@ -159,6 +173,9 @@ impl Pool {
         if let Err((limit, wait_ms)) = site.used.may_send(&site.limits, at.now.mono) {
             return busy(rate_binding(limit, wait_ms));
         }
+        if let Some(Err(slow)) = site.rests.as_ref().map(|rests| rests.may_send(at.now.mono)) {
+            return busy(slow);
+        }
         if let Err((limit, wait_ms)) = site.used.may_connect(&site.limits, at.now.mono) {
             return busy(rate_binding(limit, wait_ms));
         }
@@ -179,7 +196,7 @@ impl Pool {
             None => Err(Binding::AddressesResting {
                 cause: site.last_failure().into(),
                 retry_in_s: site
-                    .cool_until()
+                    .cool_until(at.now.mono)
                     .map_or(0, |until| until.ms_since(at.now.mono).div_ceil(1000)),
             }),
         }
@@ -201,7 +218,8 @@ impl Pool {
         }
         let site = self.site(conn.site);
         // What is no longer a target of its site is sent nothing more, however long it would last.
-        let is_over = conn.started >= site.limits.messages_per_session_max
+        let is_over = conn.started >= messages_max(site, at.now.mono)
+            || is_passed_over(site, conn, at.now.mono)
             || at.now.mono.ms_since(conn.opened) >= site.limits.connection_ms_max
             || !site.has_target(conn.target.address);
         if is_over || at.halt == Some(Halt::Stopping) || self.sessions_too_many(site, at.now) > 0 {
@@ -216,6 +234,12 @@ impl Pool {
         if let Err((limit, wait_ms)) = site.used.may_send(&site.limits, at.now.mono) {
             return Err(NoStart::Bound(rate_binding(limit, wait_ms)));
         }
+        if let Some(rests) = &site.rests {
+            if let Some(rest) = rests.rest(at.now.mono) {
+                return Err(NoStart::Bound(rest));
+            }
+            rests.may_send(at.now.mono).map_err(NoStart::Bound)?;
+        }
         Ok(StartPermit {
             conn: id,
             site: conn.site,
@@ -228,8 +252,14 @@ impl Pool {
         let limits = &site.limits;
         let each = limits.sessions_per_mta.unwrap_or(u32::MAX);
         let all = each.saturating_mul(site.addresses_in_use(now.mono));
+        let rests = site.rests.as_ref();
+        let by_rule = rests.and_then(|rests| rests.sessions_max(now.mono));
         let share = SessionsShare {
-            sessions_max: limits.sessions.sessions_max.min(all),
+            sessions_max: limits
+                .sessions
+                .sessions_max
+                .min(all)
+                .min(by_rule.unwrap_or(u32::MAX)),
             ..limits.sessions
         };
         share.of(site.hash, now.unix)
@@ -239,6 +269,22 @@ impl Pool {
     pub(super) fn sessions_too_many(&self, site: &Site, now: Now) -> u32 {
         (site.conns - site.quitting).saturating_sub(self.sessions_max(site, now))
     }
+}
+
+/// Transactions that a session of the site is given.
+fn messages_max(site: &Site, now: Mono) -> u32 {
+    let rests = site.rests.as_ref();
+    let by_rule = rests.and_then(|rests| rests.messages_max(now));
+    by_rule.map_or(site.limits.messages_per_session_max, |most| {
+        most.min(site.limits.messages_per_session_max)
+    })
+}
+
+/// Whether a rule has one of its ends rest.
+fn is_passed_over(site: &Site, conn: &Conn, now: Mono) -> bool {
+    let source = conn.peer.as_ref().and_then(|peer| peer.source_ip);
+    let rests = site.rests.as_ref();
+    rests.is_some_and(|rests| rests.is_passed_over(source, conn.target.address, now))
 }
 
 fn rate_binding(limit: RateLimit, wait_ms: u64) -> Binding {

@@ -2,13 +2,15 @@
 //!
 //! A [`Site`] is what several domains with the same MX hosts share: targets in order of preference,
 //! connections, back-off. [`Pool`] keeps the books of both, here and nowhere else: `site` and `conns`
-//! hold them, `books` is what happens to a connection, `limits` what a site may be sent, `gate` says what
+//! hold them, `books` is what happens to a connection, `limits` what a site may be sent, `rests` what
+//! reply rules take from that, `gate` says what
 //! may be begun. What is sent over a connection is `shard::deliver`'s part.
 
 mod books;
 mod conns;
 mod gate;
 mod limits;
+mod rests;
 mod site;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,8 @@ use conns::{Conns, State};
 pub use gate::OPENING_MAX;
 pub(crate) use gate::{Conditions, Go, Halt, NoStart, OpenPermit, StartPermit};
 pub(crate) use limits::{Limits, LimitsTable, SessionsShare};
+pub(crate) use rests::Told;
+pub use rests::{COUNTED_RULES_MAX, RESTING_ADDRESSES_MAX};
 use site::Mark;
 pub use site::TARGET_COOLDOWN_MS;
 pub(crate) use site::{Failure, Site, SiteKey};
@@ -73,6 +77,9 @@ impl Pool {
             let new = limits.of(site.key.provider());
             site.used.forget_changed(&site.limits, new);
             site.limits = Rc::clone(new);
+            if let Some(rests) = &mut site.rests {
+                rests.renumber();
+            }
         }
         self.limits = limits;
     }
@@ -176,7 +183,9 @@ impl Pool {
         let site = self.site_mut(id);
         let is_cooling = site.cooling.iter().any(|(_, until)| *until > now.mono);
         let is_used = site.bound > 0 || site.conns > 0 || site.is_tended;
-        if site.is_vacant || is_used || is_cooling || site.mark != Mark::None {
+        let rests = site.rests.as_ref();
+        let is_ruled = rests.is_some_and(|rests| !rests.is_over(now.mono));
+        if site.is_vacant || is_used || is_cooling || is_ruled || site.mark != Mark::None {
             return;
         }
         site.is_vacant = true;
@@ -345,6 +354,9 @@ impl Pool {
         site.backoff_until = None;
         site.cooling.clear();
         site.failures = 0;
+        if let Some(rests) = &mut site.rests {
+            rests.lift();
+        }
     }
 
     /// The same for all.

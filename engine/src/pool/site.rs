@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::conns::ConnId;
 use super::limits::{Limits, Used};
+use super::rests::Rests;
 use crate::clock::{Mono, Now};
 use crate::dns::{Target, Targets};
 use crate::schedule::destination::DestinationId;
@@ -82,6 +83,8 @@ pub(crate) struct Site {
     pub(super) limits: Rc<Limits>,
     /// What has been used of their rates.
     pub(super) used: Used,
+    /// What reply rules take from them; few sites have any.
+    pub(super) rests: Option<Box<Rests>>,
     /// From the newest lookup.
     pub(super) targets: Vec<Target>,
     /// Addresses passed over until a time.
@@ -120,6 +123,7 @@ impl Site {
             key,
             limits,
             used: Used::default(),
+            rests: None,
             targets: targets.to_vec(),
             cooling: Vec::new(),
             idle: Vec::new(),
@@ -142,6 +146,11 @@ impl Site {
     /// MX hosts and port.
     pub(crate) fn name(&self) -> &str {
         self.key.as_str()
+    }
+
+    /// The policy's provider.
+    pub(crate) fn provider(&self) -> Option<&str> {
+        self.key.provider()
     }
 
     /// Connections, opening and quitting ones too.
@@ -172,9 +181,11 @@ impl Site {
     }
 
     fn is_cooling(&self, address: SocketAddr, now: Mono) -> bool {
+        let rests = self.rests.as_ref();
         self.cooling
             .iter()
             .any(|(other, until)| *other == address && *until > now)
+            || rests.is_some_and(|rests| rests.is_target_resting(address, now))
     }
 
     /// The target for a new connection: among the most preferred that are not cooling, the one
@@ -203,8 +214,11 @@ impl Site {
     }
 
     /// When the first address that is passed over may be tried again.
-    pub(super) fn cool_until(&self) -> Option<Mono> {
-        self.cooling.iter().map(|(_, until)| *until).min()
+    pub(super) fn cool_until(&self, now: Mono) -> Option<Mono> {
+        let rests = self.rests.as_ref();
+        let by_rule = rests.and_then(|rests| rests.target_rests_until(now));
+        let cooling = self.cooling.iter().map(|(_, until)| *until);
+        cooling.chain(by_rule).min()
     }
 
     /// Passes `address` over for a while.

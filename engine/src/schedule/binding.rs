@@ -44,6 +44,30 @@ pub enum Binding {
         /// Milliseconds until the next may go.
         next_in_ms: u64,
     },
+    /// A reply rule has the site rest.
+    RuleRest {
+        /// File and line of the rule.
+        rule: Box<str>,
+        /// The reply it was about.
+        reply: Box<str>,
+        /// Seconds until the rest ends.
+        rest_in_s: u64,
+    },
+    /// A reply rule lets the site have no more in a time.
+    RuleSlow {
+        /// File and line of the rule.
+        rule: Box<str>,
+        /// The reply it was about.
+        reply: Box<str>,
+        /// So many messages
+        units: u32,
+        /// in so many seconds.
+        per_s: u32,
+        /// Milliseconds until the next may go.
+        next_in_ms: u64,
+        /// Seconds until the rule ends.
+        ends_in_s: u64,
+    },
     /// Connections are being opened.
     Connecting,
     /// The message was put off after an attempt.
@@ -108,6 +132,26 @@ impl fmt::Display for Binding {
                 units,
                 next_in_ms,
             } => write!(f, "{limit} = {units}: the next in {next_in_ms} ms"),
+            Self::RuleRest {
+                rule,
+                reply,
+                rest_in_s,
+            } => write!(
+                f,
+                "rule {rule} has the site rest for another {rest_in_s} s: {reply}"
+            ),
+            Self::RuleSlow {
+                rule,
+                reply,
+                units,
+                per_s,
+                next_in_ms,
+                ends_in_s,
+            } => write!(
+                f,
+                "rule {rule} allows {units} messages in {per_s} s, for another {ends_in_s} s, the next in \
+                 {next_in_ms} ms: {reply}"
+            ),
             Self::Connecting => f.write_str("connecting"),
             Self::Retry {
                 attempts,
@@ -156,6 +200,12 @@ impl Binding {
                 "a transaction that ends; more sessions: sessions_max, see hikyaku policy explain"
             }
             Self::RateMax { .. } => "its time; a higher rate: see hikyaku policy explain",
+            Self::RuleRest { .. } => {
+                "the end of the rest; at once: hikyaku retry; another rest: a rule of your own, see hikyaku policy reply"
+            }
+            Self::RuleSlow { .. } => {
+                "its time; another rate: a rule of your own, see hikyaku policy reply"
+            }
             Self::Connecting => "a session that opens, or fails to",
             Self::Retry { .. } => "its retry time; at once: hikyaku retry",
             Self::Memory => "content in memory that is delivered; more: [limits] memory_bytes_max",

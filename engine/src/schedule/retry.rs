@@ -42,6 +42,11 @@ impl RetrySchedule {
             .or(self.delays_s.last())
             .copied()
             .unwrap_or(300);
+        self.spread_s(delay, random)
+    }
+
+    /// A wait of about `delay` seconds.
+    pub fn spread_s(&self, delay: u32, random: &mut Random) -> u32 {
         let spread = u64::from(delay) * u64::from(self.jitter_percent.min(99)) / 100;
         (u64::from(delay) - spread + random.below(2 * spread + 1)).max(1) as u32
     }

@@ -10,15 +10,16 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::content::{Given, Held, Purpose};
-use super::settle::{Context, Unconnected};
+use super::judge::Context;
+use super::settle::Unconnected;
 use super::{Action, Cause, Delivery, Settings, ShardCore};
 use crate::clock::Now;
 use crate::dns::Target;
 use crate::ids::{ShardId, TransactionToken};
 use crate::phase::Phase;
 use crate::pool::{
-    Closed, Conditions, ConnId, Failure, Go, Halt, Limits, LimitsTable, NoStart, OpenPermit,
-    PeerInfo, SessionsShare, SiteId, StartPermit,
+    Conditions, ConnId, Failure, Go, Halt, Limits, LimitsTable, NoStart, OpenPermit, PeerInfo,
+    SessionsShare, SiteId, StartPermit,
 };
 use crate::schedule::Binding;
 use crate::schedule::index::EntryId;
@@ -122,17 +123,23 @@ impl ShardCore {
     }
 
     fn open(&mut self, permit: OpenPermit, now: Now) {
+        let site = permit.site();
         let opened = self.pool.open(permit, now.mono);
-        let source = source_address(
-            &self.settings.source_addresses,
-            opened.target.address.ip(),
-            opened.turn,
-        );
+        let source = self.source_for(site, opened.target.address.ip(), opened.turn, now);
         self.actions.push(Action::Connect {
             conn: opened.conn,
             target: opened.target,
             source,
         });
+    }
+
+    /// Our address for a connection, of those that do not rest at the site.
+    fn source_for(&self, site: SiteId, target: IpAddr, turn: usize, now: Now) -> Option<IpAddr> {
+        let ours = self.settings.source_addresses.iter().copied();
+        let awake: Vec<IpAddr> = ours
+            .filter(|source| !self.pool.is_source_resting(site, *source, now.mono))
+            .collect();
+        source_address(&awake, target, turn)
     }
 
     fn quit(&mut self, conn: ConnId) {
@@ -256,7 +263,7 @@ impl ShardCore {
             peer,
             target: Some(target),
         });
-        self.settle(delivery, &results, context, now);
+        self.settle(id, delivery, &results, context, now);
         self.assign(id, now);
     }
 
@@ -273,18 +280,19 @@ impl ShardCore {
     }
 
     pub(super) fn closed(&mut self, id: ConnId, phase: Phase, cause: Cause, now: Now) {
-        let Cause { text, reply } = cause;
+        let Cause { text, reply } = cause.clone();
         let seen = |target: &Target| {
             let text = format!("{} [{}] {phase}: {text}", target.host, target.address);
             (text.into(), reply)
         };
-        match self.pool.closed(id, seen, now.mono) {
-            Some(Closed {
-                site,
-                has_failed: true,
-            }) => self.site_failed(site, phase, now),
-            Some(Closed { site, .. }) => self.pool.mark(site),
-            None => {}
+        let Some(closed) = self.pool.closed(id, seen, now.mono) else {
+            return;
+        };
+        self.judge_closed(&closed, phase, &cause, now);
+        if closed.has_failed {
+            self.site_failed(closed.site, phase, now);
+        } else {
+            self.pool.mark(closed.site);
         }
     }
 

@@ -14,6 +14,7 @@
 //! - `content`: octets kept in memory, read back, waiting for room;
 //! - `deliver`: sites to connections, connections to transactions;
 //! - `settle`: each recipient's outcome into the queue log, the delivery log and the counters;
+//! - `judge`: what reply rules make of what a peer said;
 //! - `notice`: the notification to the sender of what failed;
 //! - `idle`: destinations that have no mail, and how many of them are kept;
 //! - `replay`: the index after a restart;
@@ -35,6 +36,7 @@ mod durable;
 mod event;
 mod handover;
 mod idle;
+mod judge;
 mod lookup;
 mod message;
 mod notice;
@@ -63,14 +65,13 @@ pub use peer::ShardMessage;
 pub use unread::UnreadSegment;
 pub use view::{DestinationView, ShardStatus, Why};
 
-use crate::bounce::Classifier;
 use crate::clock::{Now, UnixMs};
 use crate::counters::{Counter, Counters};
 use crate::dns::{DnsPolicy, OwnNames};
 use crate::dsn::DsnReturn;
 use crate::ids::{QueueId, QueueIds, ShardId, TransactionToken};
 use crate::memory::Permit;
-use crate::policy::Policy;
+use crate::policy::{Policy, ReplyRules};
 use crate::pool::Pool;
 use crate::random::Random;
 use crate::route::RouteTable;
@@ -158,8 +159,8 @@ pub struct Settings {
     pub counter_groups_max: u32,
     /// How often counts are made durable, milliseconds.
     pub counter_save_ms: u64,
-    /// What replies mean.
-    pub classifier: Arc<Classifier>,
+    /// What replies mean, and what is done about them.
+    pub rules: Arc<ReplyRules>,
 }
 
 /// A delivery that is on its way: with a connection, or waiting for its record.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::settle::Settled;
+use super::judge::{Again, Settled};
 use super::{Message, ShardCore, Stored, Submission};
 use crate::clock::Now;
 use crate::dsn::{self, Diagnostic, DsnRecipient, DsnRequest};
@@ -24,6 +24,8 @@ const RETURNED_BYTES_MAX: usize = 256 * 1024;
 pub(super) struct Notice {
     pub(super) entry: EntryId,
     pub(super) outcomes: Vec<(u16, OutcomeKind)>,
+    /// When what was deferred beside them is tried again.
+    pub(super) again: Again,
 }
 
 /// Those whose notification is being stored.
@@ -106,7 +108,7 @@ impl ShardCore {
             return;
         };
         if result == Stored::Durable {
-            self.record(notice.entry, &notice.outcomes, now);
+            self.record(notice.entry, &notice.outcomes, notice.again, now);
             return;
         }
         // Delivered ones are done all the same; the failed are tried again, and so is the notice.
@@ -118,7 +120,7 @@ impl ShardCore {
                 kind => (*recipient, *kind),
             })
             .collect();
-        self.record(notice.entry, &outcomes, now);
+        self.record(notice.entry, &outcomes, notice.again, now);
     }
 }
 

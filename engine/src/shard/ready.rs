@@ -126,7 +126,9 @@ impl ShardCore {
     /// The next mail of a site's destinations, which take turns: an entry, or as much of it as one
     /// transaction takes.
     pub(super) fn next_entry(&mut self, site_id: SiteId, now: Now) -> Option<EntryId> {
-        self.next_part(site_id, self.settings.recipients_per_message_max, now)
+        let most = self.settings.recipients_per_message_max;
+        let by_rule = self.pool.recipients_max(site_id, now.mono);
+        self.next_part(site_id, by_rule.map_or(most, |max| max.min(most)), now)
     }
 
     /// As [`Self::next_entry`], with all the recipients that are left of it.

@@ -9,14 +9,16 @@ use std::rc::Rc;
 
 use super::accept::Origin;
 use super::content::{Given, Purpose};
+use super::judge::{Again, Context, Settled};
 use super::notice::Notice;
 use super::{Delivery, Message, ShardCore};
+use crate::bounce::Reason;
 use crate::clock::{Now, UnixMs};
 use crate::counters::Counter;
 use crate::delivery_log::LogRecord;
 use crate::dns::{DnsFailure, DnsTrouble, Target};
 use crate::phase::Phase;
-use crate::pool::PeerInfo;
+use crate::pool::ConnId;
 use crate::queue::record::{OutcomeKind, OutcomeState};
 use crate::schedule::destination::{DestinationId, Lookup};
 use crate::schedule::index::EntryId;
@@ -70,46 +72,17 @@ impl Unconnected {
     }
 }
 
-/// The connection an outcome came over.
-#[derive(Debug, Default)]
-pub(super) struct Context {
-    pub(super) peer: Option<Rc<PeerInfo>>,
-    pub(super) target: Option<Target>,
-}
-
-/// One recipient's outcome.
-pub(super) struct Settled {
-    /// Its place within the entry.
-    pub(super) recipient: u16,
-    pub(super) kind: OutcomeKind,
-    phase: Option<Phase>,
-    pub(super) reply: Reply,
-}
-
 impl ShardCore {
     /// A transaction is through.
     pub(super) fn settle(
         &mut self,
+        conn: ConnId,
         delivery: Delivery,
         results: &[RecipientResult],
         context: Context,
         now: Now,
     ) {
-        let settled: Vec<Settled> = delivery
-            .recipients
-            .iter()
-            .zip(results)
-            .map(|(recipient, result)| Settled {
-                recipient: *recipient,
-                kind: match result.outcome {
-                    RecipientOutcome::Delivered => OutcomeKind::Delivered,
-                    RecipientOutcome::Deferred | RecipientOutcome::Lost => OutcomeKind::Deferred,
-                    RecipientOutcome::Failed => OutcomeKind::Failed,
-                },
-                phase: Some(result.phase),
-                reply: result.reply.clone(),
-            })
-            .collect();
+        let (settled, again) = self.judge_results(conn, &delivery, results, &context, now);
         let recipients = delivery.recipients.len() as u32;
         self.mail
             .answered(delivery.entry, recipients, &mut self.counters);
@@ -122,7 +95,8 @@ impl ShardCore {
         self.log_outcomes(&delivery, &settled, &context, now);
         self.note_reply(delivery.destination, &settled, &context);
         let remote_mta = context.target.as_ref().map(|target| &*target.host);
-        self.conclude(delivery.entry, &delivery.message, &settled, remote_mta, now);
+        let id = delivery.entry;
+        self.conclude(id, &delivery.message, &settled, remote_mta, again, now);
     }
 
     /// Settles all open recipients of an entry in flight that no connection was found for.
@@ -162,15 +136,19 @@ impl ShardCore {
             Unconnected::Expired => {}
         }
         let recipients = self.mail.open_places(id);
-        let settled = recipients
+        let mut settled = recipients
             .iter()
             .map(|recipient| Settled {
                 recipient: *recipient,
                 kind: unconnected.outcome(),
                 phase: unconnected.phase(),
                 reply: reply.clone(),
+                reason: None,
             })
             .collect::<Vec<_>>();
+        for one in &mut settled {
+            self.judge_unconnected(destination, one);
+        }
         let delivery = Delivery {
             entry: id,
             recipients,
@@ -187,7 +165,7 @@ impl ShardCore {
         let context = Context { peer: None, target };
         self.log_outcomes(&delivery, &settled, &context, now);
         self.note_reply(destination, &settled, &context);
-        self.conclude(id, message, &settled, None, now);
+        self.conclude(id, message, &settled, None, Again::Scheduled, now);
     }
 
     pub(super) fn unconnected_reply(
@@ -246,6 +224,7 @@ impl ShardCore {
         message: &Rc<Message>,
         settled: &[Settled],
         remote_mta: Option<&str>,
+        again: Again,
         now: Now,
     ) {
         let outcomes: Vec<(u16, OutcomeKind)> = settled
@@ -263,16 +242,25 @@ impl ShardCore {
         };
         match notice {
             Some(submission) => {
-                let entry = id;
-                let notice = self.notices.add(Notice { entry, outcomes });
+                let notice = self.notices.add(Notice {
+                    entry: id,
+                    outcomes,
+                    again,
+                });
                 self.route(Origin::Notice(notice), submission, now);
             }
-            None => self.record(id, &outcomes, now),
+            None => self.record(id, &outcomes, again, now),
         }
     }
 
     /// Writes outcomes to the queue log and moves the entry on: out of the queue, or to its retry.
-    pub(super) fn record(&mut self, id: EntryId, outcomes: &[(u16, OutcomeKind)], now: Now) {
+    pub(super) fn record(
+        &mut self,
+        id: EntryId,
+        outcomes: &[(u16, OutcomeKind)],
+        again: Again,
+        now: Now,
+    ) {
         let entry = self.mail.get(id);
         let (queue_id, segment) = (entry.queue_id, entry.placement.segment);
         let (first, attempts) = (entry.recipient_first, entry.attempts);
@@ -281,7 +269,11 @@ impl ShardCore {
         } else {
             let destination = self.mail.get(id).destination;
             let retry = self.retry_of(destination).into_owned();
-            self.mail.seconds(now) + retry.delay_s(attempts, &mut self.random)
+            self.mail.seconds(now)
+                + match again {
+                    Again::Scheduled => retry.delay_s(attempts, &mut self.random),
+                    Again::After(wait_s) => retry.spread_s(wait_s, &mut self.random),
+                }
         };
         for run in outcomes.chunk_by(|a, b| a.1 == b.1 && a.0 + 1 == b.0) {
             let kind = run[0].1;
@@ -385,10 +377,7 @@ impl ShardCore {
         let peer = context.peer.as_deref();
         for one in settled {
             let recipient = &message.recipients()[first + usize::from(one.recipient)];
-            let verdict = match one.kind {
-                OutcomeKind::Delivered => "",
-                _ => self.classify(one, site, destination.domain.as_str()),
-            };
+            let class = one.reason.map_or("", Reason::as_str);
             self.store.log.push(&LogRecord {
                 message_id: message.message_id.as_deref().unwrap_or("").as_bytes(),
                 group: message.group.as_deref().unwrap_or("").as_bytes(),
@@ -398,7 +387,7 @@ impl ShardCore {
                 domain: destination.domain.as_str().as_bytes(),
                 site: site.as_bytes(),
                 attempt: u32::from(entry.attempts),
-                class: verdict.as_bytes(),
+                class: class.as_bytes(),
                 phase: one.phase,
                 code: Some(one.reply.code),
                 enhanced: one.reply.enhanced,
@@ -419,20 +408,6 @@ impl ShardCore {
                 ..LogRecord::new(now.unix, message.queue_id, one.kind, self.me)
             });
         }
-    }
-}
-
-impl ShardCore {
-    fn classify(&self, one: &Settled, site: &str, domain: &str) -> &'static str {
-        let classifier = &self.settings.classifier;
-        let provider = classifier
-            .provider_of(site)
-            .or_else(|| classifier.provider_of(domain));
-        let reply = &one.reply;
-        let code = Some(reply.code);
-        let (reason, _) =
-            classifier.classify(code, reply.enhanced, &reply.text, one.phase, provider);
-        reason.as_str()
     }
 }
 

@@ -167,6 +167,7 @@ impl ShardCore {
             binding @ (Binding::Stopping
             | Binding::DiskTrouble
             | Binding::DnsTrouble { .. }
+            | Binding::RuleRest { .. }
             | Binding::SiteBackoff { .. }) => Some(binding),
             _ => None,
         }

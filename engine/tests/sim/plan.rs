@@ -3,10 +3,10 @@
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
-use engine::bounce::Classifier;
 use engine::dns::DnsPolicy;
 use engine::dsn::DsnReturn;
 use engine::net::IpFamily;
+use engine::policy::ReplyRules;
 use engine::random::Random;
 use engine::schedule::retry::RetrySchedule;
 use engine::schedule::steady::TRIAL_MS;
@@ -37,9 +37,9 @@ pub(crate) struct Faults {
     pub(crate) sector: u64,
 }
 
-pub(crate) fn classifier() -> Arc<Classifier> {
-    static BUILTIN: OnceLock<Arc<Classifier>> = OnceLock::new();
-    Arc::clone(BUILTIN.get_or_init(|| Arc::new(Classifier::builtin())))
+pub(crate) fn rules() -> Arc<ReplyRules> {
+    static BUILTIN: OnceLock<Arc<ReplyRules>> = OnceLock::new();
+    Arc::clone(BUILTIN.get_or_init(|| Arc::new(ReplyRules::builtin())))
 }
 
 pub(crate) fn settings(random: &mut Random) -> Settings {
@@ -82,7 +82,7 @@ pub(crate) fn settings(random: &mut Random) -> Settings {
         counter_domains_max: 100,
         counter_groups_max: 100,
         counter_save_ms: 10_000,
-        classifier: classifier(),
+        rules: rules(),
     }
 }
 

@@ -8,4 +8,5 @@ mod outside;
 mod policy;
 mod recipients;
 mod relay;
+mod rules;
 mod sites;

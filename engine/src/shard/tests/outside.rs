@@ -58,7 +58,9 @@ impl Relay {
                 source,
             } => {
                 let target = target.address;
-                self.connects.push(Connect { source, target });
+                let ends = Connect { source, target };
+                self.connects.push(ends);
+                self.ends.insert(conn, ends);
                 return Some(self.connect(conn));
             }
             Action::Start { conn, transaction } => return self.start(conn, transaction),
@@ -71,6 +73,7 @@ impl Relay {
             }
             Action::Report { line } if line.contains("wall clock has leapt") => self.leaps += 1,
             Action::Report { line } if line.starts_with("queue write failed") => {}
+            Action::Report { line } if line.contains(": rule ") => self.alerts.push(line),
             Action::Report { line } => panic!("{line}"),
             disk => return self.carry_out_on_disk(disk),
         }
@@ -139,15 +142,40 @@ impl Relay {
                 phase: Phase::Greeting,
                 cause,
             },
-            Peers::Take | Peers::Hold | Peers::Break => Event::Connected {
+            Peers::Take | Peers::Hold | Peers::Break | Peers::Say(_) => Event::Connected {
                 conn,
-                peer: Rc::new(PeerInfo::default()),
+                peer: Rc::new(PeerInfo {
+                    source_ip: self.ends[&conn].source,
+                    ..PeerInfo::default()
+                }),
             },
         }
     }
 
     fn start(&mut self, conn: ConnId, transaction: OutboundTransaction) -> Option<Event> {
-        match self.peers {
+        self.sent.push(transaction.recipients.len());
+        match self.peers.clone() {
+            Peers::Say(said)
+                if said
+                    .only
+                    .is_none_or(|ip| ip == self.ends[&conn].target.ip()) =>
+            {
+                let enhanced = said.text.split(' ').find_map(EnhancedStatus::parse);
+                let reply = Reply {
+                    code: crate::smtp::reply::known(said.code),
+                    enhanced,
+                    text: match enhanced {
+                        Some(_) => said.text.split_once(' ').unwrap().1.into(),
+                        None => said.text.into(),
+                    },
+                };
+                let outcome = match said.code {
+                    500.. => RecipientOutcome::Failed,
+                    _ => RecipientOutcome::Deferred,
+                };
+                self.finish(conn, &transaction, outcome, said.phase, reply);
+                Some(Event::CanStart { conn })
+            }
             Peers::Hold => {
                 self.held.push((conn, transaction));
                 None
@@ -162,7 +190,7 @@ impl Relay {
                     cause: "lost".into(),
                 })
             }
-            Peers::Take | Peers::Refuse(_) => {
+            Peers::Take | Peers::Refuse(_) | Peers::Say(_) => {
                 self.take(conn, &transaction);
                 Some(Event::CanStart { conn })
             }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use super::super::settle::Unconnected;
 use super::super::{Cause, Event, PartMessage, Settings, ShardCore, Stored, Submission};
 use crate::address::{Address, Domain};
-use crate::bounce::Classifier;
 use crate::clock::{Mono, Now, UnixMs};
 use crate::counters::Counter;
 use crate::delivery_log::read_batch;
@@ -20,6 +19,7 @@ use crate::ids::{SegmentId, SessionTicket, ShardId, SplitId};
 use crate::keys::{KeyRing, MasterKey};
 use crate::net::IpFamily;
 use crate::phase::Phase;
+use crate::policy::ReplyRules;
 use crate::pool::ConnId;
 use crate::schedule::Binding;
 use crate::schedule::retry::RetrySchedule;
@@ -40,9 +40,22 @@ pub(super) enum Peers {
     Refuse(Cause),
     /// They greet, and are lost within each transaction.
     Break,
+    /// They greet, and say this to each transaction; those at other addresses than this one take it.
+    Say(Said),
+}
+
+/// What a peer says to a transaction.
+#[derive(Clone)]
+pub(super) struct Said {
+    pub(super) phase: Phase,
+    pub(super) code: u16,
+    pub(super) text: String,
+    /// Who of them says it; the others take what they are given.
+    pub(super) only: Option<IpAddr>,
 }
 
 /// A connection that was asked for.
+#[derive(Clone, Copy)]
 pub(super) struct Connect {
     pub(super) source: Option<IpAddr>,
     pub(super) target: SocketAddr,
@@ -78,6 +91,12 @@ pub(super) struct Relay {
     /// Delivery log segments that were begun.
     pub(super) logs: Vec<SegmentId>,
     pub(super) connects: Vec<Connect>,
+    /// Where each leads and from where.
+    pub(super) ends: HashMap<ConnId, Connect>,
+    /// How many recipients each transaction had.
+    pub(super) sent: Vec<usize>,
+    /// What an operator was told, but for leaps and failing writes.
+    pub(super) alerts: Vec<String>,
     /// What the resolver was asked; what it has not answered, as long as it hangs.
     pub(super) questions: Vec<Question>,
     /// Recipients taken by peers.
@@ -131,7 +150,7 @@ pub(super) fn settings() -> Settings {
         counter_domains_max: 100,
         counter_groups_max: 10,
         counter_save_ms: 10_000,
-        classifier: Arc::new(Classifier::builtin()),
+        rules: Arc::new(ReplyRules::builtin()),
     }
 }
 
@@ -178,6 +197,9 @@ impl Relay {
             next_message: 0,
             logs: Vec::new(),
             connects: Vec::new(),
+            ends: HashMap::new(),
+            sent: Vec::new(),
+            alerts: Vec::new(),
             questions: Vec::new(),
             delivered: 0,
             leaps: 0,
@@ -319,6 +341,26 @@ impl Relay {
             text: text.into(),
         };
         self.peers = Peers::Refuse(ClientError::Refused(reply).into());
+    }
+
+    /// From now on, to each transaction.
+    pub(super) fn peers_say(&mut self, phase: Phase, code: u16, text: &str) {
+        self.peers = Peers::Say(Said {
+            phase,
+            code,
+            text: text.to_owned(),
+            only: None,
+        });
+    }
+
+    /// From now on, of those at this address.
+    pub(super) fn peer_says(&mut self, only: &str, phase: Phase, code: u16, text: &str) {
+        self.peers = Peers::Say(Said {
+            phase,
+            code,
+            text: text.to_owned(),
+            only: Some(only.parse().unwrap()),
+        });
     }
 
     /// From now on.
