@@ -123,7 +123,9 @@ pub(crate) fn run(site: &Site, args: &ShardArgs, format: Format) -> Result<(), F
         Command::Segments(select) => segment_rows(site, select, format),
         Command::Records(records) => record_rows(site, records, format),
         Command::Show(show) => show::run(site, show, format),
-        Command::Verify(select) => verify::run(site, &select.files(site)?, format),
+        Command::Verify(select) => {
+            verify::run(site, &select.files(site)?, &list_all(site)?, format)
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod few_descriptors;
 mod harness;
 mod hostile_clients;
 mod locked_memory;
+mod missing_segments;
 mod nothing_readable;
 mod odd_servers;
 mod own_log;

@@ -66,6 +66,8 @@ struct Usage {
     damaged: bool,
     /// Cannot be read: never chosen.
     unreadable: bool,
+    /// Its file may never have been made.
+    is_given_up: bool,
 }
 
 impl Usage {
@@ -206,6 +208,7 @@ impl SegmentSet {
     /// there is one, may go.
     pub fn given_up(&mut self, segment: SegmentId) {
         if let Some(usage) = self.segments.get_mut(&segment) {
+            usage.is_given_up = true;
             self.kept_bytes -= usage.note_bytes;
             usage.note_bytes = 0;
             usage.notes.clear();
@@ -355,6 +358,17 @@ impl SegmentSet {
     /// The segment being written.
     pub const fn writing(&self) -> Option<SegmentId> {
         self.writing
+    }
+
+    /// Segments that have a file, rising.
+    pub fn with_file(&self) -> impl Iterator<Item = SegmentId> + '_ {
+        let with_file = self.segments.iter().filter(|(_, usage)| !usage.is_given_up);
+        with_file.map(|(segment, _)| *segment)
+    }
+
+    /// Whether `segment` is the newest: then no other says that it should be there.
+    pub fn is_newest(&self, segment: SegmentId) -> bool {
+        self.segments.last_key_value().map(|(newest, _)| *newest) == Some(segment)
     }
 
     /// Free files at hand.

@@ -19,9 +19,6 @@ use crate::queue::survivors::runs_of;
 use crate::schedule::index::{EntryId, State};
 use crate::store::{Awaited, Mark};
 
-/// Blob kind that marks the end of a compaction's copies.
-const BLOB_COMPACTED: u16 = 2;
-
 /// Ticks for which nothing is compacted or removed after that failed: some seconds.
 const TASK_REST_TICKS: u32 = 50;
 
@@ -83,7 +80,15 @@ impl ShardCore {
             {
                 self.store.queue.set.task_dropped();
             }
-            Some(Task::Remove(segment)) => self.retire_counted(segment, false),
+            Some(Task::Remove(segment)) if self.store.queue.set.is_newest(segment) => {
+                self.store.queue.goes_unnoted(segment);
+                self.retire_counted(segment, false);
+            }
+            // That it may go is noted first, lest the next start miss it.
+            Some(Task::Remove(segment)) => {
+                self.store.queue.compaction_begun();
+                self.compact_read(segment, Ok(()), now);
+            }
             Some(Task::Compact(segment)) => {
                 self.store.queue.compaction_begun();
                 self.actions.push(Action::Compact { segment });
@@ -267,18 +272,12 @@ impl ShardCore {
 
     /// The segment is read through, or could not be. It is removed when what was copied is durable.
     pub fn compact_read(&mut self, segment: SegmentId, result: Result<(), String>, now: Now) {
-        let mark = Record::Blob {
-            kind: BLOB_COMPACTED,
-            bytes: &segment.0.to_le_bytes(),
-        };
         let fault = match result {
             Ok(()) if self.store.queue.is_failing() => Some("writing fails".to_owned()),
-            Ok(()) => self
-                .store
-                .queue
-                .append(&mark, now)
-                .err()
-                .map(|error| error.to_string()),
+            Ok(()) => {
+                let noted = self.store.queue.append_may_go(segment, now);
+                noted.err().map(|error| error.to_string())
+            }
             Err(why) => Some(why),
         };
         match fault {
@@ -293,10 +292,11 @@ impl ShardCore {
         }
     }
 
-    /// All copies out of the segment are durable.
+    /// All copies out of the segment are durable, and that it may go.
     pub(super) fn compacted(&mut self, segment: SegmentId) {
+        let has_copies = self.store.queue.set.task() == Some(Task::Compact(segment));
         if self.store.queue.is_compacted(segment) {
-            self.retire_counted(segment, true);
+            self.retire_counted(segment, has_copies);
         } else {
             // Something could not be copied: not settled yet, or a write failed. It is tried again.
             self.task_failed();

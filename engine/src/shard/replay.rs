@@ -15,6 +15,7 @@ use crate::clock::{Now, UnixMs};
 use crate::counters::Counter;
 use crate::ids::{AdoptedPart, HandoverId, QueueId, SegmentId};
 use crate::keys::KeyRing;
+use crate::queue::chain::{Broken, Chain};
 use crate::queue::record::{About, Message as MessageRecord, Moved, Outcome, OutcomeState, Record};
 use crate::queue::replay::Summary;
 use crate::queue::segment::Placement;
@@ -50,6 +51,10 @@ pub(super) struct Moves {
     pub(super) replay_from: Option<usize>,
     pub(super) replaying: bool,
     pub(super) replayed: Replayed,
+    /// Which segments of earlier runs there should be, until that is known.
+    chain: Option<Chain>,
+    /// Those that are missing or cut off.
+    pub(super) broken: Vec<Broken>,
     /// Segments of earlier runs that are to be read again.
     pub(super) unread: Vec<super::UnreadSegment>,
     pub(super) leaving: Leaving,
@@ -68,6 +73,8 @@ impl Moves {
             replay_from: None,
             replaying: true,
             replayed: Replayed::default(),
+            chain: Some(Chain::default()),
+            broken: Vec::new(),
             unread: Vec::new(),
             leaving: Leaving::default(),
             task_rest_ticks: 0,
@@ -80,6 +87,9 @@ impl ShardCore {
     pub fn found_files(&mut self, segments: &[(SegmentId, u64)], free: &[u64]) {
         for (segment, file_bytes) in segments {
             self.store.queue.set.found(*segment, *file_bytes);
+            if let Some(chain) = &mut self.moves.chain {
+                chain.found(*segment);
+            }
         }
         for file_bytes in free {
             self.store.queue.set.free_found(*file_bytes);
@@ -89,6 +99,9 @@ impl ShardCore {
     /// A segment that cannot be read at all; its file stays where it is.
     pub fn replay_unreadable(&mut self, segment: SegmentId, why: &str) {
         self.store.queue.set.unreadable(segment);
+        if let Some(chain) = &mut self.moves.chain {
+            chain.gap();
+        }
         self.report(format!(
             "queue segment {:08} cannot be read: {why}; the file is kept",
             segment.0
@@ -159,12 +172,23 @@ impl ShardCore {
                     self.replay_outcome(&Outcome { about, state }, false);
                 }
             }
-            Record::Blob { .. } | Record::Seal(_) => {}
+            Record::Blob { kind, bytes } => {
+                if let Some(chain) = &mut self.moves.chain {
+                    chain.blob(placement.segment, *kind, bytes);
+                }
+            }
+            Record::Seal(_) => {}
         }
     }
 
     /// The segment is read through; damage in it is reported and its file kept.
     pub fn replay_segment_done(&mut self, segment: SegmentId, summary: &Summary) {
+        if let Some(chain) = &mut self.moves.chain {
+            chain.ended(segment, &summary.end);
+            if !summary.damage.is_empty() {
+                chain.gap();
+            }
+        }
         for damage in &summary.damage {
             self.report(format!(
                 "queue segment {:08}: bytes {} to {} are damaged ({}); the file is kept, see \
@@ -181,6 +205,33 @@ impl ShardCore {
     pub fn replay_done(&mut self) {
         self.moves.replaying = false;
         self.moves.replay_from = Some(0);
+        self.tell_broken();
+    }
+
+    /// Tells which segments are missing or cut off, once all that others say of them is read.
+    pub(super) fn tell_broken(&mut self) {
+        let unread = &self.moves.unread;
+        if self.moves.replaying || unread.iter().any(|unread| unread.folder == self.me) {
+            return;
+        }
+        let Some(chain) = self.moves.chain.take() else {
+            return;
+        };
+        let why = if chain.has_gap() {
+            "unless that stood in what cannot be read, mail is lost"
+        } else {
+            "mail may be lost: was an older copy of the data directory put back?"
+        };
+        self.moves.broken = chain.broken();
+        for broken in self.moves.broken.clone() {
+            let segment = broken.segment().0;
+            self.report(format!("queue segment {segment:08} {broken}; {why}"));
+        }
+    }
+
+    /// Segments of earlier runs that are missing or cut off.
+    pub fn broken_segments(&self) -> &[Broken] {
+        &self.moves.broken
     }
 
     fn replay_id(&mut self, queue_id: QueueId) {

@@ -82,6 +82,7 @@ impl ShardCore {
                 "queue segment {:08} of shard {} can be read again",
                 segment.0, folder.0
             ));
+            self.tell_broken();
         }
     }
 

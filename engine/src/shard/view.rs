@@ -45,6 +45,8 @@ pub struct ShardStatus {
     pub unread: Vec<UnreadSegment>,
     /// Bytes of those that are this shard's own.
     pub unread_bytes: u64,
+    /// Segments of earlier runs that are missing or cut off.
+    pub broken_segments: u64,
     /// Delivery log lines lost to a failing disk.
     pub log_dropped_lines: u64,
     /// Why no mail is accepted, or empty.
@@ -107,6 +109,7 @@ impl ShardCore {
             segments: self.store.queue.set.usage().count() as u64,
             unread: self.unread_segments(),
             unread_bytes: self.unread_bytes(),
+            broken_segments: self.moves.broken.len() as u64,
             log_dropped_lines: self.store.log.dropped_lines(),
             overload: self.overload().map_or("", |overload| match overload {
                 crate::smtp::server::Overload::Disk => "disk",

@@ -25,6 +25,7 @@ use super::{
 use crate::clock::{Mono, Now};
 use crate::ids::{HandoverId, QueueId, SegmentId, ShardId};
 use crate::keys::KeyRing;
+use crate::queue::chain::{BLOB_MANIFEST, BLOB_MAY_GO, manifest};
 use crate::queue::cipher::{SegmentCipher, Stream};
 use crate::queue::record::{About, Outcome, Record};
 use crate::queue::segment::{AppendError, Placement, SegmentHeader, SegmentWriter};
@@ -86,6 +87,10 @@ pub struct GroupCommit<T> {
     begin: HashMap<SegmentId, bool>,
     /// Something that the compaction under way was to copy was not: its segment must stay.
     compaction_fault: bool,
+    /// The segment that is about to go: no manifest lists it.
+    going: Option<SegmentId>,
+    /// The segment written before, and where it ended.
+    before: Option<(SegmentId, u32)>,
     /// No segment may go before the outcomes of [`Mark::Strays`] are durable.
     strays_waiting: bool,
     /// What each segment holds, and which may go.
@@ -108,6 +113,8 @@ impl<T> GroupCommit<T> {
             full: false,
             begin: HashMap::new(),
             compaction_fault: false,
+            going: None,
+            before: None,
             strays_waiting: false,
             set: SegmentSet::new(segment_bytes),
         }
@@ -152,22 +159,58 @@ impl<T> GroupCommit<T> {
     /// # Errors
     /// [`AppendError`] if it is too large for any segment.
     pub fn append(&mut self, record: &Record<'_>, now: Now) -> Result<Placement, AppendError> {
-        let placement = match self.tail.writer(&mut self.maker, now.unix).append(record) {
+        let placement = match self.writer(now)?.append(record) {
             Err(AppendError::Full { .. }) => {
                 self.roll();
-                self.tail.writer(&mut self.maker, now.unix).append(record)?
+                self.writer(now)?.append(record)?
             }
             other => other?,
         };
-        if let Some(segment) = self.tail.begun.take() {
-            let reuse = self.set.free_files() > 0;
-            self.begin.insert(segment, reuse);
-            self.set
-                .began(segment, u64::from(self.tail.segment_bytes), reuse);
-        }
         self.filling.since.get_or_insert(now.mono);
         self.filling.bytes += placement.bytes as usize;
         Ok(placement)
+    }
+
+    /// Notes that a segment may go.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn append_may_go(&mut self, segment: SegmentId, now: Now) -> Result<(), AppendError> {
+        let note = Record::Blob {
+            kind: BLOB_MAY_GO,
+            bytes: &segment.0.to_le_bytes(),
+        };
+        self.append(&note, now)?;
+        self.going = Some(segment);
+        Ok(())
+    }
+
+    /// The newest segment goes: none that is begun from now on says that it should be there.
+    pub const fn goes_unnoted(&mut self, segment: SegmentId) {
+        self.going = Some(segment);
+    }
+
+    /// The segment that is written to; one that is begun says first which others there are.
+    fn writer(&mut self, now: Now) -> Result<&mut SegmentWriter, AppendError> {
+        self.tail.writer(&mut self.maker, now.unix);
+        let Some(segment) = self.tail.begun.take() else {
+            return Ok(self.tail.writer(&mut self.maker, now.unix));
+        };
+        // What was noted of it may stand in a segment that is itself gone by the next start.
+        let going = self.going;
+        let others = self.set.with_file().filter(|other| Some(*other) != going);
+        let there = manifest(self.before.take(), others);
+        let reuse = self.set.free_files() > 0;
+        self.begin.insert(segment, reuse);
+        let segment_bytes = u64::from(self.tail.segment_bytes);
+        self.set.began(segment, segment_bytes, reuse);
+        let writer = self.tail.writer(&mut self.maker, now.unix);
+        let manifest = Record::Blob {
+            kind: BLOB_MANIFEST,
+            bytes: &there,
+        };
+        self.filling.bytes += writer.append(&manifest)?.bytes as usize;
+        Ok(writer)
     }
 
     /// The message appended at `placement` is live; `ticket` comes back when it is durable or failed.
@@ -349,6 +392,8 @@ impl<T> GroupCommit<T> {
     fn batch_failed(&mut self, flying: Flying<T>, error: &DiskError, now: Now) -> Failed<T> {
         self.full = *error == DiskError::Full;
         self.failing_until = Some(now.mono.plus_ms(self.rest_ms()));
+        // Where it ends nobody knows.
+        self.before = None;
         // What is durable in these segments will still be read.
         let rolled = std::mem::take(&mut self.rolled);
         for writer in self.tail.leave().into_iter().chain(rolled) {
@@ -368,7 +413,10 @@ impl<T> GroupCommit<T> {
         self.filling = again;
         for one in &awaited {
             match one {
-                Awaited::Mark(Mark::Compacted(_)) => self.set.task_failed(),
+                Awaited::Mark(Mark::Compacted(_)) => {
+                    self.set.task_failed();
+                    self.going = None;
+                }
                 Awaited::Mark(Mark::Strays) => self.await_mark(Mark::Strays),
                 Awaited::Mark(Mark::HandedOver | Mark::Counted)
                 | Awaited::Copy { .. }
@@ -463,6 +511,9 @@ impl<T> GroupCommit<T> {
         let Some(writer) = self.tail.leave() else {
             return;
         };
+        if !is_unmade || batch.is_some() {
+            self.before = Some((writer.segment(), writer.written_to()));
+        }
         if let Some(batch) = batch {
             let pending = std::mem::take(&mut self.filling);
             self.closed.push_back((batch, pending));

@@ -185,7 +185,14 @@ impl World {
             Why::Replay => {
                 self.trace(|_| format!("shard {shard}: replayed"));
                 self.all_reported(shard)?;
-                self.shard(shard).core.replay_done();
+                let core = &mut self.shard(shard).core;
+                core.replay_done();
+                let broken = core.broken_segments();
+                // That a segment may go may have stood where a sector is damaged.
+                let is_damaged = core.segments().any(|segment| segment.damaged);
+                if !broken.is_empty() && !is_damaged {
+                    return Err(format!("nobody took segments away, but: {broken:?}"));
+                }
                 self.adopt_next_folder(shard)
             }
             Why::Compact => Ok(()),

@@ -5,9 +5,10 @@ use std::io;
 use engine::delivery_log::read_batch;
 use engine::ids::Offset;
 use engine::keys::KeyRing;
+use engine::queue::chain::Chain;
 use engine::queue::cipher::Stream;
 use engine::queue::record::Record;
-use engine::queue::replay::{Contents, SegmentEnd};
+use engine::queue::replay::{Contents, Found, SegmentEnd};
 
 use crate::segments::{Go, ScanError, SegmentFile, scan};
 
@@ -37,6 +38,21 @@ pub struct Verified {
     pub faults: Vec<Fault>,
     /// It vanished while it was looked at: the daemon has removed it.
     pub gone: bool,
+}
+
+/// Takes in what a queue segment says of others. Segments of one shard in rising order; nothing is said
+/// for one that cannot be read, which [`verify_segment`] tells.
+pub fn link(chain: &mut Chain, file: &SegmentFile, keys: &KeyRing) {
+    chain.found(file.name.segment);
+    let take = |found: Found<'_>| {
+        if let Record::Blob { kind, bytes } = found.record {
+            chain.blob(file.name.segment, kind, bytes);
+        }
+        Go::On
+    };
+    if let Ok(Some(summary)) = scan(file, keys, Contents::Skip, take, |_| {}) {
+        chain.ended(file.name.segment, &summary.end);
+    }
 }
 
 /// Checks one segment: header, every MAC, every record's form, and the seal's totals. `progress` is

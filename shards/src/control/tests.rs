@@ -96,6 +96,7 @@ impl Daemon for FakeDaemon {
                 waiting_bytes: 0,
                 segments: 1,
                 unread: Vec::new(),
+                broken_segments: 0,
                 unread_bytes: 0,
                 log_dropped_lines: 0,
                 overload: "",

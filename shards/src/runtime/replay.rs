@@ -95,8 +95,8 @@ async fn replay_late(
         match fault {
             Fault::Unreadable(why) => {
                 return shard.with_core(|core, _| {
-                    core.no_longer_unread(folder, late);
                     core.replay_unreadable(late, &why);
+                    core.no_longer_unread(folder, late);
                 });
             }
             Fault::Disk(why) => rest.after(&shard, &why).await,

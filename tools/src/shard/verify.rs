@@ -1,13 +1,24 @@
 //! `hikyaku shard verify`: every record of a data directory.
 
+use std::collections::BTreeMap;
+
 use datadir::segments::SegmentFile;
-use datadir::verify::verify_segment;
+use datadir::verify::{link, verify_segment};
+use engine::ids::ShardId;
+use engine::keys::KeyRing;
+use engine::queue::chain::{Broken, Chain};
+use engine::queue::cipher::Stream;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::site::{Failure, Site};
 use crate::table::{Format, Rows};
 
-pub(crate) fn run(site: &Site, files: &[SegmentFile], format: Format) -> Result<(), Failure> {
+pub(crate) fn run(
+    site: &Site,
+    files: &[SegmentFile],
+    all: &[SegmentFile],
+    format: Format,
+) -> Result<(), Failure> {
     let keys = site.unlock()?;
     let bar = ProgressBar::new(files.iter().map(|file| file.bytes).sum());
     let style = ProgressStyle::with_template(
@@ -32,7 +43,7 @@ pub(crate) fn run(site: &Site, files: &[SegmentFile], format: Format) -> Result<
         segments += 1;
         records += verified.records;
         open += u64::from(!verified.sealed && verified.faults.is_empty());
-        damaged += u64::from(!verified.faults.is_empty());
+        damaged += usize::from(!verified.faults.is_empty());
         for fault in verified.faults {
             rows.push(vec![
                 file.name.shard.0.to_string(),
@@ -48,6 +59,19 @@ pub(crate) fn run(site: &Site, files: &[SegmentFile], format: Format) -> Result<
         }
     }
     bar.finish_and_clear();
+    let broken = broken(files, all, &keys);
+    for (shard, broken) in &broken {
+        rows.push(vec![
+            shard.0.to_string(),
+            Stream::Queue.to_string(),
+            broken.segment().0.to_string(),
+            String::new(),
+            String::new(),
+            broken.to_string(),
+            String::new(),
+        ]);
+    }
+    damaged += broken.len();
     if damaged > 0 || format != Format::Table {
         rows.print(format)?;
     }
@@ -62,4 +86,25 @@ pub(crate) fn run(site: &Site, files: &[SegmentFile], format: Format) -> Result<
             "{damaged} segments are damaged at the places above; all other records are good"
         ))),
     }
+}
+
+/// Queue segments that are missing or cut off, by what the others say. Only of shards of which `all`
+/// segments are among `files`: of others nothing can be said.
+fn broken(files: &[SegmentFile], all: &[SegmentFile], keys: &KeyRing) -> Vec<(ShardId, Broken)> {
+    let of_queue = |file: &&SegmentFile| file.name.stream == Stream::Queue;
+    let mut shards: BTreeMap<ShardId, Vec<&SegmentFile>> = BTreeMap::new();
+    for file in all.iter().filter(of_queue) {
+        shards.entry(file.name.shard).or_default().push(file);
+    }
+    shards.retain(|_, segments| segments.iter().all(|file| files.contains(file)));
+    let mut found = Vec::new();
+    for (shard, mut segments) in shards {
+        segments.sort_by_key(|file| file.name.segment);
+        let mut chain = Chain::default();
+        for file in segments {
+            link(&mut chain, file, keys);
+        }
+        found.extend(chain.broken().into_iter().map(|broken| (shard, broken)));
+    }
+    found
 }
