@@ -2,7 +2,7 @@
 //! `hikyaku shard verify`; segments that were done with are not missed.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hikyaku_bench::daemon::{Daemon, Programs, Settings, free_address, run_cli};
 use hikyaku_bench::inject::{Injector, Plan};
@@ -62,7 +62,7 @@ impl Ground {
     }
 
     /// What a start and `shard verify` have to say of a segment.
-    fn expect(&self, segment: &PathBuf, words: &str) {
+    fn expect(&self, segment: &Path, words: &str) {
         let number = segment.file_stem().unwrap().to_str().unwrap();
         let (good, said) = self.verify();
         assert!(!good && said.contains(words), "{said}");
