@@ -113,6 +113,8 @@ fn segments_that_were_emptied_are_not_missed() {
     assert!(emptied, "{:?}", daemon.status("segments"));
     daemon.kill();
     daemon.relaunch().unwrap();
+    let told = eventually(|| daemon.status("replaying").as_deref() == Some("0"));
+    assert!(told, "{}", daemon.log_tail());
     assert_eq!(daemon.status("broken_segments").as_deref(), Some("0"));
     assert!(
         !daemon.log_tail().contains("is missing"),

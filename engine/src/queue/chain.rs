@@ -54,7 +54,7 @@ pub enum Broken {
     Missing(SegmentId),
     /// It ends before its end.
     Cut {
-        /// Which.
+        /// The one that is too short.
         segment: SegmentId,
         /// Where it ends.
         found: u32,
