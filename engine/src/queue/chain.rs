@@ -140,7 +140,7 @@ impl Chain {
     /// A segment is read through.
     pub fn ended(&mut self, segment: SegmentId, end: &SegmentEnd) {
         if let SegmentEnd::TornTail { offset } = end {
-            self.cut_at.insert(segment, offset.0 as u32);
+            self.cut_at.insert(segment, offset.0);
         }
     }
 
