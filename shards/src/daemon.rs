@@ -1,5 +1,7 @@
 //! The daemon's life: data directory, control socket, key, shards, signals, the end.
 
+mod stop;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -110,7 +112,7 @@ pub(crate) fn run(file: PathBuf, config: Config) -> Result<(), String> {
     })?;
     let janitor = Arc::clone(&daemon);
     spawn_thread("log-retention", move || janitor.remove_expired_logs())?;
-    for what in happened {
+    for what in &happened {
         match what {
             Happened::Unlocked(Ok(())) => {}
             Happened::Unlocked(Err(refusal)) => return Err(refusal.message),
@@ -121,7 +123,7 @@ pub(crate) fn run(file: PathBuf, config: Config) -> Result<(), String> {
             Happened::Signal(_) => break,
         }
     }
-    daemon.stop();
+    daemon.stop(happened);
     let _ = std::fs::remove_file(socket);
     Ok(())
 }
@@ -318,26 +320,6 @@ impl Hikyakud {
             all_rekeyed: true,
         })
     }
-
-    fn stop(&self) {
-        let taken = {
-            let mut shards = lock(&self.shards);
-            *lock(&self.stopping) = true;
-            shards.take()
-        };
-        let Some(shards) = taken else {
-            return;
-        };
-        for shard in &shards.commands {
-            let _ = shard.try_send(Command::Stop);
-        }
-        for handle in shards.handles {
-            if let Err(error) = handle.join() {
-                self.note(&format!("a shard ended badly: {error}"));
-            }
-        }
-        self.note("stopped");
-    }
 }
 
 impl Daemon for Hikyakud {
@@ -417,9 +399,7 @@ impl Daemon for Hikyakud {
             .map_err(|why| Refusal::new(500, why))?;
         let mut shards = lock(&self.shards);
         if *lock(&self.stopping) {
-            for shard in &started.commands {
-                let _ = shard.try_send(Command::Stop);
-            }
+            stop::tell(&started.commands, Duration::ZERO);
             return Err(Refusal::new(503, "the daemon is stopping"));
         }
         *shards = Some(started);

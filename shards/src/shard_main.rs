@@ -34,8 +34,11 @@ use crate::runtime::resolver::{Answered, ResolverThread};
 use crate::runtime::{Shard, adopt_all, give_way, noted_handovers, now, replay_all, spawn};
 use crate::settings;
 
-/// Longest time deliveries in flight are waited for at the end.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// How long what was delivered may take to be on disk, where an end cuts the rest short.
+const RECORD_MAX: Duration = Duration::from_secs(2);
+
+/// Rest between two looks whether everything has come to its end.
+const DRAIN_REST: Duration = Duration::from_millis(10);
 
 /// How long a listener on one of our addresses may take to answer.
 const PROBE_MAX: Duration = Duration::from_millis(200);
@@ -62,8 +65,8 @@ pub(crate) enum Command {
     Apply { done: Sender<()> },
     /// Some shard is not: throw away what was prepared.
     Abandon,
-    /// Finish what is in flight and end.
-    Stop,
+    /// Finish what is in flight, for `longest`, and end; a second one may say less.
+    Stop { longest: Duration },
 }
 
 /// Everything a shard's thread starts from.
@@ -351,41 +354,69 @@ impl Running {
 
 async fn serve(running: &Running, commands: &Mailbox<Command>) {
     while let Some(command) = commands.recv().await {
-        // Who asked may have given up waiting; then nobody reads the answer.
-        match command {
-            Command::Ask { query, reply } => {
-                let answer = match query {
-                    Query::Search { domain, rows_max } => {
-                        running.search(domain.as_deref(), rows_max).await
-                    }
-                    Query::Retry { domain } => running.retry(domain.as_deref()).await,
-                    query => running.answer(query),
-                };
-                let _ = reply.send(answer);
-            }
-            Command::Rekey { keys, done } => {
-                running.shard.with_core(|core, _| core.rekey(keys));
-                let _ = done.send(());
-            }
-            Command::Prepare {
-                config,
-                rules,
-                done,
-            } => {
-                let _ = done.send(running.prepare(config, rules));
-            }
-            Command::Apply { done } => {
-                running.apply();
-                let _ = done.send(());
-            }
-            Command::Abandon => drop(running.prepared.take()),
-            Command::Stop => {
-                if !running.shard.drained(DRAIN_MAX).await {
-                    crate::say!(shard: running.shard.id, "deliveries in flight were cut short");
-                }
-                return;
-            }
+        if let Command::Stop { longest } = command {
+            return end(running, commands, longest).await;
         }
+        obey(running, command).await;
+    }
+}
+
+/// Lets deliveries in flight come to their ends, for `longest`, or less if that is said meanwhile.
+///
+/// Whatever is cut short, nothing is lost by it: it is sent again after the next start. What has been
+/// delivered is not, once its record is on disk; so that is waited for in any case.
+async fn end(running: &Running, commands: &Mailbox<Command>, mut longest: Duration) {
+    let shard = &running.shard;
+    let begun = Instant::now();
+    shard.begin_drain();
+    while !shard.with_core(|core, _| core.is_drained()) {
+        if begun.elapsed() >= longest {
+            crate::say!(shard: shard.id, "deliveries in flight were cut short");
+            let cut = Instant::now();
+            while !shard.with_core(|core, _| core.is_recorded()) && cut.elapsed() < RECORD_MAX {
+                glommio::timer::sleep(DRAIN_REST).await;
+            }
+            return;
+        }
+        match commands.try_recv() {
+            Some(Command::Stop { longest: less }) => longest = longest.min(less),
+            Some(command) => obey(running, command).await,
+            None => glommio::timer::sleep(DRAIN_REST).await,
+        }
+    }
+}
+
+/// Who asked may have given up waiting; then nobody reads the answer.
+async fn obey(running: &Running, command: Command) {
+    match command {
+        Command::Ask { query, reply } => {
+            let answer = match query {
+                Query::Search { domain, rows_max } => {
+                    running.search(domain.as_deref(), rows_max).await
+                }
+                Query::Retry { domain } => running.retry(domain.as_deref()).await,
+                query => running.answer(query),
+            };
+            let _ = reply.send(answer);
+        }
+        Command::Rekey { keys, done } => {
+            running.shard.with_core(|core, _| core.rekey(keys));
+            let _ = done.send(());
+        }
+        Command::Prepare {
+            config,
+            rules,
+            done,
+        } => {
+            let _ = done.send(running.prepare(config, rules));
+        }
+        Command::Apply { done } => {
+            running.apply();
+            let _ = done.send(());
+        }
+        Command::Abandon => drop(running.prepared.take()),
+        // `serve` and `end` see to it.
+        Command::Stop { .. } => {}
     }
 }
 

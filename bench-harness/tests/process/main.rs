@@ -24,4 +24,5 @@ mod own_log;
 mod power;
 mod real_peers;
 mod restart;
+mod stopping;
 mod unread_segments;

@@ -52,6 +52,8 @@ pub struct Delivery {
     pub idle_timeout_ms: u64,
     /// How long a session is given new messages, ms.
     pub session_time_ms_max: u64,
+    /// How long deliveries in flight may take to end when the daemon is told to, ms.
+    pub stop_ms_max: u64,
     /// Waits in a dialog.
     pub timeouts: Timeouts,
     /// Port of MX hosts.
@@ -107,6 +109,7 @@ pub(super) fn read(r: &mut Reader<'_, '_>) -> Delivery {
         ),
         idle_timeout_ms: r.duration_ms("idle_timeout", 5 * S, 0..=5 * M),
         session_time_ms_max: r.duration_ms("session_time_max", 5 * M, S..=D),
+        stop_ms_max: r.duration_ms("stop_timeout", 30 * S, 0..=10 * M),
         timeouts: Timeouts {
             connect_ms: r.duration_ms("connect_timeout", 30 * S, 100..=10 * M),
             greeting_ms: r.duration_ms("greeting_timeout", machine.greeting_ms, 100..=H),

@@ -357,11 +357,12 @@ impl ShardCore {
 
     /// Whether, after [`Self::drain`], everything is on disk and no transaction is in flight.
     pub fn is_drained(&self) -> bool {
-        self.deliveries.is_empty()
-            && self.splits.open.is_empty()
-            && self.store.queue.is_idle()
-            && self.store.log.is_idle()
-            && self.store.counts.is_closed()
+        self.deliveries.is_empty() && self.splits.open.is_empty() && self.is_recorded()
+    }
+
+    /// Whether, after [`Self::drain`], everything that has happened so far is on disk.
+    pub fn is_recorded(&self) -> bool {
+        self.store.queue.is_idle() && self.store.log.is_idle() && self.store.counts.is_closed()
     }
 
     fn tick(&mut self, now: Now) {
