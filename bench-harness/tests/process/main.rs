@@ -23,6 +23,7 @@ mod odd_servers;
 mod own_log;
 mod power;
 mod real_peers;
+mod reply_rules;
 mod restart;
 mod stopping;
 mod unread_segments;

@@ -162,6 +162,14 @@ pub enum Key {
     MessagesPerDay,
     /// Waits before the second, third, … attempt; the last one repeats.
     RetrySchedule,
+    /// The same after a greylisting.
+    RetryGreylisted,
+    /// The same where the mailbox is the matter.
+    RetryMailbox,
+    /// The same after trouble that passes: network, system, rate.
+    RetryTransient,
+    /// The same after a refusal by policy.
+    RetryPolicy,
     /// Each wait is drawn from ± this much of it, percent.
     RetryJitterPercent,
     /// From acceptance until a message is given up.
@@ -186,6 +194,8 @@ const SITE: &[Layer] = &[Layer::Default, Layer::Provider];
 const RATE: &[Layer] = &[Layer::Provider];
 const MAIL: &[Layer] = &[Layer::Default, Layer::Provider, Layer::Domain];
 
+const CLASS: &[Layer] = &[Layer::Provider, Layer::Domain];
+
 const fn count(max: u64) -> Kind {
     Kind::Count { min: 1, max }
 }
@@ -195,7 +205,7 @@ const fn duration(min_ms: u64, max_ms: u64) -> Kind {
 }
 
 /// Every value, in the order of [`Key`].
-pub const KEYS: [Spec; 13] = [
+pub const KEYS: [Spec; 17] = [
     spec(Key::SessionsMax, "sessions_max", count(10_000), SITE),
     spec(Key::SessionsPerMta, "sessions_per_mta", count(1_000), SITE),
     spec(
@@ -250,6 +260,10 @@ pub const KEYS: [Spec; 13] = [
         },
         MAIL,
     ),
+    class_schedule(Key::RetryGreylisted, "retry_schedule_greylisted"),
+    class_schedule(Key::RetryMailbox, "retry_schedule_mailbox"),
+    class_schedule(Key::RetryTransient, "retry_schedule_transient"),
+    class_schedule(Key::RetryPolicy, "retry_schedule_policy"),
     spec(
         Key::RetryJitterPercent,
         "retry_jitter_percent",
@@ -258,6 +272,14 @@ pub const KEYS: [Spec; 13] = [
     ),
     spec(Key::ExpireAfter, "expire_after", duration(S, 30 * D), MAIL),
 ];
+
+const fn class_schedule(key: Key, name: &'static str) -> Spec {
+    let kind = Kind::Durations {
+        min_ms: S,
+        max_ms: 7 * D,
+    };
+    spec(key, name, kind, CLASS)
+}
 
 const fn spec(key: Key, name: &'static str, kind: Kind, layers: &'static [Layer]) -> Spec {
     Spec {

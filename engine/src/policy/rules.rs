@@ -88,6 +88,8 @@ pub enum Deed {
         /// After how long.
         after_ms: u64,
     },
+    /// The message is tried again soon, by the schedule for greylisting.
+    Greylisted,
     /// What the message becomes.
     Treat(Treat),
     /// It is how this site behaves, and no sign of congestion.
@@ -235,7 +237,7 @@ impl Step {
             None => (text, None),
         };
         let deed = parse_deed(deed.trim())?;
-        if after.is_some() && matches!(deed, Deed::Treat(_) | Deed::Normal) {
+        if after.is_some() && matches!(deed, Deed::Treat(_) | Deed::Normal | Deed::Greylisted) {
             return Err(format!(
                 "{text:?}: what a reply is cannot depend on the ones before it"
             ));
@@ -298,6 +300,7 @@ fn parse_deed(text: &str) -> Result<Deed, String> {
         ("retry", [after]) => Deed::Retry {
             after_ms: time(after)?,
         },
+        ("greylisted", []) => Deed::Greylisted,
         ("next-mx", []) => Deed::NextMx,
         ("delivered", []) => Deed::Treat(Treat::Delivered),
         ("failed", []) => Deed::Treat(Treat::Failed),
@@ -308,7 +311,7 @@ fn parse_deed(text: &str) -> Result<Deed, String> {
             return Err(format!(
                 "{text:?} is no action; known: slow N/TIME TIME, sessions N TIME, fewer-messages TIME, \
                  fewer-recipients TIME, rest-site TIME, rest-source TIME, other-source TIME, next-mx, \
-                 retry TIME, delivered, failed, deferred, normal, alert"
+                 retry TIME, greylisted, delivered, failed, deferred, normal, alert"
             ));
         }
     };
@@ -350,6 +353,7 @@ impl fmt::Display for Step {
             Deed::RestSource { for_ms } => write!(f, "rest-source {}", time(for_ms)),
             Deed::OtherSource { for_ms } => write!(f, "other-source {}", time(for_ms)),
             Deed::NextMx => f.write_str("next-mx"),
+            Deed::Greylisted => f.write_str("greylisted"),
             Deed::Retry { after_ms } => write!(f, "retry {}", time(after_ms)),
             Deed::Treat(Treat::Delivered) => f.write_str("delivered"),
             Deed::Treat(Treat::Failed) => f.write_str("failed"),

@@ -324,7 +324,7 @@ impl Pool {
                 }
                 Deed::NextMx => {}
                 Deed::Alert => obeyed.is_alert |= rests.is_alert_due(told.rule.index, now),
-                Deed::Retry { .. } | Deed::Treat(_) | Deed::Normal => {}
+                Deed::Retry { .. } | Deed::Greylisted | Deed::Treat(_) | Deed::Normal => {}
             }
         }
         if turns_away {

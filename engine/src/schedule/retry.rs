@@ -24,7 +24,62 @@ impl Default for RetrySchedule {
     }
 }
 
+/// What kind of failure a message is tried again after; what is tried again sooner stands first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RetryClass {
+    /// A receiver that wants a message twice from strangers (RFC 6647).
+    Greylisted,
+    /// Network, system, rate.
+    Transient,
+    /// Nothing known.
+    #[default]
+    Other,
+    /// A refusal by policy.
+    Policy,
+    /// The mailbox: full, or suspended.
+    Mailbox,
+}
+
+/// Waits after a greylisting where the policy has none, seconds; never longer than the schedule itself has.
+/// Receivers want 1 to 5 minutes, some 15 (RFC 6647 §5).
+const GREYLISTED_S: [u32; 5] = [60, 120, 300, 300, 600];
+/// The longest wait that a receiver is believed which names one, seconds.
+const ASKED_S_MAX: u32 = 3600;
+
+/// The wait that a receiver asks for in words (`try again in 5 minutes`), seconds.
+pub fn asked_wait_s(text: &str) -> Option<u32> {
+    let text = text.to_ascii_lowercase();
+    let words: Vec<&str> = text.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+    let wait = words.windows(3).find_map(|three| {
+        let &[before, number, unit] = three else {
+            return None;
+        };
+        let scale = match unit {
+            "s" | "sec" | "secs" | "second" | "seconds" => 1,
+            "m" | "min" | "mins" | "minute" | "minutes" => 60,
+            "h" | "hour" | "hours" => 3600,
+            _ => return None,
+        };
+        let number: u32 = number.parse().ok()?;
+        matches!(before, "in" | "after" | "for" | "least" | "wait")
+            .then(|| number.saturating_mul(scale))
+    })?;
+    (1..=ASKED_S_MAX).contains(&wait).then_some(wait)
+}
+
 impl RetrySchedule {
+    /// With the waits for greylisting.
+    #[must_use]
+    pub fn greylisted(&self) -> Self {
+        let own = |step: usize| self.delays_s.get(step).or(self.delays_s.last());
+        let shorter =
+            |(step, wait_s): (usize, &u32)| own(step).map_or(*wait_s, |own| *wait_s.min(own));
+        Self {
+            delays_s: GREYLISTED_S.iter().enumerate().map(shorter).collect(),
+            ..*self
+        }
+    }
+
     /// The longest that [`Self::delay_s`] gives, or more.
     pub fn longest_s(&self) -> u32 {
         self.delays_s
@@ -55,6 +110,32 @@ impl RetrySchedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wait_that_a_receiver_asks_for_is_found_in_its_words() {
+        for (text, wait_s) in [
+            ("Greylisted, please try again in 300 seconds", Some(300)),
+            ("Greylisting in action, try again in 5 minutes.", Some(300)),
+            ("4.7.1 wait at least 10 min before you retry", Some(600)),
+            ("Greylisted for 3 days", None),
+            ("try again in 99999999999 seconds", None),
+            ("try again later", None),
+            ("mailbox of 250 MB in 2 parts", None),
+        ] {
+            assert_eq!(asked_wait_s(text), wait_s, "{text}");
+        }
+    }
+
+    #[test]
+    fn greylisted_mail_waits_minutes_and_never_longer_than_other_mail() {
+        let usual = RetrySchedule::default();
+        assert_eq!(usual.greylisted().delays_s, GREYLISTED_S);
+        let fast = RetrySchedule {
+            delays_s: vec![1],
+            ..usual
+        };
+        assert_eq!(fast.greylisted().delays_s, [1; 5]);
+    }
 
     #[test]
     fn delays_follow_the_list_within_jitter_and_the_last_repeats() {

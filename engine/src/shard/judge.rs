@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use super::{Cause, Delivery, Settings, ShardCore};
-use crate::bounce::{Evidence, Reason};
+use crate::bounce::{Evidence, Group, Reason};
 use crate::clock::Now;
 use crate::dns::Target;
 use crate::phase::Phase;
@@ -15,6 +15,7 @@ use crate::policy::rules::{Deed, Judgement, Step, Treat};
 use crate::pool::{Closed, ConnId, PeerInfo, SiteId, Told};
 use crate::queue::record::OutcomeKind;
 use crate::schedule::destination::{DestinationId, Lookup};
+use crate::schedule::retry::{RetryClass, asked_wait_s};
 use crate::smtp::client::{RecipientOutcome, RecipientResult};
 use crate::smtp::reply::Reply;
 
@@ -22,13 +23,19 @@ use crate::smtp::reply::Reply;
 const OTHER_WAY_S: u32 = 1;
 
 /// When a message that was deferred is tried again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Again {
-    /// By the schedule of its destination.
-    #[default]
-    Scheduled,
+    /// By the schedule of its destination for such failures.
+    Scheduled(RetryClass),
+    /// Soon: it was greylisted, and this is what the receiver asked for, seconds.
+    Greylisted(u32),
     /// After so many seconds, as a rule says.
     After(u32),
+}
+
+impl Again {
+    /// By the schedule.
+    pub(super) const USUAL: Self = Self::Scheduled(RetryClass::Other);
 }
 
 impl Again {
@@ -36,8 +43,12 @@ impl Again {
     fn or(self, other: Self) -> Self {
         match (self, other) {
             (Self::After(a), Self::After(b)) => Self::After(a.min(b)),
-            (Self::Scheduled, other) => other,
-            (this, Self::Scheduled) => this,
+            (Self::After(_), _) => self,
+            (_, Self::After(_)) => other,
+            (Self::Greylisted(a), Self::Greylisted(b)) => Self::Greylisted(a.min(b)),
+            (Self::Greylisted(_), _) => self,
+            (_, Self::Greylisted(_)) => other,
+            (Self::Scheduled(a), Self::Scheduled(b)) => Self::Scheduled(a.min(b)),
         }
     }
 }
@@ -80,14 +91,29 @@ fn treated(kind: OutcomeKind, steps: &[Step]) -> OutcomeKind {
     }
 }
 
-fn again(kind: OutcomeKind, steps: &[Step]) -> Again {
-    let wait = steps.iter().find_map(|step| match step.deed {
-        Deed::Retry { after_ms } if step.after.is_none() => Some(after_ms.div_ceil(1000) as u32),
+fn sooner(so_far: Option<Again>, one: Again) -> Option<Again> {
+    Some(so_far.map_or(one, |so_far| so_far.or(one)))
+}
+
+/// When a recipient that was deferred is tried again.
+fn again(judgement: &Judgement<'_>, reply: &Reply) -> Again {
+    let wished = judgement.steps.iter().find_map(|step| match step.deed {
+        Deed::Retry { after_ms } if step.after.is_none() => {
+            Some(Again::After(after_ms.div_ceil(1000) as u32))
+        }
+        Deed::Greylisted => Some(Again::Greylisted(asked_wait_s(&reply.text).unwrap_or(0))),
         _ => None,
     });
-    match wait {
-        Some(wait_s) if kind == OutcomeKind::Deferred => Again::After(wait_s),
-        _ => Again::Scheduled,
+    wished.unwrap_or_else(|| Again::Scheduled(class_of(judgement.reason)))
+}
+
+/// What kind of failure a reason is, for the schedule.
+pub(super) const fn class_of(reason: Reason) -> RetryClass {
+    match reason.group() {
+        Group::Mailbox => RetryClass::Mailbox,
+        Group::Transient => RetryClass::Transient,
+        Group::Policy => RetryClass::Policy,
+        Group::Address | Group::NotABounce | Group::Unknown => RetryClass::Other,
     }
 }
 
@@ -121,7 +147,7 @@ impl ShardCore {
         now: Now,
     ) -> (Vec<Settled>, Again) {
         let settings = Rc::clone(&self.settings);
-        let (mut settled, mut when) = (Vec::with_capacity(results.len()), Again::Scheduled);
+        let (mut settled, mut when) = (Vec::with_capacity(results.len()), None::<Again>);
         let mut told: Option<(&RecipientResult, Judgement<'_>)> = None;
         for (recipient, result) in delivery.recipients.iter().zip(results) {
             let kind = match result.outcome {
@@ -150,19 +176,24 @@ impl ShardCore {
                     }
                 };
                 if !is_same {
-                    when = when.or(self.obey(conn, delivery, &judgement, &one, context, now));
+                    let other_way = self.obey(conn, delivery, &judgement, &one, context, now);
+                    if other_way && treated(kind, judgement.steps) == OutcomeKind::Deferred {
+                        when = sooner(when, Again::After(OTHER_WAY_S));
+                    }
                 }
                 told = Some((result, judgement));
                 one.kind = treated(kind, judgement.steps);
                 one.reason = Some(judgement.reason);
-                when = when.or(again(one.kind, judgement.steps));
+                if one.kind == OutcomeKind::Deferred {
+                    when = sooner(when, again(&judgement, &one.reply));
+                }
             }
             settled.push(one);
         }
         if told.is_some() {
             self.pool.told(conn);
         }
-        (settled, when)
+        (settled, when.unwrap_or(Again::USUAL))
     }
 
     /// Why something failed that no connection was found for.
@@ -186,7 +217,8 @@ impl ShardCore {
         }
     }
 
-    /// Does to the site what the rule of a recipient's reply asks.
+    /// Does to the site what the rule of a recipient's reply asks; whether the message may go out another
+    /// way at once.
     fn obey(
         &mut self,
         conn: ConnId,
@@ -195,15 +227,15 @@ impl ShardCore {
         one: &Settled,
         context: &Context,
         now: Now,
-    ) -> Again {
+    ) -> bool {
         let Lookup::Site { site, .. } = self.mail.destination(delivery.destination).lookup else {
-            return Again::Scheduled;
+            return false;
         };
         let (Some(rule), Some(target)) = (judgement.rule, &context.target) else {
-            return Again::Scheduled;
+            return false;
         };
         if judgement.steps.is_empty() {
-            return Again::Scheduled;
+            return false;
         }
         let sources = self.settings.source_addresses.clone();
         let said = one.reply.to_string();
@@ -219,10 +251,7 @@ impl ShardCore {
             messages: self.pool.started_on(conn),
             is_last: true,
         };
-        match self.carry_out(site, &told, now) {
-            true => Again::After(OTHER_WAY_S),
-            false => Again::Scheduled,
-        }
+        self.carry_out(site, &told, now)
     }
 
     /// Whether the message may go out another way at once.

@@ -5,10 +5,11 @@
 use std::borrow::Cow;
 
 use super::ShardCore;
+use super::judge::Again;
 use crate::dns::Targets;
 use crate::policy::{Key, Subject};
 use crate::schedule::destination::DestinationId;
-use crate::schedule::retry::RetrySchedule;
+use crate::schedule::retry::{RetryClass, RetrySchedule};
 
 fn seconds(ms: u64) -> u32 {
     u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX)
@@ -47,6 +48,45 @@ impl ShardCore {
             seconds(policy.provider_expiry_ms_max(domain))
         };
         expire.map_or(default_s, seconds).max(least_s)
+    }
+
+    /// Seconds until a destination's mail is tried again, after so many attempts.
+    pub(super) fn wait_s(&mut self, id: DestinationId, attempts: u16, again: Again) -> u32 {
+        let (class, least_s) = match again {
+            Again::Scheduled(class) => (class, 0),
+            Again::Greylisted(asked_s) => (RetryClass::Greylisted, asked_s),
+            Again::After(wait_s) => {
+                let retry = self.retry_of(id).into_owned();
+                return retry.spread_s(wait_s, &mut self.random);
+            }
+        };
+        let mut retry = self.retry_of(id).into_owned();
+        match self.class_delays_s(id, class) {
+            Some(delays_s) => retry.delays_s = delays_s,
+            None if class == RetryClass::Greylisted => retry = retry.greylisted(),
+            None => {}
+        }
+        retry.delay_s(attempts, &mut self.random).max(least_s)
+    }
+
+    /// Delays that the policy has for such failures alone.
+    fn class_delays_s(&self, id: DestinationId, class: RetryClass) -> Option<Vec<u32>> {
+        let key = match class {
+            RetryClass::Greylisted => Key::RetryGreylisted,
+            RetryClass::Mailbox => Key::RetryMailbox,
+            RetryClass::Transient => Key::RetryTransient,
+            RetryClass::Policy => Key::RetryPolicy,
+            RetryClass::Other => return None,
+        };
+        let policy = &self.settings.policy;
+        if !policy.is_set(key) {
+            return None;
+        }
+        let destination = self.mail.destination(id);
+        let effective =
+            policy.of_domain(destination.provider.as_deref(), destination.domain.as_str());
+        let delays = effective.durations_ms(key)?;
+        Some(delays.iter().map(|ms| seconds(*ms)).collect())
     }
 
     /// Retry delays of a destination's mail, and its expiry.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use super::accept::Origin;
 use super::content::{Given, Purpose};
-use super::judge::{Again, Context, Settled};
+use super::judge::{Again, Context, Settled, class_of};
 use super::notice::Notice;
 use super::{Delivery, Message, ShardCore};
 use crate::bounce::Reason;
@@ -165,7 +165,9 @@ impl ShardCore {
         let context = Context { peer: None, target };
         self.log_outcomes(&delivery, &settled, &context, now);
         self.note_reply(destination, &settled, &context);
-        self.conclude(id, message, &settled, None, Again::Scheduled, now);
+        let again = settled.first().and_then(|one| one.reason).map(class_of);
+        let again = Again::Scheduled(again.unwrap_or_default());
+        self.conclude(id, message, &settled, None, again, now);
     }
 
     pub(super) fn unconnected_reply(
@@ -268,12 +270,7 @@ impl ShardCore {
             self.mail.seconds(now) + NOTICE_RETRY_S
         } else {
             let destination = self.mail.get(id).destination;
-            let retry = self.retry_of(destination).into_owned();
-            self.mail.seconds(now)
-                + match again {
-                    Again::Scheduled => retry.delay_s(attempts, &mut self.random),
-                    Again::After(wait_s) => retry.spread_s(wait_s, &mut self.random),
-                }
+            self.mail.seconds(now) + self.wait_s(destination, attempts, again)
         };
         for run in outcomes.chunk_by(|a, b| a.1 == b.1 && a.0 + 1 == b.0) {
             let kind = run[0].1;

@@ -277,3 +277,39 @@ fn shipped_rule_takes_a_reset_for_congestion_where_the_receiver_says_so() {
     );
     assert!(relay.delivered <= 6, "{}", relay.delivered);
 }
+
+#[test]
+fn greylisted_mail_comes_back_when_the_receiver_says() {
+    let slow = |settings: &mut crate::shard::Settings| settings.retry.delays_s = vec![3600];
+    for (text, before_s, after_s) in [
+        ("4.7.1 Greylisted", 59, 62),
+        ("4.7.1 Greylisted, try again in 4 minutes", 239, 242),
+    ] {
+        let mut relay = Relay::with(slow);
+        relay.peers_say(Phase::Rcpt, 450, text);
+        relay.accept("d.example");
+        relay.peers_take();
+        relay.after_s(before_s);
+        assert_eq!(relay.delivered, 0, "{text}");
+        relay.after_s(after_s - before_s);
+        assert_eq!(relay.delivered, 1, "{text}");
+    }
+}
+
+#[test]
+fn failures_of_a_class_have_the_schedule_that_the_policy_gives_them() {
+    let text = "[[domain]]\ndomain = \"d.example\"\nretry_schedule_mailbox = \"2h\"\n";
+    let rows = crate::policy::Row::parse_file("policy.toml", text).unwrap();
+    let policy = Arc::new(crate::policy::Policy::new(Vec::new(), Vec::new(), rows));
+    let mut relay = Relay::with(|settings| settings.policy = policy);
+    relay.peers_say(Phase::Rcpt, 452, "4.2.2 mailbox full");
+    relay.accept("d.example");
+    relay.accept("other.example");
+    relay.peers_take();
+    relay.after_s(70);
+    assert_eq!(relay.delivered, 1, "the other domain's");
+    relay.after_s(7000);
+    assert_eq!(relay.delivered, 1);
+    relay.after_s(200);
+    assert_eq!(relay.delivered, 2);
+}
