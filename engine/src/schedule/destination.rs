@@ -59,6 +59,8 @@ pub struct Destination {
     pub provider: Option<Box<str>>,
     /// Whether a lookup has shown that, since the start and the last reload.
     pub is_provider_known: bool,
+    /// An operator wants its site tried at once, whichever that is.
+    pub lifts_back_off: bool,
     /// DNS failures in a row.
     pub dns_failures: u16,
     /// Whether it stands in its site's round.
@@ -81,6 +83,7 @@ impl Destination {
             last_reply: String::new(),
             provider: None,
             is_provider_known: false,
+            lifts_back_off: false,
             dns_failures: 0,
             in_round: false,
             is_vacant: false,

@@ -79,7 +79,8 @@ impl ShardCore {
             Some(Some(id)) => match &self.mail.destination(id).lookup {
                 Lookup::Site { site, .. } => self.pool.lift_back_off(*site),
                 Lookup::Trouble { .. } => self.look_up_soon(id),
-                _ => {}
+                // Its site may rest all the same, and is known again when it is looked up.
+                _ => self.mail.destination_mut(id).lifts_back_off = true,
             },
             Some(None) => {}
         }

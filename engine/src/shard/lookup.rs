@@ -136,6 +136,9 @@ impl ShardCore {
         destination.dns_failures = 0;
         destination.provider = provider;
         destination.is_provider_known = true;
+        if std::mem::take(&mut destination.lifts_back_off) {
+            self.pool.lift_back_off(site);
+        }
         self.set_lookup(id, Lookup::Site { site, targets });
         self.enrol(id, site);
     }

@@ -73,6 +73,19 @@ fn operator_who_retries_ends_a_rest() {
     assert_eq!(relay.delivered, 1);
 }
 
+/// After a reload no destination has a site until it is looked up again, and the retry was lost.
+#[test]
+fn operator_who_retries_just_after_a_reload_ends_a_rest() {
+    let mut relay = relay("rest-site 1d");
+    busy(&mut relay);
+    relay.accept("d.example");
+    relay.peers_take();
+    relay.reload();
+    relay.retry(Some("d.example"));
+    relay.after_s(1);
+    assert_eq!(relay.delivered, 1);
+}
+
 #[test]
 fn rest_begins_with_the_reply_it_says_to_wait_for() {
     let mut relay = relay("rest-site 10m after 3/30s");
