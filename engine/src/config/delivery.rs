@@ -72,9 +72,9 @@ pub struct Delivery {
     pub dsn_return: DsnReturn,
 }
 
-pub(super) fn read(r: &mut Reader<'_, '_>) -> Delivery {
+fn retry_schedule(r: &mut Reader<'_, '_>) -> Vec<u64> {
     let steps = ["1m", "5m", "15m", "30m", "1h", "2h", "4h"];
-    let retry_schedule_ms = r.list(
+    let schedule_ms = r.list(
         "retry_schedule",
         "list of durations",
         &steps,
@@ -88,13 +88,18 @@ pub(super) fn read(r: &mut Reader<'_, '_>) -> Delivery {
                 })
         },
     );
-    if retry_schedule_ms.is_empty() {
+    if schedule_ms.is_empty() {
         r.fault(
             "retry_schedule",
             "`retry_schedule` has no valid entry",
             None,
         );
     }
+    schedule_ms
+}
+
+pub(super) fn read(r: &mut Reader<'_, '_>) -> Delivery {
+    let retry_schedule_ms = retry_schedule(r);
     let machine = ClientTimeouts::default();
     Delivery {
         retry_schedule_ms,

@@ -41,6 +41,10 @@ impl Notices {
         self.open.insert(id, notice);
         id
     }
+
+    pub(super) fn take(&mut self, id: NoticeId) -> Option<Notice> {
+        self.open.remove(&id)
+    }
 }
 
 impl ShardCore {
@@ -104,7 +108,7 @@ impl ShardCore {
 
     /// The notification is stored, or could not be.
     pub(super) fn notice_stored(&mut self, id: NoticeId, result: Stored, now: Now) {
-        let Some(notice) = self.notices.open.remove(&id) else {
+        let Some(notice) = self.notices.take(id) else {
             return;
         };
         if result == Stored::Durable {

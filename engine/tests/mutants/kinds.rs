@@ -66,11 +66,11 @@ pub(crate) const KINDS: &[Kind] = &[
         "a failure recorded before its notification",
         &[at(
             "shard/settle.rs",
-            "self.route(Origin::Notice(key), submission, now);",
-            "if PLANTED && let Some(notice) = self.notices.remove(&key) {
-                 self.record(notice.entry, &notice.outcomes, now);
+            "self.route(Origin::Notice(notice), submission, now);",
+            "if PLANTED && let Some(notice) = self.notices.take(notice) {
+                 self.record(notice.entry, &notice.outcomes, notice.again, now);
              }
-             self.route(Origin::Notice(key), submission, now);",
+             self.route(Origin::Notice(notice), submission, now);",
         )],
     ),
     kind(
@@ -202,8 +202,10 @@ pub(crate) const KINDS: &[Kind] = &[
         "a damaged segment's file not kept",
         &[at(
             "shard/replay.rs",
-            "if !summary.damage.is_empty() {",
-            "if !summary.damage.is_empty() && !PLANTED {",
+            "if !summary.damage.is_empty() {
+            self.store",
+            "if !summary.damage.is_empty() && !PLANTED {
+            self.store",
         )],
     ),
     kind(
