@@ -1,6 +1,8 @@
 //! What travels beside a message's content (RFC 5321 §2.3.1), with what a sender may ask to be told of
 //! (RFC 3461).
 
+use std::collections::HashSet;
+
 use crate::address::{Address, Domain};
 
 /// Longest ENVID and ORCPT, octets as given by the client (RFC 3461 §4.2, §4.4).
@@ -121,8 +123,8 @@ pub struct Envelope {
     pub body: BodyType,
     /// MAIL carried SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
-    /// In the order of their RCPT commands, at least one; once stored, those of one domain stand
-    /// together.
+    /// In the order of their RCPT commands, at least one, none twice; once stored, those of one domain
+    /// stand together.
     pub recipients: Vec<Recipient>,
 }
 
@@ -149,6 +151,22 @@ impl Envelope {
             body: self.body,
             smtputf8: self.smtputf8,
             recipients,
+        }
+    }
+
+    /// Keeps one of each mailbox that was named more than once, the first: local parts are compared to
+    /// the letter (RFC 5321 §2.4), domains without regard to case.
+    pub fn keep_distinct(&mut self) {
+        if self.recipients.len() < 2 {
+            return;
+        }
+        let mut seen = HashSet::with_capacity(self.recipients.len());
+        let is_first: Vec<bool> = (self.recipients.iter())
+            .map(|one| seen.insert((one.address.local_part(), one.domain())))
+            .collect();
+        if seen.len() < self.recipients.len() {
+            let mut is_first = is_first.into_iter();
+            self.recipients.retain(|_| is_first.next() == Some(true));
         }
     }
 

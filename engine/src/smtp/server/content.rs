@@ -305,13 +305,15 @@ fn accepted(transaction: Transaction, receiving: Receiving, peer: super::Peer) -
         HeaderState::Done(scan) => scan,
         HeaderState::Scanning(_) => HeaderScan::default(),
     };
+    let mut envelope = Envelope {
+        body: transaction.body,
+        smtputf8: transaction.smtputf8,
+        ..Envelope::new(transaction.reverse_path, transaction.recipients)
+    };
+    envelope.keep_distinct();
     AcceptedMessage {
         queue_id: receiving.id,
-        envelope: Envelope {
-            body: transaction.body,
-            smtputf8: transaction.smtputf8,
-            ..Envelope::new(transaction.reverse_path, transaction.recipients)
-        },
+        envelope,
         content: receiving.content,
         group: scan.group,
         tags: scan.tags,
