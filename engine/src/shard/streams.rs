@@ -10,7 +10,7 @@ use super::{Action, Settings, ShardCore};
 use crate::clock::{Mono, Now};
 use crate::counters::Covered;
 use crate::delivery_log::record::RECORD_BYTES_MAX;
-use crate::delivery_log::{LogBatch, LogRecord, LogRotation};
+use crate::delivery_log::{LogBatch, LogRecord, LogRotation, read_batch};
 use crate::ids::{SegmentId, ShardId};
 use crate::keys::KeyRing;
 use crate::limits::SEGMENT_BYTES_MIN;
@@ -105,6 +105,11 @@ impl Streams {
             disk_free_bytes: u64::MAX,
         }
     }
+}
+
+/// The lines of a batch of the delivery log.
+fn lines_of(batch: &[u8]) -> u64 {
+    read_batch(batch).map_or(1, |(header, _)| u64::from(header.records))
 }
 
 impl LogStream {
@@ -216,7 +221,7 @@ impl ShardCore {
         match log.side.next_write(self.store.queue.maker(), now) {
             Ok(Some(write)) => self.write(Stream::DeliveryLog, write),
             Ok(None) => {}
-            Err(_) => log.dropped_lines += 1,
+            Err(batch) => log.dropped_lines += lines_of(&batch),
         }
     }
 

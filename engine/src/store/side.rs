@@ -148,12 +148,8 @@ impl SideStream {
     /// The next batch, if none is on its way and the disk need not rest.
     ///
     /// # Errors
-    /// The batch fits no segment, and is dropped.
-    pub fn next_write(
-        &mut self,
-        maker: &mut Maker,
-        now: Now,
-    ) -> Result<Option<Write>, AppendError> {
+    /// The bytes of a batch that fits no segment, and is dropped.
+    pub fn next_write(&mut self, maker: &mut Maker, now: Now) -> Result<Option<Write>, Vec<u8>> {
         if self.in_flight.is_some() || self.retry_at.is_some_and(|at| at > now.mono) {
             return Ok(None);
         }
@@ -181,7 +177,9 @@ impl SideStream {
             }
             rotation.appended(now.unix, bytes.len() as u64);
         }
-        appended?;
+        if appended.is_err() {
+            return Err(bytes);
+        }
         let Some(batch) = self.tail.take_batch() else {
             return Ok(None);
         };
@@ -330,6 +328,16 @@ mod tests {
         assert!(log.next_write(&mut maker, at(10)).unwrap().is_none());
         let again = log.next_write(&mut maker, at(WRITE_RETRY_MS)).unwrap();
         assert_eq!(again.map(|write| write.segment), Some(SegmentId(6)));
+    }
+
+    #[test]
+    fn a_batch_that_fits_no_segment_is_given_back() {
+        let (mut log, mut maker) = (log(), maker());
+        let batch = vec![7; 2 << 20];
+        assert!(log.offer(batch.clone()));
+        let dropped = log.next_write(&mut maker, at(0)).unwrap_err();
+        assert_eq!(dropped, batch);
+        assert!(log.is_idle());
     }
 
     #[test]

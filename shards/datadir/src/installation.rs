@@ -139,9 +139,20 @@ impl Installation {
 
     /// Takes the exclusive lock, which is held until it is dropped or the process ends.
     ///
+    /// The directory itself is locked as well as the file in it: a file that was deleted, or put back from
+    /// a copy, would let a second daemon in while the first holds one that nobody finds any more.
+    ///
     /// # Errors
     /// [`KeysError::InUse`], [`KeysError::Io`].
     pub fn lock(&self) -> Result<DataLock, KeysError> {
+        let directory =
+            File::open(&self.data_dir).map_err(KeysError::io("open", &self.data_dir))?;
+        if is_taken(flock(&directory, FlockOperation::NonBlockingLockExclusive)) {
+            return Err(KeysError::InUse {
+                data_dir: self.data_dir.clone(),
+                pid: self.pid_in_lock(),
+            });
+        }
         let path = self.data_dir.join("lock");
         let file = OpenOptions::new()
             .read(true)
@@ -165,11 +176,22 @@ impl Installation {
         file.set_len(0)
             .and_then(|()| writeln!(writer, "{}", std::process::id()))
             .map_err(KeysError::io("write", &path))?;
-        Ok(DataLock { _file: file })
+        Ok(DataLock {
+            _file: file,
+            _directory: directory,
+        })
+    }
+
+    fn pid_in_lock(&self) -> Option<u32> {
+        pid_in(&File::open(self.data_dir.join("lock")).ok()?)
     }
 
     /// The process that holds the lock now, `Some(None)` if it is not known which. Changes nothing.
     pub fn in_use_by(&self) -> Option<Option<u32>> {
+        let directory = File::open(&self.data_dir).ok()?;
+        if is_taken(flock(&directory, FlockOperation::NonBlockingLockShared)) {
+            return Some(self.pid_in_lock());
+        }
         let file = File::open(self.data_dir.join("lock")).ok()?;
         match flock(&file, FlockOperation::NonBlockingLockShared) {
             Ok(()) => None,
@@ -344,6 +366,12 @@ impl KdfCost {
 #[derive(Debug)]
 pub struct DataLock {
     _file: File,
+    _directory: File,
+}
+
+/// Whether somebody else has the lock. A file system that cannot lock a directory (NFS) has only the file's.
+const fn is_taken(locked: rustix::io::Result<()>) -> bool {
+    matches!(locked, Err(rustix::io::Errno::WOULDBLOCK))
 }
 
 fn lock_key(key: &MasterKey) -> Result<(), KeysError> {
@@ -470,6 +498,21 @@ mod tests {
             error.contains("`hikyaku data 3`, which this program does not read"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_lock_holds_when_its_file_is_deleted() {
+        let (_directory, installation) = installed();
+        let lock = installation.lock().unwrap();
+        fs::remove_file(installation.data_dir.join("lock")).unwrap();
+        let error = installation.lock().unwrap_err().to_string();
+        assert!(error.contains("in use"), "{error}");
+        assert_eq!(installation.in_use_by(), Some(None));
+        // One that nobody holds, as a second daemon would have made.
+        File::create(installation.data_dir.join("lock")).unwrap();
+        assert!(installation.lock().is_err());
+        drop(lock);
+        installation.lock().unwrap();
     }
 
     #[test]
