@@ -13,7 +13,7 @@ use crate::message::header::WatchedHeaders;
 use crate::policy::{self, Key, Policy, ReplyRules, Value};
 use crate::route::RouteTable;
 use crate::schedule::retry::RetrySchedule;
-use crate::shard::{QUESTIONS_MAX, Settings};
+use crate::shard::{ENTRIES_PER_TURN_MAX, QUESTIONS_MAX, Settings};
 use crate::smtp::client::{ClientSettings, ClientTimeouts};
 use crate::smtp::server::ServerSettings;
 
@@ -67,6 +67,7 @@ pub fn shard(
         memory_bytes_max: (config.limits.content_cache_bytes_max / each) as usize,
         queued_entries_max: (config.limits.queued_messages_max / each) as usize,
         disk_reserve_bytes: config.limits.disk_reserve_bytes,
+        entries_per_turn_max: ENTRIES_PER_TURN_MAX,
         outcome_sync_ms_max: config.queue.outcome_commit_ms_max,
         dns_entries_max: config.dns.cache_entries_max as usize,
         dns_ttl_s_max: (

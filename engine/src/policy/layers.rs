@@ -97,6 +97,7 @@ pub struct Policy {
     is_set: [bool; KEYS.len()],
     /// The longest expiry that a provider sets, milliseconds; 0 if none does.
     provider_expiry_ms_max: u64,
+    retry_ms_max: u64,
 }
 
 /// A value and where it comes from.
@@ -147,6 +148,7 @@ impl Policy {
             domain_names: Names::default(),
             is_set: [false; KEYS.len()],
             provider_expiry_ms_max: 0,
+            retry_ms_max: 0,
         };
         policy.index();
         policy
@@ -180,6 +182,21 @@ impl Policy {
             _ => None,
         });
         self.provider_expiry_ms_max = expiries.max().unwrap_or(0);
+        let delays = self.rows().flat_map(Row::values).map(|(key, value)| {
+            let is_retry = matches!(
+                key,
+                Key::RetrySchedule
+                    | Key::RetryGreylisted
+                    | Key::RetryMailbox
+                    | Key::RetryTransient
+                    | Key::RetryPolicy
+            );
+            match value {
+                Value::Durations(delays) if is_retry => delays.iter().max().copied().unwrap_or(0),
+                _ => 0,
+            }
+        });
+        self.retry_ms_max = delays.max().unwrap_or(0);
     }
 
     /// Every row, least specific layer first.
@@ -207,6 +224,11 @@ impl Policy {
             Some(_) => 0,
             None => self.provider_expiry_ms_max,
         }
+    }
+
+    /// The longest delay between two attempts that any row sets, milliseconds.
+    pub const fn retry_ms_max(&self) -> u64 {
+        self.retry_ms_max
     }
 
     /// The rows that hold for `subject`. Of rows of one layer the one that meets it best, and of equals

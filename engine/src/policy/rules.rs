@@ -148,6 +148,16 @@ pub struct ReplyRules {
 }
 
 impl ReplyRules {
+    /// The longest time after which any rule has a message tried again, milliseconds.
+    pub fn retry_ms_max(&self) -> u64 {
+        let steps = self.steps.iter().flatten();
+        let waits = steps.map(|step| match step.deed {
+            Deed::Retry { after_ms } => after_ms,
+            _ => 0,
+        });
+        waits.max().unwrap_or(0)
+    }
+
     /// The shipped rules.
     pub fn builtin() -> Self {
         match Self::with_overrides("", "", &[]) {

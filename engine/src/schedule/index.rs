@@ -320,6 +320,18 @@ impl List {
         std::iter::successors(self.head, |id| index.get(*id).next)
     }
 
+    /// Appends all of `other`, which is empty afterwards.
+    pub fn append(&mut self, index: &mut Index, other: &mut Self) {
+        let Some(head) = other.head.take() else {
+            return;
+        };
+        match self.tail {
+            Some(tail) => index.get_mut(tail).next = Some(head),
+            None => self.head = Some(head),
+        }
+        self.tail = other.tail.take();
+    }
+
     /// Takes the first.
     pub fn pop(&mut self, index: &mut Index) -> Option<EntryId> {
         let id = self.head?;

@@ -44,7 +44,7 @@ pub enum RetryClass {
 /// Receivers want 1 to 5 minutes, some 15 (RFC 6647 §5).
 const GREYLISTED_S: [u32; 5] = [60, 120, 300, 300, 600];
 /// The longest wait that a receiver is believed which names one, seconds.
-const ASKED_S_MAX: u32 = 3600;
+pub const ASKED_S_MAX: u32 = 3600;
 
 /// The wait that a receiver asks for in words (`try again in 5 minutes`), seconds.
 pub fn asked_wait_s(text: &str) -> Option<u32> {

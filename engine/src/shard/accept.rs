@@ -1,6 +1,6 @@
 //! A transaction's recipients to the shards that own them, and one answer for all.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::records::{Hold, Waiter};
@@ -211,7 +211,8 @@ impl ShardCore {
     /// done, since notes about it, copied forward behind the second, would be taken for the second's.
     fn rename_if_known(&mut self, submission: &mut Submission, now: Now) {
         let queue_id = submission.queue_id;
-        if self.mail.find(queue_id).is_some() || self.moves.past_ids.contains(&queue_id) {
+        let is_past = |ids: &HashSet<QueueId>| ids.contains(&queue_id);
+        if self.mail.find(queue_id).is_some() || self.moves.past_ids.values().any(is_past) {
             submission.queue_id = self.next_queue_id(now);
         }
     }

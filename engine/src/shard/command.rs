@@ -1,7 +1,7 @@
 //! What an operator has done over all of the queue: in slices, so that no turn is long however much
 //! mail there is.
 
-use super::{ENTRIES_PER_TICK_MAX, ShardCore, Why};
+use super::{ShardCore, Why};
 use crate::address::Domain;
 use crate::clock::Now;
 use crate::schedule::destination::{DestinationId, Lookup};
@@ -49,7 +49,7 @@ impl ShardCore {
             .domain
             .as_ref()
             .map(|domain| self.mail.find_destination(domain));
-        let (live, next) = self.mail.sweep(from, ENTRIES_PER_TICK_MAX);
+        let (live, next) = self.mail.sweep(from, self.settings.entries_per_turn_max);
         search.from = next;
         for id in live {
             if search.found.len() >= search.rows_max {
@@ -93,9 +93,9 @@ impl ShardCore {
         let retrying = self.retrying.as_mut()?;
         let only = retrying.only;
         let is_wanted = |id| only.is_none_or(|only| only == Some(id));
-        let (count, is_through) = self
-            .mail
-            .hasten_some(now_s, ENTRIES_PER_TICK_MAX, is_wanted);
+        let (count, is_through) =
+            self.mail
+                .hasten_some(now_s, self.settings.entries_per_turn_max, is_wanted);
         retrying.count += count;
         retrying.is_done |= is_through;
         retrying.is_done.then_some(retrying.count)

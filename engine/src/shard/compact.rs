@@ -141,6 +141,7 @@ impl ShardCore {
         match result {
             Ok(()) => {
                 self.store.queue.forget(segment);
+                self.moves.past_ids.remove(&segment);
                 self.store.queue.set.removed(segment, disposal);
             }
             Err(error) => {

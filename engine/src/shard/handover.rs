@@ -17,7 +17,7 @@
 //! durable and then asks for the note. At the owner: `Storing` → `Held` → ready
 //! ([`ShardCore::handed_over`]).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use super::accept::Origin;
 use super::content::{Given, Purpose};
@@ -26,7 +26,7 @@ use crate::clock::Now;
 use crate::ids::{HandoverId, QueueId, ShardId};
 use crate::queue::record::{OutcomeState, Record};
 use crate::queue::survivors::{NotedHandovers, is_void};
-use crate::schedule::index::{EntryId, State};
+use crate::schedule::index::{EntryId, List, State};
 use crate::store::Mark;
 
 /// Blob kind that marks the end of the outcomes of a handover.
@@ -44,22 +44,27 @@ pub enum HandoverMessage {
     },
 }
 
-/// What a shard gives away and what it is given.
+/// What a shard gives away and what it is given. The lists are links in the entries themselves.
 #[derive(Debug)]
 pub(super) struct Handovers {
     noted: NotedHandovers,
     /// Under which the shard gives mail away in this run.
     id: HandoverId,
     /// Entries to be read.
-    waiting: VecDeque<EntryId>,
+    waiting: List,
     /// Entries being read, or stored at their owners.
     under_way: usize,
     /// Entries that their owners have.
-    given: Vec<EntryId>,
+    given: List,
+    /// Those whose handover is noted: they leave the queue, so many a turn.
+    leaving: List,
     is_noting: bool,
     rest_ticks: u32,
-    /// Messages given to us that are durable, until their handover is noted.
-    held: HashMap<HandoverId, Vec<QueueId>>,
+    /// Entries given to us that are durable, until their handover is noted. As many handovers as
+    /// there are shards, and folders of shards that are no more.
+    held: HashMap<HandoverId, List>,
+    /// Those whose handover is noted: they may be sent, so many a turn.
+    released: List,
 }
 
 impl Handovers {
@@ -67,12 +72,14 @@ impl Handovers {
         Self {
             noted: NotedHandovers::default(),
             id,
-            waiting: VecDeque::new(),
+            waiting: List::default(),
             under_way: 0,
-            given: Vec::new(),
+            given: List::default(),
+            leaving: List::default(),
             is_noting: false,
             rest_ticks: 0,
             held: HashMap::new(),
+            released: List::default(),
         }
     }
 
@@ -106,13 +113,13 @@ impl ShardCore {
 
     /// Gives an entry that another shard owns now to it.
     pub(super) fn transfer(&mut self, id: EntryId) {
-        self.moves.handovers.waiting.push_back(id);
+        self.mail.set_aside(&mut self.moves.handovers.waiting, id);
     }
 
     /// Reads the next entries to be given away, a bounded number at a time.
     pub(super) fn transfer_some(&mut self, now: Now) {
         while self.content.may_read() && !self.is_stalled() {
-            let Some(id) = self.moves.handovers.waiting.pop_front() else {
+            let Some(id) = self.mail.next_aside(&mut self.moves.handovers.waiting) else {
                 return;
             };
             self.moves.handovers.under_way += 1;
@@ -125,7 +132,7 @@ impl ShardCore {
     /// It comes again.
     pub(super) fn transfer_failed(&mut self, id: EntryId) {
         self.moves.handovers.under_way -= 1;
-        self.moves.handovers.waiting.push_back(id);
+        self.transfer(id);
     }
 
     pub(super) fn transfer_message(&mut self, id: EntryId, message: &Message, now: Now) {
@@ -146,8 +153,8 @@ impl ShardCore {
             return self.transfer_failed(id);
         }
         self.moves.handovers.under_way -= 1;
-        self.moves.handovers.given.push(id);
         self.mail.handed(id);
+        self.mail.set_aside(&mut self.moves.handovers.given, id);
         let entry = self.mail.get(id);
         let (first, count) = (entry.recipient_first, entry.recipient_count);
         let (queue_id, segment) = (entry.queue_id, entry.placement.segment);
@@ -202,9 +209,8 @@ impl ShardCore {
             ));
             return;
         }
-        for id in std::mem::take(&mut self.moves.handovers.given) {
-            self.finish_entry(id);
-        }
+        let Handovers { leaving, given, .. } = &mut self.moves.handovers;
+        self.mail.join_aside(leaving, given);
         // Another would be another handover.
         self.moves.handovers.id = self.store.queue.random_handover();
         self.handed_over(handover, now);
@@ -223,17 +229,13 @@ impl ShardCore {
     /// A message given to us is durable.
     pub(super) fn hold(&mut self, queue_id: QueueId, handover: HandoverId) {
         let entries: Vec<EntryId> = self.mail.siblings(queue_id).collect();
+        let held = self.moves.handovers.held.entry(handover).or_default();
         for id in entries {
             if self.mail.get(id).state == State::Storing {
                 self.mail.held(id);
+                self.mail.set_aside(held, id);
             }
         }
-        self.moves
-            .handovers
-            .held
-            .entry(handover)
-            .or_default()
-            .push(queue_id);
     }
 
     pub(super) fn told_of_handover(&mut self, message: HandoverMessage, now: Now) {
@@ -244,18 +246,23 @@ impl ShardCore {
 
     /// What was given to us under the handover is ours.
     fn release(&mut self, handover: HandoverId, now: Now) {
-        for queue_id in self
-            .moves
-            .handovers
-            .held
-            .remove(&handover)
-            .unwrap_or_default()
-        {
-            let entries: Vec<EntryId> = self.mail.siblings(queue_id).collect();
-            for id in entries {
-                if self.mail.get(id).state == State::Held {
-                    self.make_ready(id, now);
-                }
+        let Handovers { held, released, .. } = &mut self.moves.handovers;
+        if let Some(mut ours) = held.remove(&handover) {
+            self.mail.join_aside(released, &mut ours);
+        }
+        self.settle_handovers(now);
+    }
+
+    /// Goes on with what noted handovers change, a bounded number of entries a turn: a queue of millions
+    /// would otherwise hold the shard up for seconds.
+    pub(super) fn settle_handovers(&mut self, now: Now) {
+        for _ in 0..self.settings.entries_per_turn_max {
+            if let Some(id) = self.mail.next_aside(&mut self.moves.handovers.leaving) {
+                self.finish_entry(id);
+            } else if let Some(id) = self.mail.next_aside(&mut self.moves.handovers.released) {
+                self.make_ready(id, now);
+            } else {
+                return;
             }
         }
     }

@@ -91,8 +91,8 @@ pub const QUESTIONS_MAX: usize = 1024;
 pub const QUESTION_MS_MAX: u64 = 120_000;
 /// Destinations kept although they have no mail, for their lookups.
 pub const IDLE_DESTINATIONS_MAX: usize = 65_536;
-/// Entries taken out of the retry wheel, swept or failed in one tick.
-pub const ENTRIES_PER_TICK_MAX: usize = 4096;
+/// Entries taken out of the retry wheel, swept, failed or handed over in one turn.
+pub const ENTRIES_PER_TURN_MAX: usize = 4096;
 /// Reads of records on behalf of no connection (expiry, DNS failure) at a time.
 pub const READS_MAX: usize = 64;
 
@@ -139,6 +139,8 @@ pub struct Settings {
     pub queued_entries_max: usize,
     /// Free space below which no more mail is accepted, bytes.
     pub disk_reserve_bytes: u64,
+    /// Entries that one task over the whole queue may touch in a turn: [`ENTRIES_PER_TURN_MAX`], or fewer.
+    pub entries_per_turn_max: usize,
     /// Longest time an outcome waits for its sync, milliseconds.
     pub outcome_sync_ms_max: u64,
     /// DNS answers kept.
@@ -200,6 +202,8 @@ pub struct ShardCore {
     retrying: Option<command::Retrying>,
     draining: bool,
     counters: Counters,
+    /// Entries that changed in this turn.
+    touched: usize,
 }
 
 impl ShardCore {
@@ -236,6 +240,7 @@ impl ShardCore {
             moves,
             retrying: None,
             draining: false,
+            touched: 0,
             counters: Counters::new(
                 now.unix,
                 settings.counter_domains_max,
@@ -247,6 +252,7 @@ impl ShardCore {
 
     /// Takes in what happened. Ask [`Self::take_actions`] afterwards; several events may come first.
     pub fn handle(&mut self, event: Event, now: Now) {
+        self.touched = 0;
         self.counters.advance(now.unix);
         self.observe(now);
         match event {
@@ -293,6 +299,11 @@ impl ShardCore {
     /// What is to be done, in order; ask after each event.
     pub fn take_actions(&mut self, into: &mut Vec<Action>) {
         into.append(&mut self.actions);
+    }
+
+    /// Entries that became ready, were scheduled or left the queue in the turn of the last event.
+    pub const fn entries_touched(&self) -> usize {
+        self.touched
     }
 
     /// The next queue id for a message accepted here.
@@ -370,6 +381,7 @@ impl ShardCore {
         self.schedule_replayed(now);
         self.transfer_some(now);
         self.note_handover(now);
+        self.settle_handovers(now);
         self.retry_some(now);
         self.wake_deferred(now);
         self.fail_ready(now);

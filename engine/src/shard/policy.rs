@@ -9,7 +9,7 @@ use super::judge::Again;
 use crate::dns::Targets;
 use crate::policy::{Key, Subject};
 use crate::schedule::destination::DestinationId;
-use crate::schedule::retry::{RetryClass, RetrySchedule};
+use crate::schedule::retry::{ASKED_S_MAX, RetryClass, RetrySchedule};
 
 fn seconds(ms: u64) -> u32 {
     u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX)
@@ -87,6 +87,15 @@ impl ShardCore {
             policy.of_domain(destination.provider.as_deref(), destination.domain.as_str());
         let delays = effective.durations_ms(key)?;
         Some(delays.iter().map(|ms| seconds(*ms)).collect())
+    }
+
+    /// The longest that any mail may have been told to wait for its next attempt, seconds, or more: whose
+    /// mail it is, and why it waits, is not known after a start.
+    pub(super) fn longest_retry_s(&self) -> u32 {
+        let of_rules_ms = self.settings.rules.retry_ms_max();
+        let of_policy_ms = self.settings.policy.retry_ms_max();
+        let delay_s = seconds(of_rules_ms.max(of_policy_ms)).max(ASKED_S_MAX);
+        (self.settings.retry.longest_s()).max(delay_s.saturating_mul(2))
     }
 
     /// Retry delays of a destination's mail, and its expiry.

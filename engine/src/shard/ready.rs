@@ -5,8 +5,8 @@
 //! resolves to. [`ShardCore::next_entry`] takes mail out again, for `deliver`'s connections. What
 //! cannot be resolved, or has expired, is settled without one.
 
+use super::ShardCore;
 use super::settle::Unconnected;
-use super::{ENTRIES_PER_TICK_MAX, ShardCore};
 use crate::clock::{Now, UnixMs};
 use crate::pool::SiteId;
 use crate::schedule::destination::{DestinationId, Lookup};
@@ -30,15 +30,15 @@ impl ShardCore {
     /// Deferred entries whose time has come are ready.
     pub(super) fn wake_deferred(&mut self, now: Now) {
         let now_s = self.mail.seconds(now);
-        let woken = self
-            .mail
-            .woken(now_s, ENTRIES_PER_TICK_MAX, &mut self.counters);
+        let entries_max = self.settings.entries_per_turn_max;
+        let woken = self.mail.woken(now_s, entries_max, &mut self.counters);
         for listed in woken {
             self.listed(listed, now);
         }
     }
 
     fn listed(&mut self, listed: Listed, now: Now) {
+        self.touched += 1;
         if let Some(site) = listed.round {
             self.pool.ready_more(site);
         }
@@ -231,7 +231,7 @@ impl ShardCore {
             return;
         }
         let mut seen = Vec::new();
-        for id in self.mail.sweep_on(ENTRIES_PER_TICK_MAX) {
+        for id in self.mail.sweep_on(self.settings.entries_per_turn_max) {
             let entry = self.mail.get(id);
             if entry.state == State::Ready
                 && self.is_expired(id, now)

@@ -6,11 +6,11 @@
 //! replayed. What replay found is delivered when all of it is read, since the outcome of a message may
 //! stand in any later segment.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::compact::{Leaving, Move};
 use super::handover::Handovers;
-use super::{ENTRIES_PER_TICK_MAX, ShardCore, Stored};
+use super::{ShardCore, Stored};
 use crate::clock::{Now, UnixMs};
 use crate::counters::Counter;
 use crate::ids::{AdoptedPart, HandoverId, QueueId, SegmentId};
@@ -43,8 +43,9 @@ pub(super) struct Moves {
     pub(super) copies: HashMap<QueueId, Move>,
     pub(super) handovers: Handovers,
     pub(super) adopted: Vec<(AdoptedPart, Stored)>,
-    /// Ids of earlier runs whose mail left the queue: segments may still tell of them.
-    pub(super) past_ids: HashSet<QueueId>,
+    /// Ids of earlier runs whose mail left the queue, by the segment it stood in last: as long as that is
+    /// there, notes about it are kept.
+    pub(super) past_ids: BTreeMap<SegmentId, HashSet<QueueId>>,
     /// Ids of this run are not older.
     pub(super) begun: UnixMs,
     /// Next index slot to schedule after replay.
@@ -68,7 +69,7 @@ impl Moves {
             copies: HashMap::new(),
             handovers: Handovers::new(handover),
             adopted: Vec::new(),
-            past_ids: HashSet::new(),
+            past_ids: BTreeMap::new(),
             begun: now.unix,
             replay_from: None,
             replaying: true,
@@ -385,22 +386,24 @@ impl ShardCore {
             return;
         };
         self.write_strays(now);
-        let (live, next) = self.mail.sweep(from, 16 * ENTRIES_PER_TICK_MAX);
+        let slots = 16 * self.settings.entries_per_turn_max;
+        let longest_s = self.longest_retry_s();
+        let (live, next) = self.mail.sweep(from, slots);
         for id in live {
             let entry = self.mail.get(id);
             let (state, segment) = (entry.state, entry.placement.segment);
             if state == State::Replayed && !self.is_unread(segment) {
-                self.schedule_entry(id, now);
+                self.schedule_entry(id, longest_s, now);
             }
         }
         self.moves.replay_from = next;
     }
 
-    fn schedule_entry(&mut self, id: EntryId, now: Now) {
+    fn schedule_entry(&mut self, id: EntryId, longest_s: u32, now: Now) {
+        self.touched += 1;
         let now_s = self.mail.seconds(now);
         // A clock that was ahead in an earlier run has left times that nobody should wait for.
         let entry = self.mail.get(id);
-        let longest_s = self.retry_of(entry.destination).longest_s();
         let latest_s = now_s.saturating_add(longest_s);
         let retry_at_s = entry.retry_at_s.min(latest_s);
         let destination = self.mail.destination(entry.destination);

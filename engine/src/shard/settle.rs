@@ -301,6 +301,7 @@ impl ShardCore {
 
     /// Takes an entry out of the queue.
     pub(super) fn finish_entry(&mut self, id: EntryId) {
+        self.touched += 1;
         self.content.forget(id);
         let Done {
             queue_id,
@@ -315,7 +316,8 @@ impl ShardCore {
             self.store.queue.set.dead(placement);
         }
         if queue_id.accepted_ms() < self.moves.begun.0 {
-            self.moves.past_ids.insert(queue_id);
+            let past = &mut self.moves.past_ids;
+            past.entry(placement.segment).or_default().insert(queue_id);
         }
     }
 

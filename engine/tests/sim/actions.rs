@@ -10,7 +10,9 @@ use engine::pool::PeerInfo;
 use engine::queue::cipher::Stream;
 use engine::queue::segment::{file_name, free_file_name};
 use engine::queue::set::Disposal;
-use engine::shard::{Action, DiskError, Event, HandoverMessage, PartMessage, ShardMessage};
+use engine::shard::{
+    Action, DiskError, Event, HandoverMessage, PartMessage, READS_MAX, ShardMessage,
+};
 
 use super::ledger::Checked;
 use super::net;
@@ -107,7 +109,22 @@ impl World {
         self.at(at, Moment::Tick(shard));
         let now = self.now();
         self.shard(shard).core.handle(Event::Tick, now);
+        // So much for each of some tasks, and 16 times as much to schedule what replay found.
+        let touched_max = 24 * self.settings.entries_per_turn_max + READS_MAX;
+        self.is_short(shard, "a tick", touched_max)?;
         self.carry_out(shard)
+    }
+
+    /// No turn that works through the queue may touch much of it: sessions wait meanwhile.
+    fn is_short(&mut self, shard: usize, turn: &str, touched_max: usize) -> Checked {
+        let touched = self.shard(shard).core.entries_touched();
+        self.summary.most_touched = self.summary.most_touched.max(touched as u64);
+        if touched > touched_max {
+            return Err(format!(
+                "{turn} touched {touched} entries, above {touched_max}"
+            ));
+        }
+        Ok(())
     }
 
     pub(crate) fn event(&mut self, shard: usize, event: Event) -> Checked {
@@ -116,7 +133,20 @@ impl World {
         if !matches!(event, Event::DiskSpace { .. }) {
             shard_now.last_event_us = now_us;
         }
+        let is_handover = matches!(
+            event,
+            Event::HandoverNoted { .. }
+                | Event::FromShard {
+                    message: ShardMessage::Handover(_),
+                    ..
+                }
+        );
         shard_now.core.handle(event, now);
+        if is_handover {
+            // And what idle connections are given at once of what became ready.
+            let touched_max = 2 * self.settings.entries_per_turn_max + 8;
+            self.is_short(shard, "a handover", touched_max)?;
+        }
         self.carry_out(shard)
     }
 

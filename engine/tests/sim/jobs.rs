@@ -9,6 +9,7 @@ use engine::queue::set::Disposal;
 use engine::shard::{Begin, DiskError, Event};
 
 use super::actions::{MS, io};
+use super::disk::{FolderName, SECTOR_BYTES};
 use super::ledger::Checked;
 use super::process::{Job, Moment, Step, Then};
 use super::world::{Sabotage, World};
@@ -70,7 +71,7 @@ impl World {
     pub(crate) fn start_job(
         &mut self,
         shard: usize,
-        folder: super::disk::FolderName,
+        folder: FolderName,
         steps: VecDeque<Step>,
         then: Then,
     ) -> u64 {
@@ -89,10 +90,11 @@ impl World {
     }
 
     pub(crate) fn schedule_step(&mut self, job: u64) {
-        let within = if self.strikes(self.faults.slow) {
-            2000 * MS
-        } else {
-            8 * MS
+        let within = match self.strikes(self.faults.slow) {
+            // A disk that hangs, rather than one that is busy.
+            true if self.random.below(10) == 0 => 10_000 * MS,
+            true => 2000 * MS,
+            false => 8 * MS,
         };
         self.soon(within, Moment::Step(job));
     }
@@ -125,12 +127,8 @@ impl World {
             Step::Create { .. } if full => return Err(DiskError::Full),
             Step::Create { name, bytes } => self.disk.create(folder, &name, bytes),
             Step::Write { name, at, bytes } => {
-                let fails = self.strikes(self.faults.write);
-                let random = &mut self.random;
-                if fails || full && random.below(4) > 0 {
-                    // Who knows what of it is there.
-                    self.disk
-                        .write(folder, &name, at, &bytes, || random.below(2) == 0);
+                if self.strikes(self.faults.write) || full && self.random.below(4) > 0 {
+                    self.write_in_part(folder, &name, at, &bytes);
                     return Err(if full {
                         DiskError::Full
                     } else {
@@ -192,6 +190,21 @@ impl World {
         } else {
             Err(io("no such file"))
         }
+    }
+
+    /// A write that fails: who knows what of it is there; or it is a short one.
+    fn write_in_part(&mut self, folder: FolderName, name: &str, at: usize, bytes: &[u8]) {
+        let random = &mut self.random;
+        let sectors = bytes.len().div_ceil(SECTOR_BYTES) as u64;
+        let short = (random.below(2) == 0).then(|| random.below(sectors));
+        let mut sector = 0;
+        self.disk.write(folder, name, at, bytes, || {
+            sector += 1;
+            match short {
+                Some(written) => sector <= written,
+                None => random.below(2) == 0,
+            }
+        });
     }
 
     pub(crate) fn job_done(&mut self, job: Job, result: Result<(), DiskError>) -> Checked {

@@ -72,6 +72,7 @@ pub(crate) fn settings(random: &mut Random) -> Settings {
         memory_bytes_max: [0, 20_000, 64 << 20][random.below(3) as usize],
         queued_entries_max: 100_000,
         disk_reserve_bytes: 1 << 20,
+        entries_per_turn_max: [3, 40, 4096][random.below(3) as usize],
         outcome_sync_ms_max: [0, 50, 1000][random.below(3) as usize],
         dns_entries_max: 1000,
         dns_ttl_s_max: (86_400, 900),

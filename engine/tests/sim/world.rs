@@ -60,6 +60,8 @@ pub(crate) struct Summary {
     pub(crate) adoptions: u64,
     pub(crate) transfers: u64,
     pub(crate) moments: u64,
+    /// Entries that one turn over the queue touched at most.
+    pub(crate) most_touched: u64,
 }
 
 impl Summary {
@@ -75,6 +77,7 @@ impl Summary {
         self.adoptions += other.adoptions;
         self.transfers += other.transfers;
         self.moments += other.moments;
+        self.most_touched = self.most_touched.max(other.most_touched);
     }
 }
 

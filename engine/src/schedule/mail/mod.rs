@@ -34,7 +34,7 @@ use std::collections::{HashMap, VecDeque};
 pub(crate) use entries::{Done, Listed, NewEntry, Taken};
 
 use super::destination::{Destination, DestinationId};
-use super::index::{Entry, EntryId, Index};
+use super::index::{Entry, EntryId, Index, List};
 use super::steady::SteadyClock;
 use super::wheel::Wheel;
 use crate::address::Domain;
@@ -121,6 +121,22 @@ impl Mail {
         let (live, next) = self.index.sweep(self.sweep_from, count);
         self.sweep_from = next.unwrap_or(0);
         live
+    }
+
+    /// Puts an entry that is in no list behind those of `list`; none of them may leave the queue before it is
+    /// taken out again.
+    pub(crate) fn set_aside(&mut self, list: &mut List, id: EntryId) {
+        list.push(&mut self.index, id);
+    }
+
+    /// Takes the first that was set aside.
+    pub(crate) fn next_aside(&mut self, list: &mut List) -> Option<EntryId> {
+        list.pop(&mut self.index)
+    }
+
+    /// Puts what was set aside in `more` behind `list`.
+    pub(crate) fn join_aside(&mut self, list: &mut List, more: &mut List) {
+        list.append(&mut self.index, more);
     }
 
     /// Bits of the entry's recipients that are done.

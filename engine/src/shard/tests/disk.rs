@@ -50,6 +50,15 @@ fn a_full_queue_takes_the_notifications_of_other_shards_up_to_a_reserve() {
 }
 
 #[test]
+fn lines_of_a_batch_that_fits_no_log_file_are_counted_as_dropped() {
+    let mut relay = Relay::with(|settings| settings.log_segment_bytes = 16_384);
+    relay.accept_for("a.example", 300);
+    relay.after_s(3);
+    assert_eq!(relay.delivered, 300);
+    assert_eq!(relay.core.status().log_dropped_lines, 300);
+}
+
+#[test]
 fn delivery_log_files_end_with_the_hour() {
     let mut relay = Relay::new();
     for minute in 0..150 {

@@ -8,5 +8,6 @@ mod outside;
 mod policy;
 mod recipients;
 mod relay;
+mod restart;
 mod rules;
 mod sites;

@@ -1,6 +1,6 @@
 //! What an operator asks for and is told.
 
-use super::super::ENTRIES_PER_TICK_MAX;
+use super::super::ENTRIES_PER_TURN_MAX;
 use super::relay::Relay;
 use crate::schedule::Binding;
 
@@ -33,7 +33,7 @@ fn a_search_over_a_large_queue_takes_slices() {
         relay.accept(&format!("d{}.example", n % 4));
     }
     let (found, slices) = relay.searched(Some("d1.example"));
-    assert!(slices >= MESSAGES / ENTRIES_PER_TICK_MAX, "{slices}");
+    assert!(slices >= MESSAGES / ENTRIES_PER_TURN_MAX, "{slices}");
     assert_eq!(found, MESSAGES / 4);
 }
 

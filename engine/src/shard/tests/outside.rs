@@ -17,8 +17,13 @@ use crate::status::EnhancedStatus;
 
 impl Relay {
     pub(super) fn handle(&mut self, event: Event) {
-        self.core.handle(event, self.now);
+        self.turn(event);
         self.settle();
+    }
+
+    fn turn(&mut self, event: Event) {
+        self.core.handle(event, self.now);
+        self.most_touched = self.most_touched.max(self.core.entries_touched());
     }
 
     /// Carries out what is asked until nothing is.
@@ -32,7 +37,7 @@ impl Relay {
             }
             for action in actions.drain(..) {
                 if let Some(event) = self.carry_out(action) {
-                    self.core.handle(event, self.now);
+                    self.turn(event);
                 }
             }
         }
@@ -41,11 +46,13 @@ impl Relay {
     fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Answer { result, .. } => self.answers.push(result),
-            Action::Tell { message, .. } => {
-                if let ShardMessage::Part(PartMessage::Stored { result, .. }) = message {
-                    self.told.push(result);
+            Action::Tell { message, .. } => match message {
+                ShardMessage::Part(PartMessage::Stored { result, .. }) => self.told.push(result),
+                ShardMessage::Part(PartMessage::Store { split, .. }) => {
+                    self.given_away.push(split);
                 }
-            }
+                _ => {}
+            },
             Action::Resolve { question } => {
                 self.questions.push(question.clone());
                 if !self.resolver_hangs {

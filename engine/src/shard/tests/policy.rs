@@ -8,7 +8,7 @@ use crate::counters::Counter;
 use crate::policy::{Policy, Row};
 use crate::schedule::Binding;
 
-fn policy(text: &str) -> Arc<Policy> {
+pub(super) fn policy(text: &str) -> Arc<Policy> {
     let rows = Row::parse_file("policy.toml", text).unwrap_or_else(|errors| panic!("{errors:?}"));
     Arc::new(Policy::new(Vec::new(), Vec::new(), rows))
 }

@@ -7,7 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::super::settle::Unconnected;
-use super::super::{Cause, Event, PartMessage, Settings, ShardCore, Stored, Submission};
+use super::super::{
+    Cause, ENTRIES_PER_TURN_MAX, Event, PartMessage, Settings, ShardCore, Stored, Submission,
+};
 use crate::address::{Address, Domain};
 use crate::clock::{Mono, Now, UnixMs};
 use crate::counters::Counter;
@@ -15,7 +17,7 @@ use crate::delivery_log::read_batch;
 use crate::dns::{DnsPolicy, Question};
 use crate::dsn::DsnReturn;
 use crate::envelope::Envelope;
-use crate::ids::{SegmentId, SessionTicket, ShardId, SplitId};
+use crate::ids::{HandoverId, SegmentId, SessionTicket, ShardId, SplitId};
 use crate::keys::{KeyRing, MasterKey};
 use crate::net::IpFamily;
 use crate::phase::Phase;
@@ -86,7 +88,7 @@ pub(super) struct Relay {
     /// What each host has.
     pub(super) addresses: Vec<IpAddr>,
     pub(super) ttl_s: u32,
-    next_message: u64,
+    pub(super) next_message: u64,
 
     /// Delivery log segments that were begun.
     pub(super) logs: Vec<SegmentId>,
@@ -107,6 +109,10 @@ pub(super) struct Relay {
     pub(super) answers: Vec<Stored>,
     /// What other shards were told of what they gave us, in order.
     pub(super) told: Vec<Stored>,
+    /// What they were given and have not answered.
+    pub(super) given_away: Vec<SplitId>,
+    /// How many entries one turn has touched at most.
+    pub(super) most_touched: usize,
 }
 
 /// Settings under which nothing is in the way.
@@ -140,6 +146,7 @@ pub(super) fn settings() -> Settings {
         memory_bytes_max: 64 << 20,
         queued_entries_max: 1_000_000,
         disk_reserve_bytes: 0,
+        entries_per_turn_max: ENTRIES_PER_TURN_MAX,
         outcome_sync_ms_max: 0,
         dns_entries_max: 1000,
         dns_ttl_s_max: (86_400, 900),
@@ -152,6 +159,28 @@ pub(super) fn settings() -> Settings {
         counter_save_ms: 10_000,
         rules: Arc::new(ReplyRules::builtin()),
     }
+}
+
+/// A shard whose segments begin at `next`, and that has read nothing yet.
+pub(super) fn shard(
+    me: ShardId,
+    shards: u16,
+    settings: Settings,
+    next: SegmentId,
+    now: Now,
+) -> ShardCore {
+    let mut nonce = u128::from(next.0) << 64;
+    let setup = StorageSetup {
+        keys: Arc::new(KeyRing::new(MasterKey::from_bytes(&mut [7; 32]))),
+        nonces: Box::new(move || {
+            nonce += 1;
+            nonce.to_le_bytes()
+        }),
+        next_segment: next,
+        next_log_segment: SegmentId(1),
+        next_counters_segment: SegmentId(1),
+    };
+    ShardCore::new(me, shards, Rc::new(settings), setup, 1, now)
 }
 
 /// The relay as a test finds it.
@@ -169,18 +198,7 @@ impl Relay {
             mono: Mono(0),
             unix: UnixMs(START_MS),
         };
-        let mut nonce = 0_u128;
-        let setup = StorageSetup {
-            keys: Arc::new(KeyRing::new(MasterKey::from_bytes(&mut [7; 32]))),
-            nonces: Box::new(move || {
-                nonce += 1;
-                nonce.to_le_bytes()
-            }),
-            next_segment: SegmentId(1),
-            next_log_segment: SegmentId(1),
-            next_counters_segment: SegmentId(1),
-        };
-        let mut core = ShardCore::new(ShardId(0), 1, Rc::new(settings), setup, 1, now);
+        let mut core = shard(ShardId(0), 1, settings, SegmentId(1), now);
         core.replay_done();
         Self {
             core,
@@ -205,6 +223,8 @@ impl Relay {
             leaps: 0,
             answers: Vec::new(),
             told: Vec::new(),
+            given_away: Vec::new(),
+            most_touched: 0,
         }
     }
 
@@ -267,12 +287,22 @@ impl Relay {
 
     /// Another shard gives a message; what it is told.
     pub(super) fn given(&mut self, domain: &str, is_notice: bool) -> Option<Stored> {
+        self.given_under(None, domain, is_notice)
+    }
+
+    /// One does so under a handover.
+    pub(super) fn given_under(
+        &mut self,
+        handover: Option<HandoverId>,
+        domain: &str,
+        is_notice: bool,
+    ) -> Option<Stored> {
         let submission = Box::new(self.submission(domain, 1));
         let message = PartMessage::Store {
             split: SplitId(1),
             submission,
-            pending: true,
-            handover: None,
+            pending: handover.is_none(),
+            handover,
             is_notice,
         };
         let (from, message) = (ShardId(1), message.into());
