@@ -89,7 +89,7 @@ pub fn shard(
 pub fn policy(config: &Config) -> Policy {
     let delivery = &config.delivery;
     let count = |n: u32| Value::Count(u64::from(n));
-    let default = vec![
+    let mut default = vec![
         (Key::SessionsMax, count(delivery.sessions_max)),
         (
             Key::MessagesPerSession,
@@ -109,7 +109,16 @@ pub fn policy(config: &Config) -> Policy {
             Value::Count(u64::from(delivery.retry_jitter_percent)),
         ),
         (Key::ExpireAfter, Value::Duration(delivery.expire_after_ms)),
+        (Key::WindowZone, Value::Zone(delivery.window_zone.clone())),
+        (
+            Key::WindowSpread,
+            Value::Duration(delivery.window_spread_ms),
+        ),
     ];
+    if !delivery.window.is_empty() {
+        let spans = delivery.window.as_slice().into();
+        default.push((Key::Window, Value::Window(spans)));
+    }
     let shipped = if config.policy.shipped {
         policy::shipped()
     } else {

@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::reader::Reader;
+use super::reader::{Reader, TextDefault};
 use super::{D, H, M, S};
 use crate::dsn::DsnReturn;
 use crate::limits::{RECIPIENTS_PER_TRANSACTION_MAX, RETRY_STEPS_MAX};
 use crate::net::{Cidr, IpFamily};
+use crate::policy::window::{Span, WINDOW_SPANS_MAX, Zone};
 use crate::smtp::client::ClientTimeouts;
 use crate::units::{format_duration_ms, parse_duration_ms};
 
@@ -42,6 +43,12 @@ pub struct Delivery {
     pub retry_jitter_percent: u8,
     /// From acceptance until a message is given up, ms.
     pub expire_after_ms: u64,
+    /// When mail may begin to be sent; empty: at any time.
+    pub window: Vec<Span>,
+    /// By which clock, for rows that name no zone either.
+    pub window_zone: Zone,
+    /// Mail that has waited for the opening begins within this after it, ms.
+    pub window_spread_ms: u64,
     /// Sessions to one site, in all shards.
     pub sessions_max: u32,
     /// Messages before a session is ended.
@@ -105,6 +112,24 @@ pub(super) fn read(r: &mut Reader<'_, '_>) -> Delivery {
         retry_schedule_ms,
         retry_jitter_percent: r.number("retry_jitter_percent", 20, 0..=50),
         expire_after_ms: r.duration_ms("expire_after", 5 * D, S..=30 * D),
+        window: r.list("window", "list of times", &[], WINDOW_SPANS_MAX, |text| {
+            text.parse().map_err(|()| {
+                format!("`{text}` must be a time of the week such as \"mon-fri 09:00-18:00\"")
+            })
+        }),
+        window_zone: r
+            .text(
+                "window_zone",
+                "time zone",
+                TextDefault::Text("UTC"),
+                |text| {
+                    text.parse().map_err(|()| {
+                        format!("`{text}` is no time zone such as \"Asia/Tokyo\" or \"UTC\"")
+                    })
+                },
+            )
+            .unwrap_or(Zone::UTC),
+        window_spread_ms: r.duration_ms("window_spread", 2 * M, 0..=H),
         sessions_max: r.number("sessions_max", 20, 1..=10_000),
         messages_per_session: r.number("messages_per_session", 1_000, 1..=1_000_000),
         recipients_per_message: r.number(

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::window::{Span, WINDOW_SPANS_MAX, Zone};
 use crate::limits::RETRY_STEPS_MAX;
 use crate::units::{format_duration_ms, parse_duration_ms};
 
@@ -55,6 +56,10 @@ pub enum Kind {
         /// Greatest of each.
         max_ms: u64,
     },
+    /// Times of the week, at most [`WINDOW_SPANS_MAX`].
+    Window,
+    /// A time zone.
+    Zone,
 }
 
 impl fmt::Display for Kind {
@@ -73,6 +78,11 @@ impl fmt::Display for Kind {
                 format_duration_ms(min_ms),
                 format_duration_ms(max_ms)
             ),
+            Self::Window => write!(
+                f,
+                "a list of times such as [\"mon-fri 09:00-18:00\", \"sat,sun\"], {WINDOW_SPANS_MAX} at most"
+            ),
+            Self::Zone => f.write_str("a time zone such as \"Asia/Tokyo\" or \"UTC\""),
         }
     }
 }
@@ -86,6 +96,10 @@ pub enum Value {
     Duration(u64),
     /// Milliseconds each.
     Durations(Box<[u64]>),
+    /// Times of the week, by the clock of a zone.
+    Window(Box<[Span]>),
+    /// A time zone.
+    Zone(Zone),
 }
 
 impl fmt::Display for Value {
@@ -97,6 +111,11 @@ impl fmt::Display for Value {
                 let texts: Vec<_> = list.iter().map(|ms| format_duration_ms(*ms)).collect();
                 f.write_str(&texts.join(", "))
             }
+            Self::Window(spans) => {
+                let texts: Vec<_> = spans.iter().map(ToString::to_string).collect();
+                f.write_str(&texts.join("; "))
+            }
+            Self::Zone(zone) => zone.fmt(f),
         }
     }
 }
@@ -117,12 +136,18 @@ impl Kind {
             Self::Duration { min_ms, max_ms } => parse_duration_ms(text)
                 .filter(|ms| (min_ms..=max_ms).contains(ms))
                 .map(Value::Duration),
-            Self::Durations { .. } => self.texts(&[text]),
+            Self::Durations { .. } | Self::Window => self.texts(&[text]),
+            Self::Zone => text.parse().ok().map(Value::Zone),
         }
     }
 
     /// Takes a list of texts.
     pub(super) fn texts(self, texts: &[&str]) -> Option<Value> {
+        if self == Self::Window {
+            let is_list = (1..=WINDOW_SPANS_MAX).contains(&texts.len());
+            let spans: Option<Box<[Span]>> = texts.iter().map(|text| text.parse().ok()).collect();
+            return spans.filter(|_| is_list).map(Value::Window);
+        }
         let Self::Durations { min_ms, max_ms } = self else {
             return None;
         };
@@ -174,6 +199,12 @@ pub enum Key {
     RetryJitterPercent,
     /// From acceptance until a message is given up.
     ExpireAfter,
+    /// When mail may begin to be sent.
+    Window,
+    /// By which clock.
+    WindowZone,
+    /// Mail that has waited for the opening begins within this after it.
+    WindowSpread,
 }
 
 /// What there is to know of a key.
@@ -205,7 +236,7 @@ const fn duration(min_ms: u64, max_ms: u64) -> Kind {
 }
 
 /// Every value, in the order of [`Key`].
-pub const KEYS: [Spec; 17] = [
+pub const KEYS: [Spec; 20] = [
     spec(Key::SessionsMax, "sessions_max", count(10_000), SITE),
     spec(Key::SessionsPerMta, "sessions_per_mta", count(1_000), SITE),
     spec(
@@ -271,6 +302,14 @@ pub const KEYS: [Spec; 17] = [
         MAIL,
     ),
     spec(Key::ExpireAfter, "expire_after", duration(S, 30 * D), MAIL),
+    spec(Key::Window, "window", Kind::Window, MAIL),
+    spec(Key::WindowZone, "window_zone", Kind::Zone, MAIL),
+    spec(
+        Key::WindowSpread,
+        "window_spread",
+        duration(0, 60 * M),
+        MAIL,
+    ),
 ];
 
 const fn class_schedule(key: Key, name: &'static str) -> Spec {

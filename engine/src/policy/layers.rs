@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::keys::{KEYS, Key, Value};
 use super::row::{Layer, Origin, Row, Scope};
+use super::window::{Window, Zone};
 use crate::net::DomainPattern;
 
 /// For whom a policy is asked.
@@ -217,6 +218,11 @@ impl Policy {
         self.is_set[key as usize]
     }
 
+    /// Whether any row sets `key`, the default one too.
+    pub fn is_set_anywhere(&self, key: Key) -> bool {
+        self.is_set(key) || self.default.value(key).is_some()
+    }
+
     /// The longest expiry that a provider may turn out to set for a domain, milliseconds; 0 if none can.
     pub fn provider_expiry_ms_max(&self, domain: &str) -> u64 {
         let row = self.domain_names.find(domain).map(|at| &self.domains[at]);
@@ -331,6 +337,18 @@ impl<'p> Effective<'p> {
             Value::Durations(list) => Some(list),
             _ => None,
         }
+    }
+
+    /// When mail may begin to be sent; `None` at any time.
+    pub fn window(&self) -> Option<Window> {
+        let Value::Window(spans) = self.value(Key::Window)?.value else {
+            return None;
+        };
+        let zone = match self.value(Key::WindowZone).map(|from| from.value) {
+            Some(Value::Zone(zone)) => zone.clone(),
+            _ => Zone::UTC,
+        };
+        Some(Window::new(spans.clone(), zone))
     }
 
     /// Every value that is set, in the order of the keys.

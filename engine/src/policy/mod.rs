@@ -14,7 +14,7 @@
 //!
 //! Files: `bucket` rates, `keys` the values and where each may stand, `row` a row and what it is for, `layers` which
 //! rows hold, `rules` what is done about a reply, `file` the operator's file, `check` what in it contradicts or can never hold, `shipped`
-//! the table that comes with the program.
+//! the table that comes with the program, `window` when mail may begin to be sent.
 //!
 //! Nothing here knows sites, the queue or a clock.
 
@@ -26,6 +26,7 @@ mod layers;
 mod row;
 pub mod rules;
 mod shipped;
+pub mod window;
 
 pub use check::{Finding, check};
 pub use keys::{KEYS, Key, Kind, Spec, Value};

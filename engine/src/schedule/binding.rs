@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
+
+use crate::clock::UnixMs;
+
 /// Why mail of a destination, or one message, is not being sent at this moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Binding {
@@ -43,6 +47,13 @@ pub enum Binding {
         units: u64,
         /// Milliseconds until the next may go.
         next_in_ms: u64,
+    },
+    /// The delivery window is closed.
+    Window {
+        /// When this domain's mail goes on: the opening, and its part of the spread.
+        opens: UnixMs,
+        /// Seconds until then.
+        opens_in_s: u64,
     },
     /// A reply rule has the site rest.
     RuleRest {
@@ -132,6 +143,11 @@ impl fmt::Display for Binding {
                 units,
                 next_in_ms,
             } => write!(f, "{limit} = {units}: the next in {next_in_ms} ms"),
+            Self::Window { opens, opens_in_s } => {
+                let at = Timestamp::from_millisecond(opens.0.cast_signed() / 1000 * 1000);
+                let at = at.map_or_else(|_| "never".to_owned(), |at| at.to_string());
+                write!(f, "delivery window closed, opens in {opens_in_s} s: {at}")
+            }
             Self::RuleRest {
                 rule,
                 reply,
@@ -200,6 +216,7 @@ impl Binding {
                 "a transaction that ends; more sessions: sessions_max, see hikyaku policy explain"
             }
             Self::RateMax { .. } => "its time; a higher rate: see hikyaku policy explain",
+            Self::Window { .. } => "its opening; another window: see hikyaku policy explain",
             Self::RuleRest { .. } => {
                 "the end of the rest; at once: hikyaku retry; another rest: a rule of your own, see hikyaku policy reply"
             }

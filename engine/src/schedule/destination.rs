@@ -5,7 +5,7 @@ use std::rc::Rc;
 pub use super::index::DestinationId;
 use super::index::List;
 use crate::address::Domain;
-use crate::clock::Mono;
+use crate::clock::{Mono, UnixMs};
 use crate::counters::DomainRow;
 use crate::dns::{DnsFailure, DnsTrouble, Targets};
 use crate::ids::SiteId;
@@ -39,6 +39,18 @@ pub enum Lookup {
     Failed(DnsFailure),
 }
 
+/// Which window a destination's mail has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WindowOf {
+    /// Nobody has asked since it was last seen whose domain it is.
+    #[default]
+    Unknown,
+    /// None.
+    Always,
+    /// By its number.
+    Hours(u32),
+}
+
 /// A recipient domain.
 #[derive(Debug)]
 pub struct Destination {
@@ -61,6 +73,10 @@ pub struct Destination {
     pub is_provider_known: bool,
     /// An operator wants its site tried at once, whichever that is.
     pub lifts_back_off: bool,
+    /// Its delivery window.
+    pub window: WindowOf,
+    /// Its mail waits for this time, as the window was closed.
+    pub parked: Option<UnixMs>,
     /// DNS failures in a row.
     pub dns_failures: u16,
     /// Whether it stands in its site's round.
@@ -84,6 +100,8 @@ impl Destination {
             provider: None,
             is_provider_known: false,
             lifts_back_off: false,
+            window: WindowOf::Unknown,
+            parked: None,
             dns_failures: 0,
             in_round: false,
             is_vacant: false,

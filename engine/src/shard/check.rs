@@ -20,6 +20,7 @@ impl ShardCore {
             recipients as u64,
             "recipients with connections"
         );
+        self.assert_parked();
         let mut in_rounds = 0;
         self.pool.assert_consistent();
         for (round, ready_len, name) in self.pool.rounds() {

@@ -99,7 +99,11 @@ impl ShardCore {
 
     /// Finds connections for a site's ready mail. `is_eager`: opens one even if the mail is little.
     fn pump(&mut self, site: SiteId, mut is_eager: bool, now: Now) {
-        while self.pool.site(site).has_mail() {
+        loop {
+            self.park_closed(site, now);
+            if !self.pool.site(site).has_mail() {
+                return;
+            }
             let at = self.conditions(now);
             match self.pool.may_go(site, is_eager, &at) {
                 Ok(Go::Start(permit)) => {
@@ -195,7 +199,13 @@ impl ShardCore {
 
     /// What a connection was to send has been read back.
     pub(super) fn loaded(&mut self, conn: ConnId, entry: EntryId, held: Held, now: Now) {
+        let destination = self.mail.get(entry).destination;
         match self.pool.loaded(conn) {
+            // Its window closed meanwhile.
+            Some(_) if self.is_closed(destination, now) => {
+                self.make_ready(entry, now);
+                self.assign(conn, now);
+            }
             Some(permit) => self.start(permit, entry, held, now),
             None => self.make_ready(entry, now),
         }

@@ -25,6 +25,7 @@ impl ShardCore {
     fn evict_destination(&mut self, id: DestinationId) {
         if self.mail.is_idle(id) {
             self.set_lookup(id, Lookup::Unknown);
+            self.unpark(id);
             self.mail.drop_destination(id);
         }
     }

@@ -10,7 +10,7 @@ use super::settle::Unconnected;
 use super::{Action, QUESTION_MS_MAX, QUESTIONS_MAX, Settings, ShardCore};
 use crate::clock::{Mono, Now};
 use crate::dns::{self, Answer, Cache, DnsTrouble, Plan, Question, Targets};
-use crate::schedule::destination::{DestinationId, Lookup};
+use crate::schedule::destination::{DestinationId, Lookup, WindowOf};
 use crate::schedule::lookups::{Asked, Lookups};
 
 /// First wait after a DNS failure; doubles up to [`DNS_RETRY_S_MAX`].
@@ -136,11 +136,12 @@ impl ShardCore {
         destination.dns_failures = 0;
         destination.provider = provider;
         destination.is_provider_known = true;
+        destination.window = WindowOf::Unknown;
         if std::mem::take(&mut destination.lifts_back_off) {
             self.pool.lift_back_off(site);
         }
         self.set_lookup(id, Lookup::Site { site, targets });
-        self.enrol(id, site);
+        self.enrol(id, site, now);
     }
 
     /// No answer: one message is deferred and says so, for all of its domain.

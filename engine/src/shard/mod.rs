@@ -22,6 +22,7 @@
 //! - `unread`: segments that replay could not read yet;
 //! - `handover`: mail that leaves for the shards that own it now;
 //! - `adopt`: the mail of shards that are no more;
+//! - `window`: destinations whose delivery window is closed;
 //! - `view`: what an operator may ask;
 //! - `command`: what an operator has done over all of the queue, so much a turn.
 
@@ -49,6 +50,7 @@ mod settle;
 mod streams;
 mod unread;
 mod view;
+mod window;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -195,6 +197,7 @@ pub struct ShardCore {
     content: content::Content,
     names: lookup::Names,
     pool: Pool,
+    windows: window::Windows,
     deliveries: HashMap<TransactionToken, Delivery>,
     last_token: TransactionToken,
     notices: notice::Notices,
@@ -234,6 +237,7 @@ impl ShardCore {
             content: content::Content::new(settings.content_bytes_max),
             names: lookup::Names::new(&settings),
             pool: Pool::new(deliver::limits(&settings, me, shards)),
+            windows: window::Windows::new(&settings.policy),
             deliveries: HashMap::new(),
             last_token: TransactionToken::default(),
             notices: notice::Notices::default(),
@@ -314,6 +318,7 @@ impl ShardCore {
     /// Takes in the time; a leap of the wall clock is told, and nothing expires or waits by it.
     fn observe(&mut self, now: Now) {
         if let Some(leap_ms) = self.mail.observe(now) {
+            self.windows.leapt();
             let way = if leap_ms > 0 { "ahead" } else { "back" };
             self.report(format!(
                 "the wall clock has leapt {way} by {} s; retry times and ages of new mail go on without it",
@@ -384,6 +389,7 @@ impl ShardCore {
         self.settle_handovers(now);
         self.retry_some(now);
         self.wake_deferred(now);
+        self.open_windows(now);
         self.fail_ready(now);
         self.wake_for_memory(now);
         self.sweep(now);

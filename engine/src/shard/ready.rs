@@ -9,7 +9,7 @@ use super::ShardCore;
 use super::settle::Unconnected;
 use crate::clock::{Now, UnixMs};
 use crate::pool::SiteId;
-use crate::schedule::destination::{DestinationId, Lookup};
+use crate::schedule::destination::{DestinationId, Lookup, WindowOf};
 use crate::schedule::index::{EntryId, State};
 use crate::schedule::mail::{Listed, Taken};
 
@@ -48,11 +48,14 @@ impl ShardCore {
     /// Every destination is looked up anew: routes may have changed.
     pub(super) fn forget_lookups(&mut self) {
         self.pool.clear_rounds();
+        self.forget_windows();
         let ids = self.mail.destination_ids();
         for id in ids.clone() {
             let destination = self.mail.destination_mut(id);
             destination.in_round = false;
             destination.is_provider_known = false;
+            destination.window = WindowOf::Unknown;
+            destination.parked = None;
             if matches!(destination.lookup, Lookup::Site { .. }) {
                 self.set_lookup(id, Lookup::Unknown);
             }
@@ -70,12 +73,12 @@ impl ShardCore {
     /// is begun before the event is through.
     pub(super) fn activate(&mut self, id: DestinationId, now: Now) {
         let destination = self.mail.destination(id);
-        if destination.ready_len() == 0 {
+        if destination.ready_len() == 0 || destination.parked.is_some() {
             return;
         }
         match &destination.lookup {
             Lookup::Site { site, targets } if targets.expires > now.mono => {
-                self.enrol(id, *site);
+                self.enrol(id, *site, now);
             }
             Lookup::Asking | Lookup::Due | Lookup::Queued | Lookup::Failed(_) => {}
             Lookup::Trouble { until, .. } if *until > now.mono => {}
@@ -86,7 +89,11 @@ impl ShardCore {
         }
     }
 
-    pub(super) fn enrol(&mut self, id: DestinationId, site_id: SiteId) {
+    /// The destination takes its turns at the site from now on, or waits for its window to open.
+    pub(super) fn enrol(&mut self, id: DestinationId, site_id: SiteId, now: Now) {
+        if !self.mail.destination(id).in_round && self.parks(id, now) {
+            return;
+        }
         let destination = self.mail.destination_mut(id);
         if !destination.in_round {
             destination.in_round = true;
@@ -148,6 +155,11 @@ impl ShardCore {
                 self.look_up_soon(id);
                 continue;
             }
+            if self.is_closed(id, now) {
+                self.step_out(site_id, id);
+                self.parks(id, now);
+                continue;
+            }
             let entry = self.pop_part(id, recipients_max, &mut 0, now);
             let destination = self.mail.destination_mut(id);
             let is_empty = destination.ready_len() == 0;
@@ -160,6 +172,12 @@ impl ShardCore {
     }
 
     fn leave_round(&mut self, site_id: SiteId, id: DestinationId) {
+        self.step_out(site_id, id);
+        self.set_lookup(id, Lookup::Unknown);
+    }
+
+    /// The next in turn leaves the round; where it leads is known still.
+    pub(super) fn step_out(&mut self, site_id: SiteId, id: DestinationId) {
         let destination = self.mail.destination_mut(id);
         destination.in_round = false;
         debug_assert_eq!(
@@ -168,7 +186,6 @@ impl ShardCore {
             "only the next in turn leaves"
         );
         self.pool.leave_round(site_id, destination.ready_len());
-        self.set_lookup(id, Lookup::Unknown);
     }
 
     /// Takes the next live entry out of a destination's ready list, as in flight. Entries that have

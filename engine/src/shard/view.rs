@@ -170,6 +170,7 @@ impl ShardCore {
             binding @ (Binding::Stopping
             | Binding::DiskTrouble
             | Binding::DnsTrouble { .. }
+            | Binding::Window { .. }
             | Binding::RuleRest { .. }
             | Binding::SiteBackoff { .. }) => Some(binding),
             _ => None,
@@ -180,6 +181,9 @@ impl ShardCore {
         let at = self.conditions(now);
         if let Some(halt) = at.halt {
             return halt.binding();
+        }
+        if let Some(closed) = self.window_binding(destination, now) {
+            return closed;
         }
         match &destination.lookup {
             Lookup::Unknown | Lookup::Asking | Lookup::Due => Binding::AwaitingDns,

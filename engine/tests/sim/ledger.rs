@@ -84,6 +84,8 @@ pub(crate) struct Ledger {
     expire_after_s: u64,
     /// Some start was under a wrong clock: mail may expire that would have been delivered yet.
     pub(crate) started_wrong: bool,
+    /// Some domains' mail may begin at some times only.
+    pub(crate) has_windows: bool,
     mails: Vec<Mail>,
     by_text: HashMap<Vec<u8>, usize>,
     by_id: HashMap<(u16, QueueId), Vec<(usize, usize)>>,
@@ -108,6 +110,7 @@ impl Ledger {
             keys,
             expire_after_s,
             started_wrong: false,
+            has_windows: false,
             mails: Vec::new(),
             by_text: HashMap::new(),
             by_id: HashMap::new(),
@@ -133,8 +136,9 @@ impl Ledger {
         reverse_path: Option<&str>,
         recipients: &[String],
     ) -> usize {
-        let fate = || Fate {
+        let fate = |address: &str| Fate {
             budget: 1,
+            has_window: self.has_windows && super::net::has_window(address),
             ..Fate::default()
         };
         self.by_text.insert(text.to_vec(), self.mails.len());
@@ -146,7 +150,7 @@ impl Ledger {
             spoiled: false,
             fates: recipients
                 .iter()
-                .map(|recipient| (recipient.clone(), fate()))
+                .map(|recipient| (recipient.clone(), fate(recipient)))
                 .collect(),
             parts: Vec::new(),
         });

@@ -15,6 +15,7 @@
 //! - a failure is recorded only when the sender's notification is durable; a null reverse-path gets none;
 //! - no nonce and no piece of keystream is used twice, no segment opens with another key or name;
 //! - a part whose write failed is cancelled, whatever the disk kept of it;
+//! - nothing begins while its domain's delivery window is closed, whichever way the wall clock is set;
 //! - what was damaged is reported, its file kept, and nothing else lost by it; nothing else is reported;
 //! - the books of a shard agree at any moment: states with lists, lengths, levels and deliveries
 //!   (`ShardCore::assert_consistent`);
@@ -105,6 +106,7 @@ fn promises_are_kept_on_every_seed() {
         assert!(total.cuts > 50 && total.failed_writes > 50 && total.compactions > 20);
         assert!(total.adoptions > 5 && total.transfers > 5 && total.excused > 5);
         assert!(total.durable * 2 > total.clients && total.notices > 0);
+        assert!(total.windowed > 100);
     }
 }
 

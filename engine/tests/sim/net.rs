@@ -53,6 +53,14 @@ pub(crate) const DOMAINS: [(&str, Kind, &[u8]); 16] = [
 /// Domains of [`DOMAINS`] that mail is sent to.
 pub(crate) const RECIPIENT_DOMAINS: u64 = 14;
 
+/// Domains with a delivery window, in seeds that have one: one shares its site with another domain.
+pub(crate) const WINDOW_DOMAINS: [&str; 3] = ["beta.example", "delta.example", "lambda.example"];
+
+pub(crate) fn has_window(address: &str) -> bool {
+    let domain = address.rsplit('@').next().unwrap();
+    WINDOW_DOMAINS.contains(&domain)
+}
+
 pub(crate) fn kind(address: &str) -> Kind {
     let domain = address.rsplit('@').next().unwrap();
     DOMAINS.iter().find(|(name, ..)| *name == domain).unwrap().1

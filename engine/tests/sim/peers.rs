@@ -27,6 +27,7 @@ impl World {
                 transaction.recipients
             )
         });
+        self.is_within_window(&transaction.recipients)?;
         let early = self.random.below(2) == 0;
         let Some(connection) = self.shard(shard).conns.get_mut(&conn) else {
             return Err(format!("mail {mail} is given to a connection that is gone"));
@@ -40,6 +41,21 @@ impl World {
             self.soon(50 * MS, Moment::Offer(shard, conn));
         }
         Ok(())
+    }
+
+    /// What begins now may do so.
+    fn is_within_window(&mut self, recipients: &[Box<str>]) -> Checked {
+        let minute = self.now().unix.0 / 60_000 % 60;
+        if self.open_minutes == (0..60) || !recipients.iter().any(|to| net::has_window(to)) {
+            return Ok(());
+        }
+        self.summary.windowed += 1;
+        if self.open_minutes.contains(&minute) {
+            return Ok(());
+        }
+        Err(format!(
+            "mail to {recipients:?} begins in minute {minute}, closed"
+        ))
     }
 
     /// The connection would take another transaction.

@@ -1,12 +1,13 @@
 //! What a seed has in store: its settings, what goes wrong how often, when mail comes and power goes.
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 use engine::dns::DnsPolicy;
 use engine::dsn::DsnReturn;
 use engine::net::IpFamily;
-use engine::policy::ReplyRules;
+use engine::policy::{Policy, ReplyRules, Row};
 use engine::random::Random;
 use engine::schedule::retry::RetrySchedule;
 use engine::schedule::steady::TRIAL_MS;
@@ -42,7 +43,34 @@ pub(crate) fn rules() -> Arc<ReplyRules> {
     Arc::clone(BUILTIN.get_or_init(|| Arc::new(ReplyRules::builtin())))
 }
 
-pub(crate) fn settings(random: &mut Random) -> Settings {
+/// Minutes of each hour in which mail for [`net::WINDOW_DOMAINS`] may begin: it waits for an opening, or several,
+/// and expires meanwhile. All of the hour in every other seed.
+pub(crate) fn open_minutes(random: &mut Random) -> Range<u64> {
+    if random.below(2) == 0 {
+        return 0..60;
+    }
+    let from = random.below(40);
+    from..from + 5 + random.below(15)
+}
+
+fn policy(minutes: &Range<u64>) -> Arc<Policy> {
+    if *minutes == (0..60) {
+        return Arc::default();
+    }
+    let Range { start, end } = minutes;
+    let spans: Vec<String> = (0..24)
+        .map(|hour| format!("\"{hour:02}:{start:02}-{hour:02}:{end:02}\""))
+        .collect();
+    let text = format!(
+        "[[domain]]\ndomain = {:?}\nwindow_spread = \"30s\"\nwindow = [{}]\n",
+        net::WINDOW_DOMAINS,
+        spans.join(", ")
+    );
+    let rows = Row::parse_file("sim", &text).unwrap();
+    Arc::new(Policy::new(Vec::new(), Vec::new(), rows))
+}
+
+pub(crate) fn settings(random: &mut Random, open_minutes: &Range<u64>) -> Settings {
     Settings {
         hostname: "relay.example".into(),
         own: Default::default(),
@@ -52,7 +80,7 @@ pub(crate) fn settings(random: &mut Random) -> Settings {
             jitter_percent: 20,
             expire_after_s: EXPIRE_AFTER_S,
         },
-        policy: Default::default(),
+        policy: policy(open_minutes),
         dns_policy: DnsPolicy {
             mx_port: 25,
             mx_hosts_max: 20,

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use engine::store::StorageSetup;
 
 use super::disk::Disk;
 use super::ledger::{Ages, Checked, Ledger};
-use super::plan::{Faults, faults, settings};
+use super::plan::{Faults, faults, open_minutes, settings};
 use super::process::{Moment, Process, Reading, Shard, Why};
 
 pub(crate) const START_MS: u64 = 1_800_000_000_000;
@@ -62,6 +63,8 @@ pub(crate) struct Summary {
     pub(crate) moments: u64,
     /// Entries that one turn over the queue touched at most.
     pub(crate) most_touched: u64,
+    /// Transactions that waited for a window or found it open.
+    pub(crate) windowed: u64,
 }
 
 impl Summary {
@@ -78,6 +81,7 @@ impl Summary {
         self.transfers += other.transfers;
         self.moments += other.moments;
         self.most_touched = self.most_touched.max(other.most_touched);
+        self.windowed += other.windowed;
     }
 }
 
@@ -95,6 +99,8 @@ pub(crate) struct World {
     pub(crate) settings: Rc<Settings>,
     pub(crate) process: Option<Process>,
     pub(crate) faults: Faults,
+    /// Minutes of each hour in which some domains' mail may begin.
+    pub(crate) open_minutes: Range<u64>,
     pub(crate) calm: bool,
     pub(crate) shards: u16,
     /// The fewest there were at any start.
@@ -136,7 +142,8 @@ impl World {
     pub(crate) fn new(seed: u64, verbose: bool, sabotage: Sabotage) -> Self {
         let mut random = Random::new(seed);
         let keys = KeyRing::new(random_key(&mut random));
-        let settings = settings(&mut random);
+        let open_minutes = open_minutes(&mut random);
+        let settings = settings(&mut random, &open_minutes);
         let faults = faults(&mut random);
         let nonces = Rc::new(RefCell::new(Random::new(random.next())));
         let mut world = Self {
@@ -152,6 +159,7 @@ impl World {
             settings: Rc::new(settings),
             process: None,
             faults,
+            open_minutes,
             calm: false,
             shards: 1 + random.below(4) as u16,
             shards_least: u16::MAX,
@@ -184,6 +192,7 @@ impl World {
                 world.faults
             )
         });
+        world.ledger.has_windows = world.open_minutes != (0..60);
         world.plan();
         world
     }

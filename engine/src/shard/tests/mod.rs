@@ -11,3 +11,4 @@ mod relay;
 mod restart;
 mod rules;
 mod sites;
+mod window;

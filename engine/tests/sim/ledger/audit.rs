@@ -67,7 +67,8 @@ impl Ledger {
                     }
                     None => {}
                     Some(kind) => {
-                        let expired = self.started_wrong && kind == OutcomeKind::Expired;
+                        let may_expire = self.started_wrong || fate.has_window;
+                        let expired = may_expire && kind == OutcomeKind::Expired;
                         if !expired {
                             check_kind(address, kind).map_err(|why| format!("{what}: {why}"))?;
                         }

@@ -15,6 +15,8 @@ pub(super) struct Fate {
     pub(super) taken: u32,
     pub(super) refused: bool,
     pub(super) recorded: Option<OutcomeKind>,
+    /// It may expire before its domain's delivery window opens.
+    pub(super) has_window: bool,
     /// A durable notification names it.
     pub(super) notified: bool,
 }
@@ -80,6 +82,7 @@ impl Mail {
         let told = fate.notified || self.reverse_path.is_none();
         self.parts.iter().filter(of_it).any(|part| part.saw_cut)
             && match expected_kind(address) {
+                _ if fate.has_window && told => true,
                 OutcomeKind::Delivered => fate.taken > 0,
                 OutcomeKind::Failed => (fate.refused || fails_in_dns(address)) && told,
                 _ => told,
