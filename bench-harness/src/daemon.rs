@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,8 @@ use crate::machine;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// A daemon must end within this after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// The discard port of loopback, where no DNS server is.
+const NO_DNS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 /// How often a state is looked at while waiting for it.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -88,7 +90,7 @@ pub struct Settings {
     pub shards: Option<usize>,
     /// Where mail comes in.
     pub listen: SocketAddr,
-    /// DNS server for MX lookups.
+    /// DNS server for MX lookups; default: none that answers.
     pub dns: Option<SocketAddr>,
     /// Port of MX hosts; default: the daemon's 25.
     pub mx_port: Option<u16>,
@@ -161,9 +163,9 @@ impl Settings {
         let _ = writeln!(out, "\n[[listen]]\naddress = \"{}\"", self.listen);
         let _ = writeln!(out, "relay_from = [\"127.0.0.0/8\"]");
         let _ = writeln!(out, "\n[control]\nsocket = {:?}", self.control_path());
-        if let Some(dns) = self.dns {
-            let _ = writeln!(out, "\n[dns]\nservers = [\"{dns}\"]");
-        }
+        // Without one of its own a run asks nobody: neither the machine's servers nor the world's.
+        let dns = self.dns.unwrap_or(NO_DNS);
+        let _ = writeln!(out, "\n[dns]\nservers = [\"{dns}\"]");
         out.push_str("\n[delivery]\n");
         if let Some(port) = self.mx_port {
             let _ = writeln!(out, "port = {port}");

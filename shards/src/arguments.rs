@@ -14,4 +14,8 @@ pub(crate) struct Arguments {
     /// Check the configuration, and whether a start would succeed, and end
     #[arg(long)]
     pub(crate) check: bool,
+    /// With --check: one line about everything of this host that the relay depends on, good, warning
+    /// or bad, with what to do; exit code 1 if something is bad
+    #[arg(long, requires = "check")]
+    pub(crate) system: bool,
 }

@@ -21,7 +21,6 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::control::{self, AskError, Daemon, Refusal, State};
 use crate::descriptors::{self, Descriptors};
-use crate::preflight;
 use crate::runtime::accept::ClientSessions;
 use crate::runtime::mailbox::{MailboxSender, mailbox};
 use crate::runtime::mesh::mesh;
@@ -29,6 +28,7 @@ use crate::runtime::now;
 use crate::runtime::resolver::ResolverThread;
 use crate::settings;
 use crate::shard_main::{self, Command, Start, probe};
+use crate::system;
 
 /// Messages between two shards that wait to be read.
 const MESH_MESSAGES_MAX: usize = 4096;
@@ -75,7 +75,7 @@ pub(crate) struct Hikyakud {
 pub(crate) fn run(file: PathBuf, config: Config) -> Result<(), String> {
     datadir::process_not_dumpable()
         .map_err(|error| format!("cannot forbid core dumps: {error}"))?;
-    preflight::check()?;
+    system::obstacle(&file, &config)?;
     let installation = Installation::new(&config.server.data_dir, &config.key.secret);
     installation.check().map_err(|error| error.to_string())?;
     let _lock = installation.lock().map_err(|error| error.to_string())?;
@@ -235,6 +235,19 @@ impl Hikyakud {
         }
     }
 
+    /// Says what of this host could be better, when it is found out. The start does not wait for that.
+    fn tell_concerns(&self) {
+        let (file, config) = (self.file.clone(), self.config());
+        let told = spawn_thread("concerns", move || {
+            for concern in system::concerns(&file, &config) {
+                crate::say!("warning: {}: {}", concern.about, concern.text);
+            }
+        });
+        if let Err(why) = told {
+            self.note(&why);
+        }
+    }
+
     /// The ways to the shards; none while locked.
     fn commands(&self) -> Vec<MailboxSender<Command>> {
         lock(&self.shards)
@@ -245,7 +258,7 @@ impl Hikyakud {
     fn start(&self, keys: &Arc<KeyRing>) -> Result<Shards, String> {
         let config = self.config();
         let cpus = available_cpus();
-        let shards = config.server.shards.unwrap_or(cpus.len() as u16).max(1);
+        let shards = shards(&config);
         let wanted = config.limits.sessions_max;
         let open_files_max = descriptors::raise_limit();
         let descriptors = Descriptors::share(open_files_max, shards, wanted)?;
@@ -403,6 +416,8 @@ impl Daemon for Hikyakud {
             return Err(Refusal::new(503, "the daemon is stopping"));
         }
         *shards = Some(started);
+        drop(shards);
+        self.tell_concerns();
         Ok(())
     }
 
@@ -547,8 +562,14 @@ fn apply(shard: &MailboxSender<Command>) -> bool {
     applied.recv_timeout(SHARD_START_MAX).is_ok()
 }
 
+/// How many shards a configuration means on this host.
+pub(crate) fn shards(config: &Config) -> u16 {
+    let each = || u16::try_from(available_cpus().len()).unwrap_or(u16::MAX);
+    config.server.shards.unwrap_or_else(each).max(1)
+}
+
 /// The processors this process may run on.
-fn available_cpus() -> Vec<usize> {
+pub(crate) fn available_cpus() -> Vec<usize> {
     let Ok(set) = rustix::thread::sched_getaffinity(None) else {
         return vec![0];
     };

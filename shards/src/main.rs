@@ -11,6 +11,7 @@ mod rings;
 mod runtime;
 mod settings;
 mod shard_main;
+mod system;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -49,6 +50,13 @@ fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
     if arguments.check {
         // Whoever asked may have closed standard output.
         let _ = writeln!(std::io::stdout(), "{file_name}: configuration is valid");
+        if arguments.system {
+            if system::report(&arguments.config, &config, &mut std::io::stdout()) {
+                return Ok(());
+            }
+            let why = "this host is not fit yet: see the lines marked bad";
+            return Err(vec![why.to_owned()]);
+        }
         for line in check::obstacles(&config) {
             say!("a start would fail: {line}");
         }

@@ -2,7 +2,7 @@
 //! panics where io_uring is denied, and its executors never get ready where too little memory may be
 //! locked.
 //!
-//! Open files are `descriptors`' part, addresses `shard_main::probe`'s.
+//! [`crate::system`] asks it, with all else that a start needs.
 #![allow(
     unsafe_code,
     reason = "io_uring_setup is unsafe to call, whatever is done with it"
@@ -15,12 +15,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Below this limit of locked memory glommio makes no executor, bytes.
 const LOCKED_BYTES_MIN: u64 = 512 * 1024;
 
-/// Checks, and raises the soft limit of locked memory to the hard one.
+/// How much memory may be locked, bytes, when the soft limit is raised to the hard one.
 ///
 /// # Errors
-/// One line that says what to change.
-pub(crate) fn check() -> Result<(), String> {
-    may_use_io_uring()?;
+/// One line that says what to change, if it is too little for any ring.
+pub(crate) fn locked_bytes() -> Result<u64, String> {
     let bytes = raise_locked_limit();
     if bytes < LOCKED_BYTES_MIN {
         return Err(format!(
@@ -30,10 +29,14 @@ pub(crate) fn check() -> Result<(), String> {
             LOCKED_BYTES_MIN / 1024
         ));
     }
-    Ok(())
+    Ok(bytes)
 }
 
-fn may_use_io_uring() -> Result<(), String> {
+/// Makes a ring and lets it go.
+///
+/// # Errors
+/// One line that says what to change.
+pub(crate) fn may_use_io_uring() -> Result<(), String> {
     let mut params = io_uring_params::default();
     // SAFETY: the ring is closed at once; nothing is mapped of it or submitted to it.
     let ring = unsafe { io_uring_setup(1, &mut params) };

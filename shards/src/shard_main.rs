@@ -453,6 +453,10 @@ fn seed() -> u64 {
 pub(crate) fn probe(address: SocketAddr) -> Result<(), String> {
     let fault = |error: std::io::Error| {
         let advice = match error.kind() {
+            _ if address.is_ipv6() && !host_has_ipv6() => {
+                "this host has no IPv6; listen on an IPv4 address, or turn it on (sysctl \
+                 net.ipv6.conf.all.disable_ipv6=0)"
+            }
             std::io::ErrorKind::AddrNotAvailable => {
                 "it is no address of this host; change [[listen]]"
             }
@@ -492,4 +496,9 @@ pub(crate) fn probe(address: SocketAddr) -> Result<(), String> {
     set_socket_reuseport(&socket, true)
         .and_then(|()| bind_socket(&socket, &address))
         .map_err(|error| fault(error.into()))
+}
+
+/// Whether any interface has an address of that family.
+fn host_has_ipv6() -> bool {
+    std::fs::read_to_string("/proc/net/if_inet6").is_ok_and(|text| !text.trim().is_empty())
 }

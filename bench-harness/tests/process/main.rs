@@ -26,4 +26,5 @@ mod real_peers;
 mod reply_rules;
 mod restart;
 mod stopping;
+mod system;
 mod unread_segments;

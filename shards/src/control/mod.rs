@@ -204,11 +204,16 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
         Ok(_) => std::fs::remove_file(path).map_err(|error| say(error, "cannot replace it"))?,
     }
     // Bound under a name of our own first: nobody can connect before the mode is set.
-    let new = path.with_extension(format!("new-{}", std::process::id()));
+    let new = name_while_made(path);
     let _ = std::fs::remove_file(&new);
     let listener = make_socket(&new).map_err(|error| say(error, "cannot open it"))?;
     std::fs::rename(&new, path).map_err(|error| say(error, "cannot name it"))?;
     Ok(listener)
+}
+
+/// What the control socket is called until it may be connected to; longer than its own name.
+pub(crate) fn name_while_made(path: &Path) -> PathBuf {
+    path.with_extension(format!("new-{}", std::process::id()))
 }
 
 /// A listening socket of mode 0600.

@@ -125,6 +125,27 @@ impl ResolverThread {
     }
 }
 
+/// Asks one question and waits for the answer, at most `longest`.
+///
+/// # Errors
+/// One line for the operator, as [`ResolverThread::start`].
+pub(crate) fn ask_once(
+    setup: &ResolverSetup,
+    question: &Question,
+    longest: Duration,
+) -> Result<Answer, String> {
+    let resolver = build(setup)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot ask: {error}"))?;
+    // The library tries every server by UDP and TCP, each for its time.
+    let answer = async { tokio::time::timeout(longest, resolve(&resolver, question)).await };
+    Ok(runtime
+        .block_on(answer)
+        .map_or(Answer::Trouble(DnsTrouble::Timeout), |(answer, _)| answer))
+}
+
 fn build(setup: &ResolverSetup) -> Result<TokioResolver, String> {
     let provider = TokioRuntimeProvider::default();
     let mut builder = if setup.servers.is_empty() {
