@@ -145,7 +145,7 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
     disk.probe_device(&queue)
         .await
         .map_err(|error| format!("{}: {error}", data_dir.display()))?;
-    disk.keep_reserve();
+    disk.keep_reserve().await;
     let shard_settings = Rc::new(settings::shard(&config, shards, &rules));
     let setup = StorageSetup {
         keys: Arc::clone(&keys),

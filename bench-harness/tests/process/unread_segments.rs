@@ -5,9 +5,10 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
-use hikyaku_bench::daemon::{Daemon, Programs, Settings, free_address};
+use hikyaku_bench::daemon::{Daemon, Programs, Settings, free_address, run_cli};
 use hikyaku_bench::fleet::Fleet;
 use hikyaku_bench::fleet::tally::Tally;
 use hikyaku_bench::inject::{Injector, Plan};
@@ -105,7 +106,7 @@ fn replay_waits_for_a_segment_that_cannot_be_read_for_a_moment() {
     let told = eventually(|| daemon.status("unread_segments").as_deref() == Some("1"));
     assert!(told, "{}", daemon.log_tail());
     let cause = daemon.status("unread_cause").unwrap();
-    assert!(cause.contains("No such file"), "{cause}");
+    assert!(cause.contains("is a symbolic link"), "{cause}");
     assert!(daemon.status("unread_next_try").unwrap().contains('T'));
     assert!(daemon.log_tail().contains("cannot be read"));
     give_back(&oldest, &aside);
@@ -123,5 +124,29 @@ fn a_segment_that_is_passed_over_is_delivered_when_it_can_be_read() {
     assert_eq!(daemon.status("unread_segments").as_deref(), Some("1"));
     assert_eq!(daemon.status("replaying").as_deref(), Some("0"));
     give_back(&oldest, &aside);
+    ground.expect_all(&daemon);
+}
+
+#[test]
+fn what_is_named_like_a_segment_and_is_no_file_holds_nothing_up() {
+    let Some(ground) = ground() else { return };
+    let queue = ground.settings.data_dir().join("shard-00/queue");
+    let fifo = |name: &str| {
+        let made = Command::new("mkfifo").arg(queue.join(name)).status();
+        assert!(made.unwrap().success());
+    };
+    fifo("00000089.seg");
+    fifo("00000091.free");
+    fs::create_dir(queue.join("00000090.seg")).unwrap();
+    let verify = ["shard", "verify"];
+    let output = run_cli(&ground.programs, &ground.settings, &verify).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success() && said.contains("FIFO"), "{said}");
+    let daemon = Daemon::start(ground.settings.clone(), &ground.programs).unwrap();
+    assert!(eventually(|| ground.tally.totals().distinct == 3 * EACH));
+    let log = daemon.log_tail();
+    for words in ["00000089.seg is a FIFO", "00000090.seg is a directory"] {
+        assert!(log.contains(words), "{log}");
+    }
     ground.expect_all(&daemon);
 }

@@ -16,7 +16,7 @@ use engine::queue::record::Record;
 use engine::queue::replay::{Contents, SegmentReader};
 use engine::queue::segment::SEGMENT_HEADER_BYTES;
 
-use crate::segments::{Go, ScanError, SegmentFile, fill, list, peek, scan, shards};
+use crate::segments::{Go, ScanError, SegmentFile, fill, list, open_regular, peek, scan, shards};
 
 /// Something of the log that could not be read; the rest is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -297,7 +297,7 @@ impl Follow {
             !file.free && file.name.segment >= self.first && file.name.segment <= end.segment
         });
         let Some(next) = next else { return Ok(false) };
-        let mut file = File::open(&next.path)?;
+        let mut file = open_regular(&next.path)?;
         let mut front = vec![0; SEGMENT_HEADER_BYTES];
         let filled = fill(&mut file, &mut front)?;
         front.truncate(filled);

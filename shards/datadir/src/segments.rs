@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use engine::ids::{SegmentId, ShardId};
@@ -17,6 +18,8 @@ use engine::queue::replay::{Contents, Found, SegmentReader, Summary};
 use engine::queue::segment::{
     HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader, parse_file_name, parse_free_file_name,
 };
+
+use rustix::fs::OFlags;
 
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -178,7 +181,7 @@ pub fn scan(
     mut visit: impl FnMut(Found<'_>) -> Go,
     mut progress: impl FnMut(u64),
 ) -> Result<Option<Summary>, ScanError> {
-    let mut input = File::open(&file.path)?;
+    let mut input = open_regular(&file.path)?;
     let mut chunk = vec![0; CHUNK_BYTES];
     let filled = fill(&mut input, &mut chunk)?;
     let front = &chunk[..filled];
@@ -218,7 +221,7 @@ pub fn scan(
 /// [`ScanError`].
 pub fn peek(file: &SegmentFile) -> Result<SegmentHeader, ScanError> {
     let mut front = [0; SEGMENT_HEADER_BYTES];
-    let filled = fill(&mut File::open(&file.path)?, &mut front)?;
+    let filled = fill(&mut open_regular(&file.path)?, &mut front)?;
     SegmentHeader::peek(&front[..filled]).map_err(ScanError::Header)
 }
 
@@ -244,7 +247,7 @@ pub fn key_ids(data_dir: &Path) -> io::Result<HashSet<KeyId>> {
                     continue;
                 }
                 let mut front = [0; SEGMENT_HEADER_BYTES];
-                let filled = match File::open(&path) {
+                let filled = match open_regular(&path) {
                     Ok(mut file) => fill(&mut file, &mut front)?,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     Err(error) => return Err(error),
@@ -257,6 +260,42 @@ pub fn key_ids(data_dir: &Path) -> io::Result<HashSet<KeyId>> {
         }
     }
     Ok(found)
+}
+
+/// What stands at `path` if it is there and no regular file, and what to do about it: to open a FIFO or a device
+/// may take for ever, and a link may lead anywhere.
+pub fn irregular(path: &Path) -> Option<String> {
+    let kind = fs::symlink_metadata(path).ok()?.file_type();
+    let what = if kind.is_file() {
+        return None;
+    } else if kind.is_symlink() {
+        "a symbolic link"
+    } else if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else {
+        "a device or a socket"
+    };
+    Some(format!(
+        "{} is {what}, no regular file: move it out of the folder, and the segment's own file to its \
+         place if there is one",
+        path.display()
+    ))
+}
+
+/// Opens a regular file, and nothing else, to read it.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    if let Some(why) = irregular(path) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    // Should another have come to its place meanwhile, this does not wait.
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let mut options = fs::OpenOptions::new();
+    options
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
 }
 
 /// Reads until `buffer` is full or the file ends.

@@ -4,6 +4,8 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Command;
 
 use datadir::segments::{self, Go, ScanError};
 use datadir::verify::verify_segment;
@@ -194,4 +196,36 @@ fn keys_in_use_are_those_of_all_segments_also_of_damaged_ones() {
     assert_eq!(segments::key_ids(directory.path()).unwrap().len(), 1);
     fs::rename(path.with_extension("damaged"), path.with_extension("free")).unwrap();
     assert!(segments::key_ids(directory.path()).unwrap().is_empty());
+}
+
+#[test]
+fn what_is_named_like_a_segment_and_is_no_file_is_a_fault_and_holds_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = keys();
+    let mut written = Written::begin(directory.path(), &keys, Stream::Queue, 0, 1);
+    written.blobs(1);
+    written.seal();
+    let queue = segments::stream_dir(directory.path(), ShardId(0), Stream::Queue);
+    let fifo = queue.join("00000002.seg");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
+    fs::create_dir(queue.join("00000003.seg")).unwrap();
+    symlink("00000001.seg", queue.join("00000004.seg")).unwrap();
+    let files = segments::list_all(directory.path()).unwrap();
+    let whats = ["FIFO", "directory", "symbolic link"];
+    for (file, what) in files[1..].iter().zip(whats) {
+        let faults = verify_segment(file, &keys, |_| {}).faults;
+        let reason = &faults[0].reason;
+        assert!(
+            reason.contains(what) && reason.contains("move it"),
+            "{reason}"
+        );
+        assert!(segments::peek(file).is_err());
+    }
+    assert!(verify_segment(&files[0], &keys, |_| {}).faults.is_empty());
 }

@@ -198,6 +198,9 @@ async fn read_segment(
         shard: gone,
         segment,
     };
+    if let Some((why, _)) = disk.irregular(segment) {
+        return Err(why);
+    }
     let mut offset = 0;
     let mut reader: Option<SegmentReader> = None;
     loop {

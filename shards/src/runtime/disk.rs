@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use datadir::segments::irregular;
 use engine::ids::{HandoverId, SegmentId, ShardId};
 use engine::queue::cipher::Stream;
 use engine::queue::segment::{
@@ -16,6 +17,7 @@ use engine::queue::segment::{
 use engine::queue::set::Disposal;
 use engine::shard::{Begin, DiskError};
 use glommio::io::{Directory, DmaFile, OpenOptions};
+use rustix::fs::OFlags;
 
 /// What is read of a file to find out how its device completes reads, bytes.
 const PROBE_BYTES: usize = 4096;
@@ -48,7 +50,10 @@ pub(crate) fn list(folder: &Path) -> Result<Listing, String> {
         let entry = entry.map_err(fault)?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        let bytes = entry.metadata().map_err(fault)?.len();
+        let metadata = entry.metadata().map_err(fault)?;
+        // Something else is told when it is to be read.
+        let is_file = metadata.is_file();
+        let bytes = if is_file { metadata.len() } else { 0 };
         // A quarantined file keeps its number taken.
         let digits = name.split(|c: char| !c.is_ascii_digit()).next();
         let number = digits
@@ -60,7 +65,9 @@ pub(crate) fn list(folder: &Path) -> Result<Listing, String> {
         }
         if let Some(segment) = parse_file_name(name) {
             listing.segments.push((segment, bytes));
-        } else if let Some(segment) = parse_free_file_name(name) {
+        } else if let Some(segment) = parse_free_file_name(name)
+            && is_file
+        {
             listing.free.push((segment, bytes));
         }
     }
@@ -88,6 +95,8 @@ pub(crate) struct Disk {
     segment_bytes: u32,
     /// A file of the size of a queue segment, its room taken, stands by.
     has_reserve: Cell<bool>,
+    /// It is being made.
+    is_reserving: Cell<bool>,
     /// The data directory was not found when it was looked for last.
     is_missing: Cell<bool>,
 }
@@ -107,6 +116,7 @@ impl Disk {
             free: RefCell::new(free),
             segment_bytes,
             has_reserve: Cell::new(false),
+            is_reserving: Cell::new(false),
             is_missing: Cell::new(false),
         }
     }
@@ -155,26 +165,32 @@ impl Disk {
 
     /// Keeps room for one queue segment, if the disk has some to spare: on a full disk
     /// nothing could be noted as delivered, so nothing would be, and no room would ever come free.
-    pub(crate) fn keep_reserve(&self) {
-        if self.has_reserve.get() {
+    ///
+    /// To find that room may take a busy disk seconds: others of the shard have their turn meanwhile.
+    pub(crate) async fn keep_reserve(&self) {
+        if self.has_reserve.get() || self.is_reserving.replace(true) {
             return;
         }
         let bytes = u64::from(self.segment_bytes);
-        if file_bytes(&self.reserve_path()) == bytes {
-            return self.has_reserve.set(true);
-        }
-        if self.free_bytes() / RESERVE_SHARE < bytes {
-            return;
-        }
-        let kept = self.begin_reserve().and_then(|()| {
-            let file = std::fs::OpenOptions::new()
-                .write(true)
-                .open(self.reserve_path())?;
-            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
-            file.sync_all()
-        });
-        // Where it cannot be had the disk is no worse off than without it; the next call tries again.
-        self.has_reserve.set(kept.is_ok());
+        let kept = if file_bytes(&self.reserve_path()) == bytes {
+            true
+        } else if self.free_bytes() / RESERVE_SHARE < bytes {
+            false
+        } else {
+            // Where it cannot be had the disk is no worse off than without it; the next call tries again.
+            self.reserve(bytes).await.is_ok()
+        };
+        self.has_reserve.set(kept);
+        self.is_reserving.set(false);
+    }
+
+    async fn reserve(&self, bytes: u64) -> Result<(), DiskError> {
+        let path = self.reserve_path();
+        let file = open_dma(&path, !path.exists()).await?;
+        write_synced(&file, &[0x5a; PROBE_BYTES], 0).await?;
+        file.pre_allocate(bytes, false).await.map_err(disk_error)?;
+        file.fdatasync().await.map_err(disk_error)?;
+        file.close().await.map_err(disk_error)
     }
 
     fn folder(&self, stream: Stream) -> PathBuf {
@@ -289,6 +305,14 @@ impl Disk {
             files.remove(&oldest);
         }
         files.insert((stream, segment), Rc::clone(file));
+    }
+
+    /// What stands in the place of a queue segment's file instead of one, if so, and whether it is a link:
+    /// what that leads to may come.
+    pub(crate) fn irregular(&self, segment: SegmentId) -> Option<(String, bool)> {
+        let path = self.folder(Stream::Queue).join(file_name(segment));
+        let why = irregular(&path)?;
+        Some((why, path.is_symlink()))
     }
 
     /// Reads a queue record's bytes as they lie on disk.
@@ -441,7 +465,7 @@ async fn open_dma(path: &Path, create: bool) -> Result<DmaFile, DiskError> {
         .write(true)
         .create_new(create)
         .mode(0o600)
-        .custom_flags(rustix::fs::OFlags::DSYNC.bits() as i32)
+        .custom_flags((OFlags::DSYNC | OFlags::NOFOLLOW).bits().cast_signed())
         .dma_open(path)
         .await
         .map_err(disk_error)

@@ -307,7 +307,8 @@ impl Shard {
             self.handle(Event::Tick);
             ticks += 1;
             if ticks % 10 == 1 {
-                self.disk.keep_reserve();
+                let shard = Rc::clone(&self);
+                spawn(async move { shard.disk.keep_reserve().await });
                 let free_bytes = self.disk.free_bytes();
                 self.handle(Event::DiskSpace { free_bytes });
                 let at = now().mono;

@@ -256,6 +256,15 @@ impl Reading {
         shard: &Rc<Shard>,
         mut take: impl FnMut(&Rc<Shard>, &mut SegmentReader) -> usize,
     ) -> Result<(), Fault> {
+        if self.reader.is_none()
+            && let Some((why, is_link)) = shard.disk.irregular(self.segment)
+        {
+            return Err(if is_link {
+                Fault::Disk(why)
+            } else {
+                Fault::Unreadable(why)
+            });
+        }
         while !self.is_read {
             let chunk = shard
                 .disk
