@@ -3,47 +3,17 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::records::{Hold, Waiter};
+use super::waiter::{Hold, Origin, Waiter};
 use super::{Action, ShardCore, Stored, Submission};
 use crate::clock::Now;
 use crate::envelope::Recipient;
-use crate::ids::{AdoptedPart, HandoverId, NoticeId, QueueId, SessionTicket, ShardId, SplitId};
+use crate::ids::{AdoptedPart, HandoverId, QueueId, ShardId, SplitId};
 use crate::memory::Permit;
 use crate::route::owner;
-use crate::schedule::index::EntryId;
 use crate::smtp::server::Overload;
 
 /// Notifications from other shards that a full queue takes all the same.
 pub(super) const NOTICES_RESERVE: usize = 4096;
-
-/// Who is told whether a submission was stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// An SMTP session.
-    Session(SessionTicket),
-    /// A notification of ours; of its `notice::Notice`.
-    Notice(NoticeId),
-    /// An entry that another shard owns since the number of shards changed.
-    Transfer {
-        entry: EntryId,
-        handover: HandoverId,
-    },
-    /// A message of a shard that is no more; as the caller names it.
-    Adopted {
-        part: AdoptedPart,
-        handover: HandoverId,
-    },
-}
-
-impl Origin {
-    /// The message was queued before, under an id that any shard may know.
-    const fn handover(self) -> Option<HandoverId> {
-        match self {
-            Self::Transfer { handover, .. } | Self::Adopted { handover, .. } => Some(handover),
-            Self::Session(_) | Self::Notice(_) => None,
-        }
-    }
-}
 
 /// What shards tell each other of a transaction's parts.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::records::Ticket;
+use super::waiter::Ticket;
 use super::{Action, DiskError, ShardCore};
 use crate::clock::Now;
 use crate::ids::{QueueId, SegmentId};

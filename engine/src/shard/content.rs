@@ -11,7 +11,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-use super::settle::Unconnected;
+use super::unconnected::Unconnected;
 use super::{Action, DiskError, Message, READS_MAX, ReadId, ShardCore};
 use crate::clock::{Mono, Now};
 use crate::memory::{Ledger, Permit, SMALL_BYTES_MAX};

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use super::content::{Given, Held, Purpose};
 use super::judge::Context;
-use super::settle::Unconnected;
+use super::unconnected::Unconnected;
 use super::{Action, Cause, Delivery, Settings, ShardCore};
 use crate::clock::Now;
 use crate::dns::Target;

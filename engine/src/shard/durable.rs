@@ -5,7 +5,7 @@
 //! [`crate::store::GroupCommit`]; here the index is set right, and who waited is told.
 
 use super::accept::PartMessage;
-use super::records::{Hold, Ticket, Waiter};
+use super::waiter::{Hold, Ticket, Waiter};
 use super::{Action, ShardCore, Stored};
 use crate::clock::Now;
 use crate::ids::QueueId;

@@ -19,8 +19,8 @@
 
 use std::collections::HashMap;
 
-use super::accept::Origin;
 use super::content::{Given, Purpose};
+use super::waiter::Origin;
 use super::{Action, DiskError, Message, ShardCore, Stored};
 use crate::clock::Now;
 use crate::ids::{HandoverId, QueueId, ShardId};

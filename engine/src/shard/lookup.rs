@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use super::settle::Unconnected;
+use super::unconnected::Unconnected;
 use super::{Action, QUESTION_MS_MAX, QUESTIONS_MAX, Settings, ShardCore};
 use crate::clock::{Mono, Now};
 use crate::dns::{self, Answer, Cache, DnsTrouble, Plan, Question, Targets};

@@ -7,12 +7,14 @@
 //! A message's way through the files here:
 //! - `accept`: recipients to their owner shards, and one answer when all have stored theirs;
 //! - `peer`: what shards tell each other;
+//! - `waiter`: who waits for that;
 //! - `records`: messages and notes into records, messages out of records;
 //! - `streams`, `durable`: when they are written ([`crate::store`]), and what is done when they are durable;
 //! - `ready`: mail that may be sent, and its destination's turns at a site;
 //! - `lookup`: a destination to its site, by DNS;
 //! - `content`: octets kept in memory, read back, waiting for room;
 //! - `deliver`: sites to connections, connections to transactions;
+//! - `unconnected`: mail that no connection was found for;
 //! - `settle`: each recipient's outcome into the queue log, the delivery log and the counters;
 //! - `judge`: what reply rules make of what a peer said;
 //! - `notice`: the notification to the sender of what failed;
@@ -48,8 +50,10 @@ mod records;
 mod replay;
 mod settle;
 mod streams;
+mod unconnected;
 mod unread;
 mod view;
+mod waiter;
 mod window;
 
 use std::collections::HashMap;
@@ -261,7 +265,7 @@ impl ShardCore {
         self.observe(now);
         match event {
             Event::Accepted { ticket, submission } => {
-                self.route(accept::Origin::Session(ticket), *submission, now);
+                self.route(waiter::Origin::Session(ticket), *submission, now);
             }
             Event::Written { batch, result } => self.written(batch, result, now),
             Event::Read { read, result } => self.record_read(read, result, now),

@@ -6,7 +6,7 @@
 //! cannot be resolved, or has expired, is settled without one.
 
 use super::ShardCore;
-use super::settle::Unconnected;
+use super::unconnected::Unconnected;
 use crate::clock::{Now, UnixMs};
 use crate::pool::SiteId;
 use crate::schedule::destination::{DestinationId, Lookup, WindowOf};

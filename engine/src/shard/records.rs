@@ -6,12 +6,12 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::accept::Origin;
+use super::waiter::{Hold, Ticket, Waiter};
 use super::{Action, Message, ShardCore, Stored, Submission};
 use crate::address::Address;
 use crate::clock::{Now, UnixMs};
 use crate::envelope::{Envelope, Recipient};
-use crate::ids::{HandoverId, QueueId, SegmentId, ShardId, SplitId};
+use crate::ids::{QueueId, SegmentId};
 use crate::queue::cipher::SegmentCipher;
 use crate::queue::record::options::{put_message, put_recipient};
 use crate::queue::record::{
@@ -21,44 +21,6 @@ use crate::queue::replay::read_one;
 use crate::queue::segment::Placement;
 use crate::schedule::index::EntryId;
 use crate::schedule::mail::NewEntry;
-
-/// Who waits for a message to be durable.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Waiter {
-    /// The whole transaction is ours.
-    Origin(Origin),
-    /// Our part of a transaction of this shard.
-    Part(SplitId),
-    /// A part that another shard asked us to store.
-    Shard { shard: ShardId, split: SplitId },
-}
-
-/// Whether a message may be sent as soon as it is durable.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Hold {
-    No,
-    /// Not before the transaction's other owners have stored their parts.
-    Pending,
-    /// Not before the handover that brought it is noted.
-    Handover(HandoverId),
-}
-
-impl Hold {
-    pub(super) const fn new(pending: bool, handover: Option<HandoverId>) -> Self {
-        match (pending, handover) {
-            (_, Some(handover)) => Self::Handover(handover),
-            (true, None) => Self::Pending,
-            (false, None) => Self::No,
-        }
-    }
-}
-
-/// What comes back when a stored message is durable, or failed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ticket {
-    pub(super) waiter: Waiter,
-    pub(super) hold: Hold,
-}
 
 /// A message out of its record's bytes as they lie on disk.
 pub(super) fn message_from(

@@ -7,17 +7,16 @@
 use std::fmt::Write;
 use std::rc::Rc;
 
-use super::accept::Origin;
 use super::content::{Given, Purpose};
 use super::judge::{Again, Context, Settled, class_of};
 use super::notice::Notice;
+use super::unconnected::Unconnected;
+use super::waiter::Origin;
 use super::{Delivery, Message, ShardCore};
 use crate::bounce::Reason;
 use crate::clock::{Now, UnixMs};
 use crate::counters::Counter;
 use crate::delivery_log::LogRecord;
-use crate::dns::{DnsFailure, DnsTrouble, Target};
-use crate::phase::Phase;
 use crate::pool::ConnId;
 use crate::queue::record::{OutcomeKind, OutcomeState};
 use crate::schedule::destination::{DestinationId, Lookup};
@@ -32,45 +31,6 @@ const NOTICE_RETRY_S: u32 = 60;
 
 /// Kept of a reply for the operator, bytes.
 const LAST_REPLY_BYTES_MAX: usize = 256;
-
-/// What becomes of mail without a connection.
-#[derive(Clone, Debug)]
-pub(super) enum Unconnected {
-    /// Too old.
-    Expired,
-    /// DNS gave no answer.
-    DnsTrouble(DnsTrouble),
-    /// DNS says there is no host.
-    DnsFailure(DnsFailure),
-    /// No target would have us.
-    NoConnection {
-        phase: Phase,
-        cause: Box<str>,
-        /// The last one that was tried.
-        target: Option<Target>,
-        /// What it said, if it refused the session.
-        refusal: Option<Reply>,
-        connecting: bool,
-    },
-}
-
-impl Unconnected {
-    fn outcome(&self) -> OutcomeKind {
-        match self {
-            Self::Expired => OutcomeKind::Expired,
-            Self::DnsFailure(_) => OutcomeKind::Failed,
-            Self::DnsTrouble(_) | Self::NoConnection { .. } => OutcomeKind::Deferred,
-        }
-    }
-
-    fn phase(&self) -> Option<Phase> {
-        match self {
-            Self::Expired => None,
-            Self::DnsTrouble(_) | Self::DnsFailure(_) => Some(Phase::Dns),
-            Self::NoConnection { phase, .. } => Some(*phase),
-        }
-    }
-}
 
 impl ShardCore {
     /// A transaction is through.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::records::Ticket;
+use super::waiter::Ticket;
 use super::{Action, Settings, ShardCore};
 use crate::clock::{Mono, Now};
 use crate::counters::Covered;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::super::settle::Unconnected;
+use super::super::unconnected::Unconnected;
 use super::super::{
     Cause, ENTRIES_PER_TURN_MAX, Event, PartMessage, Settings, ShardCore, Stored, Submission,
 };
