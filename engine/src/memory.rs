@@ -1,6 +1,6 @@
 //! Content in memory: one ledger a shard, so that one limit holds for all who keep any.
 //!
-//! Sessions that receive, accepted content kept for its first delivery, content read back for delivery,
+//! Sessions that receive, complete messages that wait to be admitted, accepted content kept for its first delivery, content read back for delivery,
 //! its conversion to 7 bits, and parts of messages on their way to other shards take from the same
 //! `[limits] memory_bytes_max`; records that wait for the disk are counted by the store and given to the
 //! questions here. Who may not take more is told so: a client 452, a delivery waits until another has
@@ -21,6 +21,7 @@ pub struct Ledger(Rc<Book>);
 struct Book {
     bytes_max: usize,
     receiving: Cell<usize>,
+    at_door: Cell<usize>,
     kept: Cell<usize>,
     crossing: Cell<usize>,
     /// Read back, small content and large apart: each has a share of its own.
@@ -31,6 +32,7 @@ struct Book {
 /// What memory is taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Use {
+    AtDoor,
     Kept,
     Crossing,
     ReadBack,
@@ -39,6 +41,7 @@ enum Use {
 impl Book {
     const fn column(&self, used: Use, bytes: usize) -> &Cell<usize> {
         match used {
+            Use::AtDoor => &self.at_door,
             Use::Kept => &self.kept,
             Use::Crossing => &self.crossing,
             Use::ReadBack if bytes <= SMALL_BYTES_MAX => &self.small,
@@ -96,6 +99,7 @@ impl Ledger {
         Self(Rc::new(Book {
             bytes_max,
             receiving: Cell::new(0),
+            at_door: Cell::new(0),
             kept: Cell::new(0),
             crossing: Cell::new(0),
             small: Cell::new(0),
@@ -123,6 +127,14 @@ impl Ledger {
         self.bytes() + others > bytes_max - bytes_max / 4
     }
 
+    /// Takes `bytes` for a message that waits to be admitted; `None` if those that do would have more than
+    /// a quarter of the limit. One is always let through.
+    pub fn wait_at_door(&self, bytes: usize) -> Option<Permit> {
+        let waiting = self.0.at_door.get();
+        let fits = waiting == 0 || waiting + bytes <= self.bytes_max() / 4;
+        fits.then(|| self.permit(Use::AtDoor, bytes))
+    }
+
     /// Counts content kept for its first delivery.
     pub fn keep(&self, bytes: usize) -> Permit {
         self.permit(Use::Kept, bytes)
@@ -147,16 +159,22 @@ impl Ledger {
     pub fn bytes(&self) -> usize {
         let Book {
             receiving,
+            at_door,
             kept,
             crossing,
             small,
             large,
             ..
         } = &*self.0;
-        [receiving, kept, crossing, small, large]
+        [receiving, at_door, kept, crossing, small, large]
             .into_iter()
             .map(Cell::get)
             .sum()
+    }
+
+    /// Bytes of messages that wait to be admitted.
+    pub fn at_door_bytes(&self) -> usize {
+        self.0.at_door.get()
     }
 
     /// Bytes of content kept for its first delivery.

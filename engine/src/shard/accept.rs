@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::admit::{Arrival, Whence};
 use super::waiter::{Hold, Origin, Waiter};
 use super::{Action, ShardCore, Stored, Submission};
 use crate::clock::Now;
@@ -10,10 +11,6 @@ use crate::envelope::Recipient;
 use crate::ids::{AdoptedPart, HandoverId, QueueId, ShardId, SplitId};
 use crate::memory::Permit;
 use crate::route::owner;
-use crate::smtp::server::Overload;
-
-/// Notifications from other shards that a full queue takes all the same.
-pub(super) const NOTICES_RESERVE: usize = 4096;
 
 /// What shards tell each other of a transaction's parts.
 #[derive(Debug)]
@@ -141,33 +138,30 @@ impl ShardCore {
         match message {
             PartMessage::Store {
                 split,
-                mut submission,
+                submission,
                 pending,
-                handover,
+                handover: None,
                 is_notice,
             } => {
-                let waiter = Waiter::Shard { shard: from, split };
-                if handover.is_some() {
-                    self.rename_if_known(&mut submission, now);
-                }
-                // What is handed over was queued before, and is not sent until all of it is here: a
-                // full queue must take it, or would be full for good. A notification has a reserve:
-                // refused, what it tells of would stay, and be tried again.
-                let notices_max = self.settings.queued_entries_max + NOTICES_RESERVE;
-                let has_reserve = is_notice && self.mail.len() < notices_max;
-                let is_refused = match self.overload() {
-                    Some(Overload::Queue) => handover.is_none() && !has_reserve,
-                    other => other.is_some(),
+                let whence = Whence::Shard {
+                    shard: from,
+                    split,
+                    pending,
+                    is_notice,
                 };
-                if is_refused {
-                    let result = Stored::NoSpace;
-                    self.tell(from, PartMessage::Stored { split, result });
-                } else if handover.is_some() && self.moves.replaying {
-                    // A part of the same message may still be found: which, is not known yet.
-                    let result = Stored::Failed;
-                    self.tell(from, PartMessage::Stored { split, result });
-                } else {
-                    self.store(*submission, waiter, Hold::new(pending, handover), now);
+                self.admit(Arrival { whence, submission }, now);
+            }
+            PartMessage::Store {
+                split,
+                mut submission,
+                handover,
+                ..
+            } => {
+                self.rename_if_known(&mut submission, now);
+                let waiter = Waiter::Shard { shard: from, split };
+                match self.refuses_handover() {
+                    Some(result) => self.tell_waiter(waiter, result, now),
+                    None => self.store(*submission, waiter, Hold::new(false, handover), now),
                 }
             }
             PartMessage::Stored { split, result } => self.part_stored(split, result, now),

@@ -2,6 +2,7 @@
 //! simulation.
 
 use super::ShardCore;
+use super::admit::WAITING_MAX;
 use crate::counters::Counter;
 
 impl ShardCore {
@@ -21,6 +22,9 @@ impl ShardCore {
             "recipients with connections"
         );
         self.assert_parked();
+        let (at_door, bytes) = (self.admission.len(), self.admission.bytes());
+        assert!(at_door <= WAITING_MAX, "{at_door} wait to be admitted");
+        assert_eq!(self.content.at_door_bytes(), bytes, "memory of those");
         let mut in_rounds = 0;
         self.pool.assert_consistent();
         for (round, ready_len, name) in self.pool.rounds() {

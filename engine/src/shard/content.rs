@@ -137,6 +137,16 @@ impl Content {
         self.ledger.cross(bytes)
     }
 
+    /// Memory of messages that wait to be admitted, bytes.
+    pub(super) fn at_door_bytes(&self) -> usize {
+        self.ledger.at_door_bytes()
+    }
+
+    /// Takes memory for a message that waits to be admitted; `None` if too many bytes do.
+    pub(super) fn wait_at_door(&self, bytes: usize) -> Option<Permit> {
+        self.ledger.wait_at_door(bytes)
+    }
+
     /// The message, to be kept for its first delivery if there is room, `kept_bytes_max` being for all.
     pub(super) fn keepable(&self, message: Message, kept_bytes_max: usize) -> Option<Rc<Kept>> {
         let bytes = message.memory_bytes();

@@ -30,6 +30,12 @@ pub enum Event {
         /// Envelope and content.
         submission: Box<Submission>,
     },
+    /// The session has ended without its answer: its message need not be taken any more, and is not if it
+    /// still waits to be.
+    Gone {
+        /// Of [`Event::Accepted`].
+        ticket: SessionTicket,
+    },
     /// The write and its fdatasync are done, or failed.
     Written {
         /// The batch of [`Action::Write`].

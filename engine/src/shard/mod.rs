@@ -5,6 +5,7 @@
 //! ones; neither decides anything.
 //!
 //! A message's way through the files here:
+//! - `admit`: whether it is taken, which may have to wait;
 //! - `accept`: recipients to their owner shards, and one answer when all have stored theirs;
 //! - `peer`: what shards tell each other;
 //! - `waiter`: who waits for that;
@@ -29,6 +30,7 @@
 //! - `command`: what an operator has done over all of the queue, so much a turn.
 
 mod accept;
+mod admit;
 pub mod adopt;
 mod check;
 pub mod command;
@@ -85,8 +87,7 @@ use crate::schedule::destination::DestinationId;
 use crate::schedule::index::EntryId;
 use crate::schedule::mail::Mail;
 use crate::schedule::retry::RetrySchedule;
-use crate::smtp::server::Overload;
-use crate::store::{StorageSetup, WAITING_BYTES_MAX};
+use crate::store::StorageSetup;
 
 /// [`Event::Tick`] comes at least this often.
 pub const TICK_MS: u64 = 100;
@@ -195,6 +196,7 @@ pub struct ShardCore {
     random: Random,
     ids: QueueIds,
 
+    admission: admit::Admission,
     splits: accept::Splits,
     store: streams::Streams,
     mail: Mail,
@@ -235,6 +237,7 @@ impl ShardCore {
             actions: Vec::new(),
             ids: QueueIds::new(me, random.next()),
             random,
+            admission: admit::Admission::default(),
             splits: accept::Splits::default(),
             store,
             mail: Mail::new(now),
@@ -265,8 +268,10 @@ impl ShardCore {
         self.observe(now);
         match event {
             Event::Accepted { ticket, submission } => {
-                self.route(waiter::Origin::Session(ticket), *submission, now);
+                let whence = admit::Whence::Session(ticket);
+                self.admit(admit::Arrival { whence, submission }, now);
             }
+            Event::Gone { ticket } => self.gone(ticket),
             Event::Written { batch, result } => self.written(batch, result, now),
             Event::Read { read, result } => self.record_read(read, result, now),
             Event::Answered {
@@ -300,6 +305,7 @@ impl ShardCore {
             }
             Event::Tick => self.tick(now),
         }
+        self.admit_waiting(now);
         self.plan_some(lookup::PLANS_PER_TURN_MAX, now);
         self.pump_marked(now);
     }
@@ -331,32 +337,11 @@ impl ShardCore {
         }
     }
 
-    /// Why no new mail can be taken now, if so.
-    pub fn overload(&self) -> Option<Overload> {
-        if self.disk_low() || self.store.queue.is_full() {
-            Some(Overload::Disk)
-        } else if self.mail.len() >= self.settings.queued_entries_max {
-            Some(Overload::Queue)
-        } else if self.store.queue.waiting_bytes() > WAITING_BYTES_MAX
-            || self.content.is_full(self.store.queue.waiting_bytes())
-        {
-            Some(Overload::Memory)
-        } else {
-            None
-        }
-    }
-
     /// A session holds `after` bytes of content and no longer `before`; `false` if it has to give its
     /// content up, as memory is short.
     pub fn receiving(&mut self, before: usize, after: usize) -> bool {
         let waiting = self.store.queue.waiting_bytes();
         self.content.receive(before, after, waiting)
-    }
-
-    /// Whether new mail would touch the reserve.
-    fn disk_low(&self) -> bool {
-        let waiting = self.store.queue.waiting_bytes() as u64;
-        self.store.disk_free_bytes.saturating_sub(waiting) < self.settings.disk_reserve_bytes
     }
 
     /// New settings from the configuration; lookups are made anew where routes changed.
@@ -377,7 +362,10 @@ impl ShardCore {
 
     /// Whether, after [`Self::drain`], everything is on disk and no transaction is in flight.
     pub fn is_drained(&self) -> bool {
-        self.deliveries.is_empty() && self.splits.open.is_empty() && self.is_recorded()
+        self.admission.is_empty()
+            && self.deliveries.is_empty()
+            && self.splits.open.is_empty()
+            && self.is_recorded()
     }
 
     /// Whether, after [`Self::drain`], everything that has happened so far is on disk.

@@ -125,6 +125,11 @@ impl<T> GroupCommit<T> {
         self.failing_until.is_some()
     }
 
+    /// Whether the last write failed; writing may go on meanwhile.
+    pub const fn last_failed(&self) -> bool {
+        self.failures > 0
+    }
+
     /// Whether the disk said that it is full, at the last write.
     pub const fn is_full(&self) -> bool {
         self.full

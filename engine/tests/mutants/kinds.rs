@@ -54,6 +54,27 @@ pub(crate) const KINDS: &[Kind] = &[
         )],
     ),
     kind(
+        "mail that waits to be admitted forgotten",
+        &[at(
+            "shard/admit.rs",
+            "self.admission.lines[step].push_front(first);",
+            "if !PLANTED || self.random.below(20) > 0 {
+                 self.admission.lines[step].push_front(first);
+             }",
+        )],
+    ),
+    kind(
+        "mail that has waited too long refused and stored",
+        &[at(
+            "shard/admit.rs",
+            "Verdict::Wait if first.until <= now.mono => {",
+            "Verdict::Wait if first.until <= now.mono => {
+                 if PLANTED && let Whence::Session(ticket) = first.arrival.whence {
+                     self.route(Origin::Session(ticket), *first.arrival.submission.clone(), now);
+                 }",
+        )],
+    ),
+    kind(
         "the other owners not told to cancel",
         &[at(
             "shard/accept.rs",

@@ -59,6 +59,7 @@ impl World {
             Moment::ReadAdopted(shard, read, placement) => {
                 self.read_adopted(shard, read, placement)
             }
+            Moment::GiveUp(shard, ticket) => self.give_up(shard, ticket),
             Moment::Chunk(reading) => self.chunk(reading),
             Moment::Peer(shard, conn) => self.peer(shard, conn),
             Moment::Offer(shard, conn) => self.offer(shard, conn),

@@ -51,6 +51,10 @@ impl World {
         self.next_number += 1;
         let ticket = SessionTicket(self.next_number);
         self.tickets.insert(ticket, mail);
+        if self.strikes(100) {
+            let within_us = self.random.below(8 * SECOND_US);
+            self.soon(within_us, Moment::GiveUp(at_shard, ticket));
+        }
         if self.strikes(self.faults.full) {
             self.full_until_us = self.now_us + self.random.below(8 * SECOND_US);
             self.trace(|_| "the disk is full".into());
@@ -62,6 +66,24 @@ impl World {
                 submission: Box::new(submission),
             },
         )
+    }
+
+    /// A client goes without its answer. What is said after it is held to all the same.
+    pub(crate) fn give_up(&mut self, shard: usize, ticket: SessionTicket) -> Checked {
+        let Some(mail) = self.tickets.remove(&ticket) else {
+            return Ok(());
+        };
+        self.trace(|_| format!("the client of mail {mail} gives up"));
+        self.gone.insert(ticket, mail);
+        self.event(shard, Event::Gone { ticket })
+    }
+
+    /// Nothing is under way any more: whoever is still there has heard.
+    pub(crate) fn all_are_answered(&self) -> Checked {
+        match self.tickets.values().min() {
+            Some(mail) => Err(format!("the client of mail {mail} was never answered")),
+            None => Ok(()),
+        }
     }
 
     fn message(&mut self, n: usize, tries: u32, queue_id: engine::ids::QueueId) -> Submission {
@@ -114,7 +136,8 @@ impl World {
         ticket: SessionTicket,
         result: engine::shard::Stored,
     ) -> Checked {
-        let Some(mail) = self.tickets.remove(&ticket) else {
+        let mail = (self.tickets.remove(&ticket)).or_else(|| self.gone.remove(&ticket));
+        let Some(mail) = mail else {
             return Err("an answer to nobody".into());
         };
         self.trace(|_| format!("mail {mail} is answered {result:?}"));

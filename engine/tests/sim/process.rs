@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use engine::ids::{HandoverId, SegmentId};
+use engine::ids::{HandoverId, SegmentId, SessionTicket};
 use engine::pool::ConnId;
 use engine::queue::cipher::Stream;
 use engine::queue::replay::SegmentReader;
@@ -162,6 +162,8 @@ pub(crate) enum Moment {
         broken: bool,
     },
     PeerClose(usize, ConnId),
+    /// A client has waited long enough for the reply to its content.
+    GiveUp(usize, SessionTicket),
     // These outlive a process.
     Inject(usize, u32),
     Cut,

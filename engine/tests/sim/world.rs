@@ -125,6 +125,8 @@ pub(crate) struct World {
     pub(crate) noted: NotedHandovers,
     pub(crate) to_inject: usize,
     pub(crate) tickets: HashMap<SessionTicket, usize>,
+    /// Those whose client did not wait for its answer.
+    pub(crate) gone: HashMap<SessionTicket, usize>,
     pub(crate) next_number: u64,
     quiet_since_us: Option<u64>,
     pub(crate) summary: Summary,
@@ -176,6 +178,7 @@ impl World {
             noted: NotedHandovers::default(),
             to_inject: 0,
             tickets: HashMap::new(),
+            gone: HashMap::new(),
             next_number: 0,
             quiet_since_us: None,
             summary: Summary::default(),
@@ -246,6 +249,7 @@ impl World {
     /// Lives through it all.
     pub(crate) fn run(&mut self) -> Result<(), String> {
         self.live()?;
+        self.all_are_answered()?;
         self.ledger.settled()?;
         self.check_disk()?;
         self.check_counters()?;
@@ -470,6 +474,7 @@ impl World {
         self.summary.cuts += 1;
         self.process = None;
         self.tickets.clear();
+        self.gone.clear();
         self.agenda.retain(|_, moment| moment.outlives_process());
         if power {
             self.disk.cut(&mut self.random);

@@ -330,6 +330,10 @@ impl Session {
                 give_way().await;
             }
         }
+        if self.machine.awaits_finish() {
+            let ticket = self.ticket;
+            self.shard.handle(Event::Gone { ticket });
+        }
         let _ = self.transmit().await;
         let _ = poll_fn(|cx| Poll::Ready(self.transport.poll_close(cx))).await;
         self.shard.core.borrow_mut().receiving(self.held, 0);

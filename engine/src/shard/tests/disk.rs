@@ -1,7 +1,7 @@
 //! Mail and the disk: what is taken while it fails or is full, and the files of the delivery log.
 
 use super::super::Stored;
-use super::super::accept::NOTICES_RESERVE;
+use super::super::admit::{NOTICES_RESERVE, WAIT_MS_MAX};
 use super::relay::{Relay, START_MS};
 use crate::ids::SegmentId;
 use crate::store::WRITE_RETRY_MS_MAX;
@@ -30,6 +30,7 @@ fn mail_after_one_failed_write_is_accepted_at_once_and_after_several_in_a_row_wh
         "{tries} writes to a dead disk in a minute"
     );
     relay.accept("a.example");
+    relay.after_ms(WAIT_MS_MAX);
     assert_eq!(relay.answers, [Stored::Failed, Stored::Failed]);
     relay.failing_writes = 0;
     relay.after_ms(WRITE_RETRY_MS_MAX);

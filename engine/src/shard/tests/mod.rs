@@ -1,5 +1,6 @@
 //! What becomes of mail in a shard whose outside is scripted (`relay`).
 
+mod admit;
 mod clock;
 mod disk;
 mod lookups;

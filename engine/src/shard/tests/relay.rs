@@ -83,6 +83,8 @@ pub(super) struct Relay {
     /// Queue segments as they were written.
     pub(super) disk: HashMap<SegmentId, Vec<u8>>,
     pub(super) resolver_hangs: bool,
+    /// Nothing is written for now.
+    pub(super) disk_is_slow: bool,
     /// How many of the next writes of the queue fail.
     pub(super) failing_writes: u32,
     /// What each host has.
@@ -207,6 +209,7 @@ impl Relay {
             held: Vec::new(),
             disk: HashMap::new(),
             resolver_hangs: false,
+            disk_is_slow: false,
             failing_writes: 0,
             addresses: ["192.0.2.1", "2001:db8::1"]
                 .map(|ip| ip.parse().unwrap())
