@@ -4,8 +4,12 @@
 //! own state and shares none of it. What concerns the daemon as a whole (unlocking, reloading)
 //! never comes here.
 
+use std::sync::Arc;
+
 use crate::counters::{By, CounterTable, Window};
 use crate::ids::{QueueId, SegmentId, ShardId};
+use crate::policy::stop::{Selector, StopBook};
+use crate::shard::stops::Selected;
 use crate::shard::{DestinationView, ShardStatus, Why};
 
 /// Rows of one answer at most, whatever is asked for.
@@ -39,6 +43,10 @@ pub enum Query {
         /// That domain.
         domain: Option<String>,
     },
+    /// Goes by this book of stops from now on.
+    Stops(Arc<StopBook>),
+    /// How much mail a selector means.
+    Count(Selector),
     /// How far the delivery log is written.
     LogEnd,
 }
@@ -56,6 +64,10 @@ pub enum Answer {
     Messages(Vec<Why>),
     /// To [`Query::Retry`]: queue entries made ready.
     Retried(u64),
+    /// To [`Query::Stops`]: no transaction begins any more that a stop is about.
+    Stopped,
+    /// To [`Query::Count`].
+    Counted(Selected),
     /// To [`Query::LogEnd`]; `None` if nothing was logged since the start.
     LogEnd(Option<LogEnd>),
 }

@@ -1,6 +1,7 @@
 //! The daemon's life: data directory, control socket, key, shards, signals, the end.
 
 mod stop;
+mod stops;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use engine::ids::ShardId;
 use engine::keys::{KeyId, KeyRing};
 use engine::operator::{Answer, Query};
 use engine::policy::ReplyRules;
+use engine::policy::stop::StopBook;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -65,6 +67,7 @@ pub(crate) struct Hikyakud {
     /// Held while a new configuration is brought to the shards.
     reloading: Mutex<()>,
     stopping: Mutex<bool>,
+    stops: stops::Stops,
     started: UnixMs,
 }
 
@@ -92,6 +95,7 @@ pub(crate) fn run(file: PathBuf, config: Config) -> Result<(), String> {
         keys_change: Mutex::default(),
         reloading: Mutex::default(),
         stopping: Mutex::new(false),
+        stops: stops::Stops::default(),
         started: now().unix,
     });
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
@@ -282,6 +286,7 @@ impl Hikyakud {
             config.limits.sessions_per_client_max,
         );
         let rules = reply_rules(&config)?;
+        let stops = self.stops.restore(self.installation.data_dir(), keys)?;
         let ends = mesh(shards, MESH_MESSAGES_MAX);
         let (ready, readiness) = bounded(usize::from(shards));
         let (mut handles, mut commands) = (Vec::new(), Vec::new());
@@ -294,6 +299,7 @@ impl Hikyakud {
                 config: Arc::clone(&config),
                 keys: Arc::clone(keys),
                 rules: Arc::clone(&rules),
+                stops: Arc::clone(&stops),
                 resolver: resolver.clone(),
                 sessions: Arc::clone(&sessions),
                 connections_max: descriptors.connections_max,
@@ -506,6 +512,17 @@ impl Daemon for Hikyakud {
         *lock(&self.config) = new;
         lines.push(format!("{name}: reloaded"));
         Ok(lines)
+    }
+
+    fn stops(&self) -> Arc<StopBook> {
+        self.stops.book()
+    }
+
+    fn change_stops(
+        &self,
+        change: &dyn Fn(&StopBook) -> Result<StopBook, Refusal>,
+    ) -> Result<Arc<StopBook>, Refusal> {
+        self.bring_stops(change)
     }
 
     fn note(&self, line: &str) {

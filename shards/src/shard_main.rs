@@ -14,10 +14,12 @@ use engine::ids::ShardId;
 use engine::keys::KeyRing;
 use engine::operator::{Answer, LogEnd, Query};
 use engine::policy::ReplyRules;
+use engine::policy::stop::{Selector, StopBook};
 use engine::queue::cipher::{NONCE_BYTES, Stream};
 use engine::queue::record::Record;
 use engine::queue::replay::Contents;
 use engine::shard::command::Search;
+use engine::shard::stops::{Counting, Selected};
 use engine::shard::{Event, ShardCore};
 use engine::store::{BLOB_COUNTERS, StorageSetup};
 use glommio::net::TcpListener;
@@ -76,6 +78,8 @@ pub(crate) struct Start {
     pub(crate) config: Arc<Config>,
     pub(crate) keys: Arc<KeyRing>,
     pub(crate) rules: Arc<ReplyRules>,
+    /// What an operator has stopped.
+    pub(crate) stops: Arc<StopBook>,
     pub(crate) resolver: ResolverThread,
     pub(crate) sessions: Arc<ClientSessions>,
     /// Connections out of this shard at most.
@@ -124,6 +128,7 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
         config,
         keys,
         rules,
+        stops,
         resolver,
         sessions,
         connections_max,
@@ -159,6 +164,7 @@ async fn open(start: Start) -> Result<(Running, Mailbox<Command>), String> {
     core.found_files(&queue.segments, &free_sizes);
     let noted = noted_handovers(data_dir)?;
     core.noted_handovers(Rc::clone(&noted));
+    core.restore_stops(stops, now());
     restore_counters(&mut core, data_dir, id, &keys);
     let (answers_in, answers) = mailbox::<Answered>(engine::shard::QUESTIONS_MAX);
     let client = settings::client(&config, connections_max);
@@ -319,6 +325,17 @@ impl Running {
         Answer::Messages(search.into_found())
     }
 
+    async fn count(&self, selector: Selector) -> Answer {
+        let mut counting = Counting::new(selector);
+        while !self
+            .shard
+            .with_core(|core, _| core.count_some(&mut counting))
+        {
+            give_way().await;
+        }
+        Answer::Counted(counting.selected())
+    }
+
     async fn retry(&self, domain: Option<&str>) -> Answer {
         self.shard.with_core(|core, _| core.retry(domain));
         loop {
@@ -340,9 +357,14 @@ impl Running {
                 Answer::Destinations(core.destination(&domain, now).into_iter().collect())
             }
             Query::Message(queue_id) => Answer::Messages(core.why(queue_id, now)),
-            // Those that go through all of the queue take more than one turn: see `search` and `retry`.
+            Query::Stops(book) => {
+                core.set_stops(book, now);
+                Answer::Stopped
+            }
+            // Those that go through all of the queue take more than one turn: see `search`, `retry` and `count`.
             Query::Search { .. } => Answer::Messages(Vec::new()),
             Query::Retry { .. } => Answer::Retried(0),
+            Query::Count(_) => Answer::Counted(Selected::default()),
             Query::LogEnd => Answer::LogEnd(core.log_end().map(|(segment, offset)| LogEnd {
                 shard: self.shard.id,
                 segment,
@@ -395,6 +417,7 @@ async fn obey(running: &Running, command: Command) {
                     running.search(domain.as_deref(), rows_max).await
                 }
                 Query::Retry { domain } => running.retry(domain.as_deref()).await,
+                Query::Count(selector) => running.count(selector).await,
                 query => running.answer(query),
             };
             let _ = reply.send(answer);

@@ -32,6 +32,7 @@ mod log;
 mod policy;
 mod shard;
 mod site;
+mod stops;
 mod table;
 mod template;
 
@@ -77,6 +78,12 @@ enum Command {
     Log(log::LogArgs),
     /// Try deferred mail again now
     Retry(daemon::RetryArgs),
+    /// Stop mail at once: no transaction begins after it has returned
+    Suspend(stops::SuspendArgs),
+    /// Set stopped mail going again
+    Resume(stops::ResumeArgs),
+    /// What is suspended, by whom and why
+    Stops,
     /// What each destination gets, and where that is written
     Policy(policy::PolicyArgs),
     /// Read the configuration again
@@ -134,6 +141,9 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Why(args) => daemon::why(&site, args, format),
         Command::Log(args) => log::run(&site, args, format),
         Command::Retry(args) => daemon::retry(&site, args),
+        Command::Suspend(args) => stops::suspend(&site, args, format),
+        Command::Resume(args) => stops::resume(&site, args, format),
+        Command::Stops => stops::stops(&site, format),
         Command::Policy(args) => policy::run(site, args, format),
         Command::Reload => daemon::reload(&site),
         Command::Rekey(args) => keys::rekey(&site, args),

@@ -65,6 +65,8 @@ enum StreamName {
     Errors,
     /// Templates
     Templates,
+    /// What an operator has stopped
+    Stops,
 }
 
 impl StreamName {
@@ -75,6 +77,7 @@ impl StreamName {
             Self::Counters => Stream::Counters,
             Self::Errors => Stream::ErrorAddresses,
             Self::Templates => Stream::Templates,
+            Self::Stops => Stream::Stops,
         }
     }
 }

@@ -288,6 +288,17 @@ impl Counters {
         GroupRow(self.groups.numbered(number))
     }
 
+    /// The name of the group row of that number; `None` if that is no one group's.
+    pub fn group_name(&self, number: u32) -> Option<&str> {
+        let slot = self
+            .groups
+            .rows
+            .get(number as usize)
+            .filter(|_| number > 0)?;
+        // A longer name was cut.
+        Some(&*slot.name).filter(|name| name.len() < NAME_BYTES_MAX)
+    }
+
     /// Counts `n` more of a counter that is no level.
     #[inline]
     pub fn count(&mut self, domain: DomainRow, group: GroupRow, counter: Counter, n: u32) {

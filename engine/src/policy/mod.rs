@@ -26,6 +26,7 @@ mod layers;
 mod row;
 pub mod rules;
 mod shipped;
+pub mod stop;
 pub mod window;
 
 pub use check::{Finding, check};

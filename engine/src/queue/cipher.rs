@@ -50,16 +50,19 @@ pub enum Stream {
     ErrorAddresses = 4,
     /// Templates of composed mail.
     Templates = 5,
+    /// What an operator has stopped.
+    Stops = 6,
 }
 
 impl Stream {
     /// Every stream.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Queue,
         Self::DeliveryLog,
         Self::Counters,
         Self::ErrorAddresses,
         Self::Templates,
+        Self::Stops,
     ];
 
     /// The stream of that number in a segment header.
@@ -75,6 +78,7 @@ impl Stream {
             Self::Counters => "counters",
             Self::ErrorAddresses => "errors",
             Self::Templates => "templates",
+            Self::Stops => "stops",
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 
 use crate::clock::UnixMs;
+use crate::delivery_log::utc;
 
 /// Why mail of a destination, or one message, is not being sent at this moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +116,19 @@ pub enum Binding {
         /// Why it takes none.
         failure: &'static str,
     },
+    /// An operator has stopped it.
+    Suspended {
+        /// The stop's number.
+        number: u64,
+        /// Which mail it is about.
+        selector: Box<str>,
+        /// Who stopped it.
+        author: Box<str>,
+        /// Why.
+        reason: Box<str>,
+        /// When that ends by itself.
+        until: Option<UnixMs>,
+    },
     /// The turn that begins it has not come yet: the next, or one of the next few.
     NextTurn,
 }
@@ -195,6 +209,23 @@ impl fmt::Display for Binding {
                 )
             }
             Self::Failing { failure } => write!(f, "being failed: {failure}"),
+            Self::Suspended {
+                number,
+                selector,
+                author,
+                reason,
+                until,
+            } => {
+                write!(f, "suspended by {author} (stop {number}: {selector})")?;
+                if let Some(until) = until {
+                    let until: String = utc::text(*until).map(char::from).iter().collect();
+                    write!(f, " until {until}")?;
+                }
+                if reason.is_empty() {
+                    return Ok(());
+                }
+                write!(f, ": {reason}")
+            }
             Self::NextTurn => f.write_str("begins within a turn of the shard"),
         }
     }
@@ -239,6 +270,7 @@ impl Binding {
                 "an address whose rest ends, or a transaction that ends; at once: hikyaku retry"
             }
             Self::Failing { .. } => "the notifications to the senders, written over the next ticks",
+            Self::Suspended { .. } => "its end; at once: hikyaku resume",
             Self::NextTurn => "the next turn of the shard, within a tenth of a second",
         }
     }

@@ -63,6 +63,7 @@ pub struct Destination {
     pub(super) ready_len: u32,
     pub(super) deferred_len: u32,
     pub(super) busy_len: u32,
+    pub(super) suspended_len: u32,
     /// Where its mail goes.
     pub lookup: Lookup,
     /// Who said what when mail was deferred last, while any is; unknown after a start.
@@ -95,6 +96,7 @@ impl Destination {
             ready_len: 0,
             deferred_len: 0,
             busy_len: 0,
+            suspended_len: 0,
             lookup: Lookup::Unknown,
             last_reply: String::new(),
             provider: None,
@@ -123,6 +125,11 @@ impl Destination {
         self.busy_len
     }
 
+    /// Entries that an operator has stopped.
+    pub const fn suspended_len(&self) -> u32 {
+        self.suspended_len
+    }
+
     /// The site in whose round it stands.
     pub const fn round(&self) -> Option<SiteId> {
         match self.lookup {
@@ -133,6 +140,6 @@ impl Destination {
 
     /// Entries of any state.
     pub const fn queued(&self) -> u32 {
-        self.ready_len + self.deferred_len + self.busy_len
+        self.ready_len + self.deferred_len + self.busy_len + self.suspended_len
     }
 }

@@ -66,6 +66,8 @@ pub enum State {
     Sending,
     /// In the wheel until `retry_at_s`.
     Deferred,
+    /// Stopped by an operator, and in no list.
+    Suspended,
     /// No entry any more: free, or freed when the list that still links it comes to it.
     Gone,
 }

@@ -112,6 +112,7 @@ impl ShardCore {
                     }
                 }
                 Ok(Go::Quit(conn)) => self.quit(conn),
+                Ok(Go::Open(_)) if !self.has_sendable(site, now) => return,
                 Ok(Go::Open(permit)) => {
                     self.open(permit, now);
                     is_eager = false;
@@ -177,24 +178,28 @@ impl ShardCore {
 
     /// Takes the site's next message for a connection that may have it. Returns whether there was one.
     fn pull(&mut self, permit: StartPermit, now: Now) -> bool {
-        match self.next_entry(permit.site(), now) {
-            Some(entry) => {
-                self.begin(permit, entry, now);
-                true
+        let mut permit = permit;
+        while let Some(entry) = self.next_entry(permit.site(), now) {
+            match self.begin(permit, entry, now) {
+                None => return true,
+                Some(unused) => permit = unused,
             }
-            None => {
-                self.pool.rest(permit.conn(), now.mono);
-                false
+            if self.has_held_enough() {
+                break;
             }
         }
+        self.pool.rest(permit.conn(), now.mono);
+        false
     }
 
-    fn begin(&mut self, permit: StartPermit, entry: EntryId, now: Now) {
+    /// Begins with an entry that was taken for a connection; gives the permit back if it is stopped.
+    fn begin(&mut self, permit: StartPermit, entry: EntryId, now: Now) -> Option<StartPermit> {
         match self.content_for(entry, Purpose::Send(permit.conn())) {
-            Given::Here(held) => self.start(permit, entry, held, now),
+            Given::Here(held) => return self.start(permit, entry, held, now),
             Given::BeingRead => self.pool.loading(permit),
             Given::NoRoom => self.pool.rest(permit.conn(), now.mono),
         }
+        None
     }
 
     /// What a connection was to send has been read back.
@@ -206,7 +211,11 @@ impl ShardCore {
                 self.make_ready(entry, now);
                 self.assign(conn, now);
             }
-            Some(permit) => self.start(permit, entry, held, now),
+            Some(permit) => {
+                if let Some(unused) = self.start(permit, entry, held, now) {
+                    self.pull(unused, now);
+                }
+            }
             None => self.make_ready(entry, now),
         }
     }
@@ -217,8 +226,18 @@ impl ShardCore {
         self.assign(conn, now);
     }
 
-    fn start(&mut self, on: StartPermit, entry_id: EntryId, held: Held, now: Now) {
+    /// The last moment before a transaction; gives the permit back if an operator has stopped the mail.
+    fn start(
+        &mut self,
+        on: StartPermit,
+        entry_id: EntryId,
+        held: Held,
+        now: Now,
+    ) -> Option<StartPermit> {
         let Held { message, permit } = held;
+        if self.is_stopped_by_record(entry_id, &message, now) {
+            return Some(on);
+        }
         let entry = self.mail.get(entry_id);
         let first = usize::from(entry.recipient_first);
         let destination = entry.destination;
@@ -256,6 +275,7 @@ impl ShardCore {
         };
         self.deliveries.insert(token, delivery);
         self.actions.push(Action::Start { conn, transaction });
+        None
     }
 
     pub(super) fn finished(

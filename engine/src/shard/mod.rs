@@ -27,6 +27,7 @@
 //! - `adopt`: the mail of shards that are no more;
 //! - `window`: destinations whose delivery window is closed;
 //! - `view`: what an operator may ask;
+//! - `stops`: mail that an operator has stopped;
 //! - `command`: what an operator has done over all of the queue, so much a turn.
 
 mod accept;
@@ -51,6 +52,7 @@ mod ready;
 mod records;
 mod replay;
 mod settle;
+pub mod stops;
 mod streams;
 mod unconnected;
 mod unread;
@@ -209,6 +211,7 @@ pub struct ShardCore {
     notices: notice::Notices,
     moves: replay::Moves,
     retrying: Option<command::Retrying>,
+    stops: stops::Stops,
     draining: bool,
     counters: Counters,
     /// Entries that changed in this turn.
@@ -250,6 +253,7 @@ impl ShardCore {
             notices: notice::Notices::default(),
             moves,
             retrying: None,
+            stops: stops::Stops::new(),
             draining: false,
             touched: 0,
             counters: Counters::new(
@@ -380,6 +384,7 @@ impl ShardCore {
         self.note_handover(now);
         self.settle_handovers(now);
         self.retry_some(now);
+        self.tend_stops(now);
         self.wake_deferred(now);
         self.open_windows(now);
         self.fail_ready(now);

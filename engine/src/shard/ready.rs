@@ -21,8 +21,11 @@ const WHOLE: u16 = u16::MAX;
 const RECIPIENTS_SETTLED_MAX: u32 = 4096;
 
 impl ShardCore {
-    /// The entry, in no list, may be sent from now on.
+    /// The entry, in no list, may be sent from now on, unless an operator has stopped it.
     pub(super) fn make_ready(&mut self, id: EntryId, now: Now) {
+        if self.hold_if_stopped(id, now) {
+            return;
+        }
         let listed = self.mail.ready(id);
         self.listed(listed, now);
     }
@@ -206,6 +209,13 @@ impl ShardCore {
     ) -> Option<EntryId> {
         loop {
             let first = self.mail.first_ready(id)?;
+            if self.is_stopped(first, now) {
+                if self.has_held_enough() {
+                    return None;
+                }
+                self.take_stopped(id, now);
+                continue;
+            }
             let recipients_max = if self.is_expired(first, now) {
                 if *expired >= RECIPIENTS_SETTLED_MAX || !self.content.may_read() {
                     return None;

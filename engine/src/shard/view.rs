@@ -66,6 +66,8 @@ pub struct DestinationView {
     pub deferred: u64,
     /// Being stored, read back or delivered.
     pub busy: u64,
+    /// Stopped by an operator.
+    pub suspended: u64,
     /// Connections of its site.
     pub connections: u64,
     /// What holds the ready mail back, or would if there were any.
@@ -151,6 +153,7 @@ impl ShardCore {
             ready: u64::from(destination.ready_len()),
             deferred: u64::from(destination.deferred_len()),
             busy: u64::from(destination.busy_len()),
+            suspended: u64::from(destination.suspended_len()),
             connections: site.map_or(0, |site| u64::from(site.conns())),
             binding: self.binding(destination, now),
             last_reply: match destination.deferred_len() {
@@ -165,6 +168,9 @@ impl ShardCore {
     fn binding(&self, destination: &Destination, now: Now) -> Option<Binding> {
         if destination.ready_len() > 0 {
             return Some(self.binding_of_ready(destination, now));
+        }
+        if destination.suspended_len() > 0 {
+            return self.stop_of_destination(destination, now);
         }
         match self.binding_of_ready(destination, now) {
             binding @ (Binding::Stopping
@@ -215,7 +221,11 @@ impl ShardCore {
     pub(super) fn why_entry(&self, id: EntryId, now: Now) -> Why {
         let entry = self.mail.get(id);
         let destination = self.mail.destination(entry.destination);
-        let binding = match entry.state {
+        let stopped = match entry.state {
+            State::Ready | State::Deferred | State::Suspended => self.stop_binding(id, now),
+            _ => None,
+        };
+        let binding = stopped.unwrap_or_else(|| match entry.state {
             State::Replayed => Binding::Replaying,
             State::Storing | State::Held | State::Handed => Binding::Storing,
             State::InFlight if self.content.is_waiting(id) => Binding::Memory,
@@ -224,8 +234,9 @@ impl ShardCore {
                 attempts: entry.attempts,
                 retry_in_s: u64::from(entry.retry_at_s.saturating_sub(self.mail.seconds(now))),
             },
+            State::Suspended => Binding::NextTurn,
             State::Ready | State::Gone => self.binding_of_ready(destination, now),
-        };
+        });
         Why {
             queue_id: entry.queue_id,
             domain: destination.domain.as_str().to_owned(),

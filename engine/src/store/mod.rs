@@ -44,6 +44,8 @@ pub const SIDE_WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const BLOB_COUNTERS: u16 = 3;
 /// Blob kind of the place in the queue's stream up to which outcomes are in saved counts.
 pub const BLOB_COUNTED: u16 = 5;
+/// Blob kind of a book of stops.
+pub const BLOB_STOPS: u16 = 6;
 /// Blob kind of a delivery log batch.
 pub const BLOB_LOG_BATCH: u16 = 1;
 

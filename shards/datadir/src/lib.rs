@@ -8,8 +8,8 @@
 //! and `engine::key_wrap`'s part.
 //!
 //! For reading: [`segments`] lists and reads the segments of any stream, [`log`] the delivery log,
-//! [`verify`] checks everything. Nothing here writes a segment: that is the shards' part, through
-//! io_uring.
+//! [`verify`] checks everything. Nothing here writes a segment but for [`stops`], which no shard owns:
+//! that is the shards' part, through io_uring.
 //!
 //! A crate of its own because both the daemon and the CLI need it, and the CLI must not know
 //! glommio: docs/decisions/050.
@@ -22,6 +22,7 @@ pub mod private;
 pub mod prompt;
 pub mod segments;
 pub mod source;
+pub mod stops;
 pub mod text;
 pub mod verify;
 

@@ -32,7 +32,7 @@ pub(super) fn ask_each(
 }
 
 /// The same where an answer without one of the shards would be wrong without saying so.
-pub(super) fn ask_all(
+pub(crate) fn ask_all(
     daemon: &dyn Daemon,
     query: &Query,
 ) -> Result<Vec<(ShardId, Answer)>, Refusal> {

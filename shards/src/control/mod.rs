@@ -22,9 +22,12 @@ mod metrics;
 mod page;
 mod paths;
 mod request;
+mod stops;
 #[cfg(test)]
 mod tests;
 mod view;
+
+pub(crate) use ask::ask_all;
 
 use std::fmt;
 use std::io;
@@ -41,6 +44,7 @@ use engine::clock::UnixMs;
 use engine::ids::ShardId;
 use engine::keys::{KeyId, KeyRing};
 use engine::operator::{Answer, Query};
+use engine::policy::stop::StopBook;
 use tiny_http::{Request, Server};
 
 /// Threads that answer requests; a question waits for the slowest shard. What takes longer has a
@@ -93,6 +97,15 @@ pub(crate) trait Daemon: Send + Sync + 'static {
 
     /// Reads the configuration again; the lines say what was applied and what needs a restart.
     fn reload(&self) -> Result<Vec<String>, Refusal>;
+
+    /// What is stopped.
+    fn stops(&self) -> Arc<StopBook>;
+
+    /// Changes what is stopped: durable, and in force at every shard, when it returns.
+    fn change_stops(
+        &self,
+        change: &dyn Fn(&StopBook) -> Result<StopBook, Refusal>,
+    ) -> Result<Arc<StopBook>, Refusal>;
 
     /// Writes a line into the daemon's own log: who reads mail or changes something leaves a trace.
     fn note(&self, line: &str);

@@ -11,7 +11,7 @@ use super::answer::{Body, response};
 use super::caller::{Caller, Scope, not_led_by_others};
 use super::log::{self, Place, Places};
 use super::request::{Format, Target};
-use super::{Daemon, Refusal, change, metrics, page, view};
+use super::{Daemon, Refusal, change, metrics, page, stops, view};
 
 /// A path and what it does.
 pub(super) struct Path {
@@ -71,7 +71,7 @@ pub(super) const SELECTORS: [&str; 2] = ["domain", "all"];
 const LOG_PARAMETERS: [&str; 2] = ["limit", "follow"];
 
 /// The table.
-pub(super) const PATHS: [Path; 14] = [
+pub(super) const PATHS: [Path; 17] = [
     tells("/", &[], |_| {
         Ok(Body::new("text/html; charset=utf-8", page::PAGE.to_owned()))
     }),
@@ -98,6 +98,23 @@ pub(super) const PATHS: [Path; 14] = [
             Does::Answers(change::retry),
         )
     },
+    Path {
+        parameters: &stops::SUSPEND,
+        ..changes(
+            "/api/v1/suspend",
+            Scope::Operate,
+            Does::Answers(stops::suspend),
+        )
+    },
+    Path {
+        parameters: &stops::SELECTORS,
+        ..changes(
+            "/api/v1/resume",
+            Scope::Operate,
+            Does::Answers(stops::resume),
+        )
+    },
+    tells("/api/v1/stops", &[], stops::stops),
     changes(
         "/api/v1/reload",
         Scope::Operate,

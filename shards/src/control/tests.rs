@@ -20,6 +20,9 @@ use engine::shard::{DestinationView, ShardStatus, Why};
 
 use super::*;
 
+#[path = "tests/stops.rs"]
+mod stops;
+
 struct FakeDaemon {
     installation: Installation,
     keys: Mutex<Option<Arc<KeyRing>>>,
@@ -29,6 +32,7 @@ struct FakeDaemon {
     unanswered: Mutex<Vec<Sender<Answer>>>,
     /// An unlock waits until the far end of this is gone.
     unlocking: Mutex<Option<Receiver<()>>>,
+    stops: Mutex<Arc<StopBook>>,
 }
 
 impl Daemon for FakeDaemon {
@@ -115,6 +119,7 @@ impl Daemon for FakeDaemon {
                     ready: u64::from(shard.0),
                     deferred: 4,
                     busy: 0,
+                    suspended: 0,
                     connections: 2,
                     binding: Some(Binding::SessionsMax { sessions: 2 }),
                     last_reply: "mx.example.com said: 450 4.2.0 later".into(),
@@ -123,6 +128,13 @@ impl Daemon for FakeDaemon {
             Query::Message(id) if id != queue_id => Answer::Messages(vec![]),
             Query::Message(_) | Query::Search { .. } => Answer::Messages(vec![why]),
             Query::Retry { domain } => Answer::Retried(if domain.is_some() { 1 } else { 4 }),
+            Query::Stops(_) => Answer::Stopped,
+            Query::Count(_) => Answer::Counted(engine::shard::stops::Selected {
+                messages: 3,
+                recipients: 4,
+                in_flight: 1,
+                unknown: 0,
+            }),
             Query::LogEnd => Answer::LogEnd((shard.0 == 0).then(|| LogEnd {
                 shard,
                 segment: SegmentId(1),
@@ -161,6 +173,17 @@ impl Daemon for FakeDaemon {
     fn reload(&self) -> Result<Vec<String>, Refusal> {
         Ok(vec!["server.shards takes effect after a restart".into()])
     }
+    fn stops(&self) -> Arc<StopBook> {
+        Arc::clone(&self.stops.lock().unwrap())
+    }
+    fn change_stops(
+        &self,
+        change: &dyn Fn(&StopBook) -> Result<StopBook, Refusal>,
+    ) -> Result<Arc<StopBook>, Refusal> {
+        let mut stops = self.stops.lock().unwrap();
+        *stops = Arc::new(change(&stops)?);
+        Ok(Arc::clone(&stops))
+    }
     fn note(&self, line: &str) {
         self.notes.lock().unwrap().push(line.to_owned());
     }
@@ -188,6 +211,7 @@ impl Bench {
             silent: Mutex::new(false),
             unanswered: Mutex::default(),
             unlocking: Mutex::default(),
+            stops: Mutex::default(),
         });
         let socket = directory.path().join("run/control.sock");
         serve(listen(&socket).unwrap(), daemon.clone()).unwrap();

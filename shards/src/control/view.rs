@@ -196,7 +196,7 @@ pub(super) fn counters(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
     })
 }
 
-const DESTINATION_COLUMNS: [&str; 9] = [
+const DESTINATION_COLUMNS: [&str; 10] = [
     "domain",
     "site",
     "ready",
@@ -206,12 +206,14 @@ const DESTINATION_COLUMNS: [&str; 9] = [
     "binding",
     "last_reply",
     "unbound_by",
+    "suspended",
 ];
 
 /// What a destination's mail waits for, in words; what binds ready mail says nothing of the rest.
 fn destination_binding(row: &DestinationView) -> String {
     match (&row.binding, row.ready, row.deferred, row.busy) {
         (Some(binding), ..) => binding.to_string(),
+        (None, _, 0, 0) if row.suspended > 0 => "suspended, about to be set going".to_owned(),
         (None, _, 0, 0) => "nothing is queued".to_owned(),
         (None, _, 0, _) => Binding::Delivering.to_string(),
         (None, _, deferred, _) => format!(
@@ -235,6 +237,7 @@ fn destination_table(rows: Vec<DestinationView>) -> Table {
             binding.into(),
             String::from(row.last_reply).into(),
             row.binding.as_ref().map_or("", Binding::unbound_by).into(),
+            row.suspended.into(),
         ]);
     }
     table
@@ -250,7 +253,7 @@ pub(super) fn destinations(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
             rows.extend(found);
         }
     }
-    rows.sort_by_key(|row| std::cmp::Reverse(row.ready + row.deferred + row.busy));
+    rows.sort_by_key(|row| std::cmp::Reverse(row.ready + row.deferred + row.busy + row.suspended));
     rows.truncate(rows_max);
     Ok(destination_table(rows).write(target.format))
 }

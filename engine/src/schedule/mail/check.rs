@@ -13,6 +13,7 @@ struct Lengths {
     ready: u32,
     deferred: u32,
     busy: u32,
+    suspended: u32,
 }
 
 /// Recipients queued, and of these deferred.
@@ -88,6 +89,7 @@ impl Mail {
             match entry.state {
                 State::Ready => lengths.ready += 1,
                 State::Deferred => lengths.deferred += 1,
+                State::Suspended => lengths.suspended += 1,
                 _ => lengths.busy += 1,
             }
         }
@@ -98,6 +100,7 @@ impl Mail {
                 ready: destination.ready_len,
                 deferred: destination.deferred_len,
                 busy: destination.busy_len,
+                suspended: destination.suspended_len,
             };
             let counted = counted.get(&slot).copied().unwrap_or_default();
             assert_eq!(lengths, counted, "{}", destination.domain.as_str());

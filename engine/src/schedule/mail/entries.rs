@@ -60,6 +60,7 @@ enum Length {
     Ready,
     Deferred,
     Busy,
+    Suspended,
     None,
 }
 
@@ -67,6 +68,7 @@ const fn length_of(state: State) -> Length {
     match state {
         State::Ready => Length::Ready,
         State::Deferred => Length::Deferred,
+        State::Suspended => Length::Suspended,
         State::Replayed
         | State::Storing
         | State::Held
@@ -83,6 +85,7 @@ impl Destination {
             Length::Ready => Some(&mut self.ready_len),
             Length::Deferred => Some(&mut self.deferred_len),
             Length::Busy => Some(&mut self.busy_len),
+            Length::Suspended => Some(&mut self.suspended_len),
             Length::None => None,
         }
     }
@@ -106,11 +109,12 @@ impl Mail {
 
     /// It may be sent from now on.
     pub(crate) fn ready(&mut self, id: EntryId) -> Listed {
-        const FROM: [State; 4] = [
+        const FROM: [State; 5] = [
             State::Storing,
             State::Held,
             State::Replayed,
             State::InFlight,
+            State::Suspended,
         ];
         self.list(id, &FROM)
     }
@@ -136,6 +140,17 @@ impl Mail {
             round,
             split_from: None,
         })
+    }
+
+    /// An operator has stopped it, and it is in no list.
+    pub(crate) fn suspended(&mut self, id: EntryId) {
+        const FROM: [State; 4] = [
+            State::Storing,
+            State::Held,
+            State::Replayed,
+            State::InFlight,
+        ];
+        self.shift(id, &FROM, State::Suspended);
     }
 
     /// It is another shard's now, and about to be read for that.

@@ -16,6 +16,8 @@
 //! InFlight                    ready                    Ready      it was not tried
 //! InFlight Replayed           deferred                 Deferred   in the wheel
 //! Deferred                    woken                    Ready
+//! InFlight Storing Held Replayed  suspended            Suspended  an operator has stopped it
+//! Suspended                   ready                    Ready
 //! InFlight                    handed                   Handed     its owner has it
 //! any but Sending             done                     (gone)
 //! ```

@@ -265,7 +265,11 @@ fn change(world: &mut World, id: EntryId, domain: &str, rng: &mut Random) -> Cha
             let retry_at_s = world.now_s + rng.below(400) as u32;
             world.mail.deferred(id, retry_at_s, &mut world.counters);
         }
+        (State::InFlight, _) if rng.below(2) == 0 => world.mail.suspended(id),
         (State::InFlight, _) => world.mail.handed(id),
+        (State::Suspended, _) => {
+            let _ = world.mail.ready(id);
+        }
         (State::Deferred, 0) => {
             world.wake(rng.below(100) as u32);
         }

@@ -12,4 +12,5 @@ mod relay;
 mod restart;
 mod rules;
 mod sites;
+mod stops;
 mod window;

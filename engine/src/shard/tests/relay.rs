@@ -259,6 +259,16 @@ impl Relay {
         self.handle(Event::Accepted { ticket, submission });
     }
 
+    /// A message of a group does, of a client at 192.0.2.7, with a tag.
+    pub(super) fn accept_of(&mut self, domain: &str, group: &str) {
+        let mut submission = Box::new(self.submission(domain, 1));
+        submission.group = Some(group.into());
+        submission.peer = Some(IpAddr::from([192, 0, 2, 7]));
+        submission.tags = vec![("Campaign".into(), "7".into())];
+        let ticket = SessionTicket(self.next_message);
+        self.handle(Event::Accepted { ticket, submission });
+    }
+
     /// A message with this content does.
     pub(super) fn accept_with(&mut self, domain: &str, content: &[u8]) {
         let mut submission = Box::new(self.submission(domain, 1));
