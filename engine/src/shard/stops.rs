@@ -19,8 +19,6 @@ use crate::schedule::index::{EntryId, State};
 
 /// Entries put aside in a tick: some milliseconds.
 const HELD_PER_TICK_MAX: u32 = 16_384;
-/// Entries looked at in a tick when a stop is over.
-const RELEASED_PER_TICK_MAX: usize = 16_384;
 
 /// What is stopped, and how far the shard is with what is no longer.
 #[derive(Debug)]
@@ -135,7 +133,7 @@ impl ShardCore {
         let Some(from) = self.stops.release_from else {
             return;
         };
-        let (live, next) = self.mail.sweep(from, RELEASED_PER_TICK_MAX);
+        let (live, next) = self.mail.sweep(from, self.settings.entries_per_turn_max);
         for id in live {
             if self.mail.get(id).state == State::Suspended && self.is_released(id, at) {
                 self.make_ready(id, now);
@@ -304,7 +302,7 @@ impl ShardCore {
         let Some(from) = counting.from else {
             return true;
         };
-        let (live, next) = self.mail.sweep(from, super::ENTRIES_PER_TICK_MAX);
+        let (live, next) = self.mail.sweep(from, self.settings.entries_per_turn_max);
         counting.from = next;
         let selected = &mut counting.selected;
         for id in live {
