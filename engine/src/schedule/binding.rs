@@ -162,26 +162,7 @@ impl fmt::Display for Binding {
                 let at = at.map_or_else(|_| "never".to_owned(), |at| at.to_string());
                 write!(f, "delivery window closed, opens in {opens_in_s} s: {at}")
             }
-            Self::RuleRest {
-                rule,
-                reply,
-                rest_in_s,
-            } => write!(
-                f,
-                "rule {rule} has the site rest for another {rest_in_s} s: {reply}"
-            ),
-            Self::RuleSlow {
-                rule,
-                reply,
-                units,
-                per_s,
-                next_in_ms,
-                ends_in_s,
-            } => write!(
-                f,
-                "rule {rule} allows {units} messages in {per_s} s, for another {ends_in_s} s, the next in \
-                 {next_in_ms} ms: {reply}"
-            ),
+            Self::RuleRest { .. } | Self::RuleSlow { .. } => self.fmt_rule(f),
             Self::Connecting => f.write_str("connecting"),
             Self::Retry {
                 attempts,
@@ -209,29 +190,61 @@ impl fmt::Display for Binding {
                 )
             }
             Self::Failing { failure } => write!(f, "being failed: {failure}"),
-            Self::Suspended {
-                number,
-                selector,
-                author,
-                reason,
-                until,
-            } => {
-                write!(f, "suspended by {author} (stop {number}: {selector})")?;
-                if let Some(until) = until {
-                    let until: String = utc::text(*until).map(char::from).iter().collect();
-                    write!(f, " until {until}")?;
-                }
-                if reason.is_empty() {
-                    return Ok(());
-                }
-                write!(f, ": {reason}")
-            }
+            Self::Suspended { .. } => self.fmt_suspended(f),
             Self::NextTurn => f.write_str("begins within a turn of the shard"),
         }
     }
 }
 
 impl Binding {
+    fn fmt_rule(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RuleRest {
+                rule,
+                reply,
+                rest_in_s,
+            } => write!(
+                f,
+                "rule {rule} has the site rest for another {rest_in_s} s: {reply}"
+            ),
+            Self::RuleSlow {
+                rule,
+                reply,
+                units,
+                per_s,
+                next_in_ms,
+                ends_in_s,
+            } => write!(
+                f,
+                "rule {rule} allows {units} messages in {per_s} s, for another {ends_in_s} s, the next in \
+                 {next_in_ms} ms: {reply}"
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    fn fmt_suspended(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Suspended {
+            number,
+            selector,
+            author,
+            reason,
+            until,
+        } = self
+        else {
+            return Ok(());
+        };
+        write!(f, "suspended by {author} (stop {number}: {selector})")?;
+        if let Some(until) = until {
+            let until: String = utc::text(*until).map(char::from).iter().collect();
+            write!(f, " until {until}")?;
+        }
+        if reason.is_empty() {
+            return Ok(());
+        }
+        write!(f, ": {reason}")
+    }
+
     /// What would end the wait, for the operator.
     pub const fn unbound_by(&self) -> &'static str {
         match self {
