@@ -9,10 +9,12 @@
 
 use std::hint::black_box;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use engine::address::Address;
 use engine::clock::{Mono, Now, UnixMs};
-use engine::envelope::BodyType;
+use engine::envelope::{BodyType, Envelope};
 use engine::ids::{QueueId, QueueIds, ShardId, TransactionToken};
 use engine::message::header::{HeaderScanner, WatchedHeaders};
 use engine::smtp::client::{ClientConnection, ClientEvent, ClientSettings, OutboundTransaction};
@@ -163,13 +165,17 @@ fn client(c: &mut Criterion) {
     );
     while connection.poll_event().is_some() {}
     let content = Rc::new(content());
+    let address = |text: &str| Address::parse(text).unwrap();
+    let from = Some(address("news@shop.example"));
+    let envelope = Arc::new(Envelope {
+        body: BodyType::EightBitMime,
+        ..Envelope::new(from, vec![address("customer@example.jp").into()])
+    });
     let transaction = || OutboundTransaction {
         token: TransactionToken(1),
-        reverse_path: Some("news@shop.example".into()),
-        recipients: vec!["customer@example.jp".into()],
+        envelope: Arc::clone(&envelope),
+        recipients: vec![0],
         content: Rc::clone(&content),
-        body: BodyType::EightBitMime,
-        smtputf8: false,
     };
     connection.start(transaction(), NOW);
     connection.handle_input(b"250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n354 go\r\n", NOW);

@@ -4,10 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use engine::ids::TransactionToken;
+use engine::address::Address;
 use engine::clock::{Mono, Now, UnixMs};
-use engine::envelope::BodyType;
+use engine::envelope::{BodyType, Envelope};
 use engine::smtp::client::{
     ClientConnection, ClientEvent, ClientSettings, Disconnect, OutboundTransaction,
 };
@@ -34,17 +36,18 @@ fn replies(input: &[u8], piece_bytes: usize) -> (Vec<Reply>, Option<ReplyError>)
 }
 
 fn transaction(token: u64, content: &Rc<Vec<u8>>) -> OutboundTransaction {
-    OutboundTransaction {
-        token: TransactionToken(token),
-        reverse_path: None,
-        recipients: vec![
-            "a@example.jp".into(),
-            "b@例え.jp".into(),
-            "c@example.jp".into(),
-        ],
-        content: Rc::clone(content),
+    let recipients = ["a@example.jp", "b@例え.jp", "c@example.jp"];
+    let recipients = recipients.map(|text| Address::parse(text).unwrap().into());
+    let envelope = Envelope {
         body: BodyType::EightBitMime,
         smtputf8: token % 2 == 1,
+        ..Envelope::new(None, recipients.into())
+    };
+    OutboundTransaction {
+        token: TransactionToken(token),
+        envelope: Arc::new(envelope),
+        recipients: vec![0, 1, 2],
+        content: Rc::clone(content),
     }
 }
 

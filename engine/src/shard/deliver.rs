@@ -8,6 +8,7 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::content::{Given, Held, Purpose};
 use super::judge::Context;
@@ -239,7 +240,7 @@ impl ShardCore {
             return Some(on);
         }
         let entry = self.mail.get(entry_id);
-        let first = usize::from(entry.recipient_first);
+        let first = entry.recipient_first;
         let destination = entry.destination;
         let recipients = self.mail.open_places(entry_id);
         let conn = on.conn();
@@ -247,18 +248,9 @@ impl ShardCore {
         let token = self.last_token.next();
         let transaction = OutboundTransaction {
             token,
-            reverse_path: (message.envelope.reverse_path.as_ref()).map(|path| path.as_str().into()),
-            recipients: recipients
-                .iter()
-                .map(|n| {
-                    message.recipients()[first + usize::from(*n)]
-                        .as_str()
-                        .into()
-                })
-                .collect(),
+            envelope: Arc::clone(&message.envelope),
+            recipients: recipients.iter().map(|place| first + place).collect(),
             content: Rc::clone(&message.content),
-            body: message.envelope.body,
-            smtputf8: message.envelope.smtputf8,
         };
         let ready_since = message.accepted;
         let started = now;

@@ -11,6 +11,10 @@ use super::net;
 use super::process::Moment;
 use super::world::World;
 
+fn recipients(transaction: &OutboundTransaction) -> Vec<Box<str>> {
+    transaction.forward_paths().map(Into::into).collect()
+}
+
 impl World {
     pub(crate) fn start(
         &mut self,
@@ -18,16 +22,10 @@ impl World {
         conn: ConnId,
         transaction: OutboundTransaction,
     ) -> Checked {
-        let mail =
-            self.ledger
-                .started(shard as u16, &transaction.content, &transaction.recipients)?;
-        self.trace(|_| {
-            format!(
-                "shard {shard}: send mail {mail} to {:?}",
-                transaction.recipients
-            )
-        });
-        self.is_within_window(&transaction.recipients)?;
+        let recipients = recipients(&transaction);
+        let mail = (self.ledger).started(shard as u16, &transaction.content, &recipients)?;
+        self.trace(|_| format!("shard {shard}: send mail {mail} to {recipients:?}"));
+        self.is_within_window(&recipients)?;
         let early = self.random.below(2) == 0;
         let Some(connection) = self.shard(shard).conns.get_mut(&conn) else {
             return Err(format!("mail {mail} is given to a connection that is gone"));
@@ -88,14 +86,13 @@ impl World {
         let Some(transaction) = connection.waiting.pop_front() else {
             return Ok(());
         };
-        let mail =
-            self.ledger
-                .started(shard as u16, &transaction.content, &transaction.recipients)?;
+        let recipients = recipients(&transaction);
+        let mail = (self.ledger).started(shard as u16, &transaction.content, &recipients)?;
         let reset = self.strikes(self.faults.reset);
         let reply_lost = !reset && self.strikes(self.faults.reply_lost);
         let put_off = self.strikes(self.faults.whole_4xx);
-        let mut results = Vec::with_capacity(transaction.recipients.len());
-        for recipient in &transaction.recipients {
+        let mut results = Vec::with_capacity(recipients.len());
+        for recipient in &recipients {
             if reset {
                 results.push(net::lost());
                 continue;

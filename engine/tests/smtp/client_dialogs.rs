@@ -9,9 +9,11 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use engine::address::Address;
 use engine::clock::Now;
-use engine::envelope::BodyType;
+use engine::envelope::{BodyType, Envelope};
 use engine::ids::TransactionToken;
 use engine::smtp::client::{
     ClientConnection, ClientEvent, ClientSettings, Disconnect, OutboundTransaction,
@@ -19,6 +21,26 @@ use engine::smtp::client::{
 
 use crate::dialog::{Dialog, Kind, fits, milliseconds, read_all, unescape};
 use crate::server_dialogs::START;
+
+/// Without parameters; addresses are taken as they stand.
+pub(crate) fn envelope<'a>(from: Option<&str>, to: impl IntoIterator<Item = &'a str>) -> Envelope {
+    let address = |text: &str| {
+        let domain = text.rsplit_once('@').map_or("", |(_, domain)| domain);
+        Address::from_stored(text, domain)
+    };
+    let recipients = to.into_iter().map(|text| address(text).into());
+    Envelope::new(from.map(address), recipients.collect())
+}
+
+/// A message without content to all recipients of an envelope.
+pub(crate) fn outbound(token: TransactionToken, envelope: Envelope) -> OutboundTransaction {
+    OutboundTransaction {
+        token,
+        recipients: (0..envelope.recipients.len() as u16).collect(),
+        envelope: Arc::new(envelope),
+        content: Rc::default(),
+    }
+}
 
 struct Run<'a> {
     dialog: &'a Dialog,
@@ -105,12 +127,15 @@ impl Run<'_> {
                 let token = TransactionToken(words.next().unwrap().parse().unwrap());
                 let from = words.next().unwrap();
                 let transaction = OutboundTransaction {
-                    token,
-                    reverse_path: (from != "<>").then(|| from.into()),
-                    recipients: words.map(Into::into).collect(),
                     content: Rc::clone(&self.content),
-                    body: self.body,
-                    smtputf8: self.smtputf8,
+                    ..outbound(
+                        token,
+                        Envelope {
+                            body: self.body,
+                            smtputf8: self.smtputf8,
+                            ..envelope((from != "<>").then_some(from), words)
+                        },
+                    )
                 };
                 self.connection.start(transaction, self.now);
                 self.pump();

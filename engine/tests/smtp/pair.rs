@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use engine::clock::Now;
-use engine::envelope::BodyType;
 use engine::ids::TransactionToken;
 use engine::smtp::client::{
     ClientConnection, ClientEvent, ClientSettings, OutboundTransaction, RecipientOutcome,
@@ -17,6 +16,7 @@ use engine::smtp::server::{
 };
 use proptest::prelude::*;
 
+use crate::client_dialogs::{envelope, outbound};
 use crate::server_dialogs::{START, TestHost, peer};
 
 /// Cuts streams into pieces; xorshift, so that a case can be run again.
@@ -199,13 +199,11 @@ fn transaction() -> impl Strategy<Value = OutboundTransaction> {
                 content.push_str(&line);
                 content.push_str("\r\n");
             }
+            let from = (!bounce).then_some("sender@example.com");
+            let envelope = envelope(from, recipients.iter().map(|one| &**one));
             OutboundTransaction {
-                token: TransactionToken(0),
-                reverse_path: (!bounce).then(|| "sender@example.com".into()),
-                recipients: recipients.into_iter().map(String::into_boxed_str).collect(),
                 content: Rc::new(content.into_bytes()),
-                body: BodyType::SevenBit,
-                smtputf8: false,
+                ..outbound(TransactionToken(0), envelope)
             }
         },
     )
@@ -297,13 +295,10 @@ proptest! {
 }
 
 fn message(token: u64) -> OutboundTransaction {
+    let envelope = envelope(Some("sender@example.com"), ["rcpt@example.jp"]);
     OutboundTransaction {
-        token: TransactionToken(token),
-        reverse_path: Some("sender@example.com".into()),
-        recipients: vec!["rcpt@example.jp".into()],
         content: Rc::new(b"Subject: x\r\n\r\nhello\r\n".to_vec()),
-        body: BodyType::SevenBit,
-        smtputf8: false,
+        ..outbound(TransactionToken(token), envelope)
     }
 }
 

@@ -5,11 +5,12 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::{Capabilities, ClientError, ClientEvent};
 use crate::address::Address;
 use crate::clock::{Mono, Now};
-use crate::envelope::BodyType;
+use crate::envelope::{BodyType, Envelope};
 use crate::ids::TransactionToken;
 use crate::message;
 use crate::phase::Phase;
@@ -21,16 +22,24 @@ use crate::status::EnhancedStatus;
 pub struct OutboundTransaction {
     /// Given back with the results; means nothing here.
     pub token: TransactionToken,
-    /// `None` for `<>`.
-    pub reverse_path: Option<Box<str>>,
-    /// Forward-paths without angle brackets, at least one.
-    pub recipients: Vec<Box<str>>,
+    /// The message's, with all its recipients.
+    pub envelope: Arc<Envelope>,
+    /// The places among them of those that are meant here, at least one.
+    pub recipients: Vec<u16>,
     /// Lines end with CRLF, no dot-stuffing.
     pub content: Rc<Vec<u8>>,
-    /// How the content was labelled when it came in.
-    pub body: BodyType,
-    /// The message needs SMTPUTF8, or was said to.
-    pub smtputf8: bool,
+}
+
+impl OutboundTransaction {
+    /// The forward-paths without angle brackets.
+    pub fn forward_paths(&self) -> impl ExactSizeIterator<Item = &str> {
+        (self.recipients.iter()).map(|place| self.envelope.recipients[usize::from(*place)].as_str())
+    }
+
+    fn forward_path(&self, index: usize) -> &str {
+        let place = usize::from(self.recipients[index]);
+        self.envelope.recipients[place].as_str()
+    }
 }
 
 /// What became of one recipient.
@@ -133,7 +142,7 @@ impl Active {
         let count = transaction.recipients.len();
         let mut active = Self {
             content: Rc::clone(&transaction.content),
-            smtputf8: transaction.smtputf8 && offered.smtputf8,
+            smtputf8: transaction.envelope.smtputf8 && offered.smtputf8,
             transaction,
             recipients: Vec::with_capacity(count),
             accepted: 0,
@@ -146,7 +155,7 @@ impl Active {
             started: now.mono,
         };
         let hindrance = active.fit_to(offered);
-        for text in &active.transaction.recipients {
+        for text in active.transaction.forward_paths() {
             // Of both, the address is what the sender can change: its status goes before the content's.
             let hindrance = match on_the_wire(text, active.smtputf8) {
                 Some(_) => hindrance.clone(),
@@ -170,11 +179,11 @@ impl Active {
 
     /// Converts the content if it must be; why the whole message cannot be sent, if so.
     fn fit_to(&mut self, offered: &Capabilities) -> Option<Reply> {
-        let reverse_path = self.transaction.reverse_path.as_deref();
-        if reverse_path.is_some_and(|path| on_the_wire(path, self.smtputf8).is_none()) {
+        let reverse_path = self.transaction.envelope.reverse_path_text();
+        if on_the_wire(reverse_path, self.smtputf8).is_none() {
             return Some(non_ascii_address());
         }
-        if self.transaction.smtputf8 && !offered.smtputf8 {
+        if self.transaction.envelope.smtputf8 && !offered.smtputf8 {
             let content = &self.content[..];
             let header_end = memchr::memmem::find(content, b"\r\n\r\n").unwrap_or(content.len());
             if !content[..header_end].is_ascii() {
@@ -262,7 +271,7 @@ impl Active {
     }
 
     fn write_mail(&self, out: &mut Vec<u8>, offered: &Capabilities) {
-        let path = self.transaction.reverse_path.as_deref().unwrap_or_default();
+        let path = self.transaction.envelope.reverse_path_text();
         out.extend_from_slice(b"MAIL FROM:<");
         write_address(out, path, self.smtputf8);
         out.push(b'>');
@@ -271,7 +280,7 @@ impl Active {
             write_decimal(out, self.content.len());
         }
         // Content that came without its label needs it all the same (RFC 6152 §3).
-        let eight_bit = self.transaction.body == BodyType::EightBitMime;
+        let eight_bit = self.transaction.envelope.body == BodyType::EightBitMime;
         if offered.eight_bit_mime && (eight_bit || !self.content.is_ascii()) {
             out.extend_from_slice(b" BODY=8BITMIME");
         }
@@ -283,7 +292,7 @@ impl Active {
 
     fn write_rcpt(&self, out: &mut Vec<u8>, index: usize) {
         out.extend_from_slice(b"RCPT TO:<");
-        write_address(out, &self.transaction.recipients[index], self.smtputf8);
+        write_address(out, self.transaction.forward_path(index), self.smtputf8);
         out.extend_from_slice(b">\r\n");
     }
 
