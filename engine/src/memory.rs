@@ -65,14 +65,12 @@ impl Permit {
         self.bytes
     }
 
-    /// Takes `bytes` more for the same content that was read back; `false` if that has to wait. Whoever
-    /// holds all there is is let through.
-    pub fn grow(&mut self, bytes: usize) -> bool {
-        let whole = self.bytes + bytes;
-        self.give();
-        let fits = Ledger::fits(&self.book, whole);
-        self.take(if fits { whole } else { self.bytes });
-        fits
+    /// Gives back what is above `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        if bytes < self.bytes {
+            self.give();
+            self.take(bytes);
+        }
     }
 
     fn take(&mut self, bytes: usize) {
@@ -224,17 +222,16 @@ mod tests {
     }
 
     #[test]
-    fn a_permit_that_grows_is_counted_whole() {
+    fn a_permit_that_shrinks_is_counted_in_its_share() {
         let ledger = Ledger::new(4 * MIB);
-        let mut one = ledger.read_back(SMALL_BYTES_MAX).unwrap();
-        assert!(one.grow(MIB - SMALL_BYTES_MAX));
-        assert_eq!(one.bytes(), MIB);
-        let mut two = ledger.read_back(SMALL_BYTES_MAX).unwrap();
-        assert!(!two.grow(1), "it would be large, and the share is taken");
-        assert_eq!(two.bytes(), SMALL_BYTES_MAX);
-        assert!(one.grow(9 * MIB), "it holds all there is");
-        assert_eq!(ledger.bytes(), 10 * MIB + SMALL_BYTES_MAX);
-        drop((one, two));
+        let mut one = ledger.read_back(MIB).unwrap();
+        assert!(ledger.read_back(SMALL_BYTES_MAX + 1).is_none());
+        one.shrink_to(2 * MIB);
+        assert_eq!(one.bytes(), MIB, "it never grows");
+        one.shrink_to(SMALL_BYTES_MAX);
+        assert_eq!(ledger.bytes(), SMALL_BYTES_MAX);
+        let other = ledger.read_back(MIB).unwrap();
+        drop((one, other));
         assert_eq!(ledger.bytes(), 0);
     }
 

@@ -44,12 +44,18 @@ impl fmt::Display for DowngradeError {
 
 impl std::error::Error for DowngradeError {}
 
+/// What converting content of so many bytes takes beside it. More only where a part that says it is
+/// quoted-printable is raw 8-bit text.
+pub const fn converted_bytes(content_bytes: usize) -> usize {
+    content_bytes + content_bytes / 2 + 128
+}
+
 /// Converts every 8-bit body in `content` (a whole message with CRLF line ends).
 ///
 /// # Errors
 /// [`DowngradeError`] says which structure is in the way.
 pub fn downgrade(content: &[u8]) -> Result<Vec<u8>, DowngradeError> {
-    let mut out = Vec::with_capacity(content.len() + content.len() / 2 + 128);
+    let mut out = Vec::with_capacity(converted_bytes(content.len()));
     entity(content, 0, true, &mut out)?;
     if !out.ends_with(b"\r\n") {
         out.extend_from_slice(b"\r\n");
@@ -155,9 +161,9 @@ fn choose(
         }
         _ => {}
     }
-    let eight_bit = body.iter().filter(|byte| !byte.is_ascii()).count();
+    let escaped = (body.iter()).filter(|byte| !byte.is_ascii() || **byte == b'=');
     // Three octets for one in quoted-printable against four for three in base64.
-    if kind.starts_with("text/") && eight_bit < body.len() / 6 {
+    if kind.starts_with("text/") && escaped.count() < body.len() / 6 {
         Ok(Encoding::QuotedPrintable)
     } else {
         Ok(Encoding::Base64)

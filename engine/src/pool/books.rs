@@ -193,6 +193,12 @@ impl Pool {
         }
     }
 
+    /// Whether content that is 8-bit has to be converted for it.
+    pub(crate) fn converts(&self, id: ConnId) -> bool {
+        let peer = self.conns.get(id).and_then(|conn| conn.peer.as_ref());
+        peer.is_some_and(|peer| !peer.eight_bit_mime)
+    }
+
     /// Transactions it was given so far.
     pub(crate) fn started_on(&self, id: ConnId) -> u32 {
         self.conns.get(id).map_or(0, |conn| conn.started)

@@ -23,6 +23,8 @@ pub struct PeerInfo {
     pub greeting: Box<str>,
     /// Protocol version and cipher, or empty without TLS.
     pub tls: Box<str>,
+    /// It offers 8BITMIME: content need not be converted for it.
+    pub eight_bit_mime: bool,
     /// From the connect call to the end of EHLO, milliseconds.
     pub connect_ms: u32,
 }

@@ -15,6 +15,7 @@ use super::unconnected::Unconnected;
 use super::{Action, DiskError, Message, READS_MAX, ReadId, ShardCore};
 use crate::clock::{Mono, Now};
 use crate::memory::{Ledger, Permit, SMALL_BYTES_MAX};
+use crate::message::downgrade::converted_bytes;
 use crate::pool::ConnId;
 use crate::queue::segment::Placement;
 use crate::schedule::index::EntryId;
@@ -248,13 +249,30 @@ impl Content {
 impl ShardCore {
     /// The message of an entry in flight, for a purpose.
     pub(super) fn content_for(&mut self, id: EntryId, purpose: Purpose) -> Given {
+        let converts = matches!(purpose, Purpose::Send(conn) if self.pool.converts(conn));
         if let Some(kept) = self.content.kept.get(&id) {
-            return Given::Here(Held {
-                message: Rc::clone(&kept.message),
-                permit: None,
-            });
+            let message = Rc::clone(&kept.message);
+            // Only what is 8-bit is converted, and that is counted beside what is kept.
+            if !converts || message.content.is_ascii() {
+                return Given::Here(Held {
+                    message,
+                    permit: None,
+                });
+            }
+            let bytes = converted_bytes(message.content.len());
+            return match self.content.room(id, bytes) {
+                Some(permit) => Given::Here(Held {
+                    message,
+                    permit: Some(permit),
+                }),
+                None => Given::NoRoom,
+            };
         }
-        let bytes = self.mail.get(id).placement.bytes as usize;
+        let mut bytes = self.mail.get(id).placement.bytes as usize;
+        if converts {
+            // Whether it has to be is known when it is read.
+            bytes += converted_bytes(bytes);
+        }
         let permit = match purpose {
             Purpose::Send(_) => self.content.room(id, bytes),
             Purpose::Settle(_) | Purpose::Transfer => {
@@ -311,9 +329,14 @@ impl ShardCore {
             // Compaction has moved it meanwhile, and its old place is gone or written over.
             return self.read_record(entry, reading.purpose, reading.permit);
         }
+        let mut permit = reading.permit;
+        let is_ascii = |message: &Message| message.content.is_ascii();
+        if permit.bytes() > placement.bytes as usize && message.as_ref().is_ok_and(is_ascii) {
+            permit.shrink_to(placement.bytes as usize);
+        }
         let held = message.map(|message| Held {
             message: Rc::new(message),
-            permit: Some(reading.permit),
+            permit: Some(permit),
         });
         match (held, reading.purpose) {
             (Ok(held), Purpose::Send(conn)) => self.loaded(conn, entry, held, now),

@@ -335,6 +335,10 @@ impl World {
                         cause,
                     }
                 } else {
+                    let peer = PeerInfo {
+                        eight_bit_mime: self.random.below(2) == 0,
+                        ..PeerInfo::default()
+                    };
                     self.shard(shard).conns.insert(
                         conn,
                         Conn {
@@ -344,7 +348,7 @@ impl World {
                     );
                     Event::Connected {
                         conn,
-                        peer: Rc::new(PeerInfo::default()),
+                        peer: Rc::new(peer),
                     }
                 };
                 self.soon(100 * MS, Moment::Event(shard, Box::new(event)));

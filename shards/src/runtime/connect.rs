@@ -184,12 +184,16 @@ impl Connection {
         let conn = self.id;
         while let Some(event) = self.machine.poll_event() {
             match event {
-                ClientEvent::Ready { greeting, .. } => {
+                ClientEvent::Ready {
+                    greeting,
+                    capabilities,
+                } => {
                     let connect_ms = now().mono.ms_since(self.begun.mono);
                     let peer = Rc::new(PeerInfo {
                         source_ip: self.transport.local_ip(),
                         greeting: greeting.text,
                         tls: self.transport.security().into(),
+                        eight_bit_mime: capabilities.eight_bit_mime,
                         connect_ms: u32::try_from(connect_ms).unwrap_or(u32::MAX),
                     });
                     self.offered = true;

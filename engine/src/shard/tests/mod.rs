@@ -4,6 +4,7 @@ mod admit;
 mod clock;
 mod disk;
 mod lookups;
+mod memory;
 mod operator;
 mod outside;
 mod policy;

@@ -155,6 +155,7 @@ impl Relay {
                 conn,
                 peer: Rc::new(PeerInfo {
                     source_ip: self.ends[&conn].source,
+                    eight_bit_mime: self.peers_take_eight_bit,
                     ..PeerInfo::default()
                 }),
             },

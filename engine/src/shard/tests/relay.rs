@@ -83,6 +83,8 @@ pub(super) struct Relay {
     /// Queue segments as they were written.
     pub(super) disk: HashMap<SegmentId, Vec<u8>>,
     pub(super) resolver_hangs: bool,
+    /// Peers offer 8BITMIME.
+    pub(super) peers_take_eight_bit: bool,
     /// Nothing is written for now.
     pub(super) disk_is_slow: bool,
     /// How many of the next writes of the queue fail.
@@ -209,6 +211,7 @@ impl Relay {
             held: Vec::new(),
             disk: HashMap::new(),
             resolver_hangs: false,
+            peers_take_eight_bit: true,
             disk_is_slow: false,
             failing_writes: 0,
             addresses: ["192.0.2.1", "2001:db8::1"]
