@@ -69,6 +69,7 @@ pub(crate) struct Hikyakud {
     stopping: Mutex<bool>,
     stops: stops::Stops,
     started: UnixMs,
+    begun: Instant,
 }
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -97,6 +98,7 @@ pub(crate) fn run(file: PathBuf, config: Config) -> Result<(), String> {
         stopping: Mutex::new(false),
         stops: stops::Stops::default(),
         started: now().unix,
+        begun: Instant::now(),
     });
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| format!("cannot wait for signals: {error}"))?;
@@ -354,6 +356,10 @@ impl Daemon for Hikyakud {
 
     fn started(&self) -> UnixMs {
         self.started
+    }
+
+    fn uptime(&self) -> Duration {
+        self.begun.elapsed()
     }
 
     fn hostname(&self) -> String {

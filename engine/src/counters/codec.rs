@@ -53,7 +53,7 @@ impl Counters {
     /// Appends the counts to `out`; `covered`: up to where outcomes are in them.
     pub fn save(&self, covered: Covered, out: &mut Vec<u8>) {
         out.push(VERSION);
-        out.extend_from_slice(&self.periods.five.to_le_bytes());
+        out.extend_from_slice(&self.named.five.to_le_bytes());
         out.extend_from_slice(&covered.0.0.to_le_bytes());
         out.extend_from_slice(&covered.1.0.to_le_bytes());
         put_row(&self.total, self.periods, out);
@@ -72,7 +72,7 @@ impl Counters {
             VERSION => {}
             version => return Err(CountersDecodeError::Version(version)),
         }
-        let then = Periods::at_five(reader.u32()?);
+        let then = self.as_counted(Periods::at_five(reader.u32()?));
         let covered = (SegmentId(reader.u32()?), Offset(reader.u32()?));
         let total = reader.row()?;
         let domains = reader.rows()?;
@@ -92,6 +92,26 @@ impl Counters {
             add(self.groups.row(id), &saved, then, now);
         }
         Ok(covered)
+    }
+}
+
+impl Counters {
+    /// What the wall clock called so, as rows count it now.
+    fn as_counted(&self, named: Periods) -> Periods {
+        let (now, wall) = (self.periods, self.named);
+        if named.five > wall.five && named.five - wall.five <= FIVES as u32 {
+            // The clock was set back a little since: no time has passed that could be known.
+            return now;
+        }
+        // One farther ahead is past every period that runs.
+        let back = |now: u32, wall: u32, named: u32| match wall.checked_sub(named) {
+            Some(back) => now.saturating_sub(back),
+            None => u32::MAX,
+        };
+        Periods {
+            hour: back(now.hour, wall.hour, named.hour),
+            five: back(now.five, wall.five, named.five),
+        }
     }
 }
 

@@ -235,7 +235,10 @@ struct RowId {
 /// The counters of one shard.
 #[derive(Debug)]
 pub struct Counters {
+    /// Those that run. They never go back, and leap with no clock.
     periods: Periods,
+    /// The same as the wall clock names them.
+    named: Periods,
     /// When the counts were saved that were restored.
     restored: Periods,
     total: Row,
@@ -250,6 +253,7 @@ impl Counters {
         groups.find_or_add(NO_GROUP, Periods::at(now));
         Self {
             periods: Periods::at(now),
+            named: Periods::at(now),
             restored: Periods::at(now),
             total: Row::new(),
             domains: Rows::new(domains_max),
@@ -257,13 +261,20 @@ impl Counters {
         }
     }
 
-    /// Sets the time of what is counted next; call it once per turn of the event loop.
+    /// Sets the time of what is counted next, by a wall clock that has never leapt.
     pub fn advance(&mut self, now: UnixMs) {
-        let periods = Periods::at(now);
+        self.observe(now, now);
+    }
+
+    /// Sets the time of what is counted next; call it once per turn of the event loop. `steady`: a clock
+    /// without leaps; `wall`: what the wall clock says.
+    pub fn observe(&mut self, steady: UnixMs, wall: UnixMs) {
+        let leap_ms = wall.0.cast_signed() - steady.0.cast_signed();
+        let Periods { hour, five } = Periods::aligned(steady, leap_ms);
         // A clock that was set back must not reopen buckets that are past.
-        if periods.five > self.periods.five {
-            self.periods = periods;
-        }
+        self.periods.five = self.periods.five.max(five);
+        self.periods.hour = self.periods.hour.max(hour);
+        self.named = Periods::at(wall);
     }
 
     /// The row of a domain (A-labels, lower case); that of `(other)` if there is no room.
@@ -361,15 +372,16 @@ impl Counters {
 
     /// An answer. Windows have a row only for what was active in them.
     pub fn table(&self, by: By, window: Window) -> CounterTable {
-        let mut table = CounterTable::new(by, window, self.periods);
+        let mut table = CounterTable::new(by, window, self.named);
+        let now = self.periods;
         match by {
-            By::Total => table.add(String::new(), &self.total),
+            By::Total => table.add(String::new(), &self.total, now),
             By::Domain => self
                 .domains
-                .each(|name, row| table.add(name.to_owned(), row)),
+                .each(|name, row| table.add(name.to_owned(), row, now)),
             By::Group => self
                 .groups
-                .each(|name, row| table.add(name.to_owned(), row)),
+                .each(|name, row| table.add(name.to_owned(), row, now)),
         }
         table
     }

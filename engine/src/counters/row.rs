@@ -2,7 +2,8 @@
 //!
 //! A bucket of a level holds the level at the bucket's end (that of the running bucket: the level
 //! now); a bucket of any other counter what was counted within it. Buckets are aligned to the clock
-//! in UTC.
+//! in UTC, and follow no leap of it: they pass as time does, and where the clock was set, they are named
+//! anew from the running one back.
 
 use crate::clock::UnixMs;
 
@@ -16,7 +17,7 @@ pub(super) const FIVES: usize = 12;
 const HOUR_MS: u64 = 3_600_000;
 const FIVE_MS: u64 = 300_000;
 
-/// The hour and the 5 minutes that run, counted from the epoch; they fit `u32` for 40,000 years.
+/// The hour and the 5 minutes that run, counted from the epoch, by whichever clock; they fit `u32` for 40,000 years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Periods {
     pub(super) hour: u32,
@@ -32,6 +33,25 @@ impl Periods {
             five as u32
         };
         Self::at_five(five)
+    }
+
+    /// Of a steady clock that is brought to where the wall clock's hours and 5 minutes begin, which is
+    /// `leap_ms` ahead of it.
+    pub(super) fn aligned(steady: UnixMs, leap_ms: i64) -> Self {
+        let nearest = |period_ms: u64| {
+            let period_ms = period_ms.cast_signed();
+            let off_ms = leap_ms.rem_euclid(period_ms);
+            let by_ms = if off_ms > period_ms / 2 {
+                off_ms - period_ms
+            } else {
+                off_ms
+            };
+            Self::at(UnixMs(steady.0.saturating_add_signed(by_ms)))
+        };
+        Self {
+            hour: nearest(HOUR_MS).hour,
+            five: nearest(FIVE_MS).five,
+        }
     }
 
     pub(super) const fn at_five(five: u32) -> Self {
@@ -218,7 +238,7 @@ impl Row {
         let windows = self
             .windows
             .get_or_insert_with(|| Box::new(Windows::new(now)));
-        if windows.now.five != now.five {
+        if windows.now != now {
             windows.roll(now, &self.ever);
         }
         windows

@@ -32,11 +32,11 @@ impl fmt::Display for TableMismatch {
 impl std::error::Error for TableMismatch {}
 
 impl CounterTable {
-    pub(super) fn new(by: By, window: Window, now: Periods) -> Self {
+    pub(super) fn new(by: By, window: Window, named: Periods) -> Self {
         let period = match window {
             Window::All => 0,
-            Window::Hours => now.hour,
-            Window::Minutes => now.five,
+            Window::Hours => named.hour,
+            Window::Minutes => named.five,
         };
         Self {
             by,
@@ -46,24 +46,12 @@ impl CounterTable {
         }
     }
 
-    pub(super) fn add(&mut self, name: String, row: &Row) {
-        let now = match self.window {
-            Window::All => {
-                self.rows.insert(name, vec![*row.ever()]);
-                return;
-            }
-            Window::Hours => Periods {
-                hour: self.period,
-                five: self.period.saturating_mul(12),
-            },
-            Window::Minutes => Periods {
-                hour: self.period / 12,
-                five: self.period,
-            },
-        };
+    /// `now`: the periods that run, as the rows count them.
+    pub(super) fn add(&mut self, name: String, row: &Row, now: Periods) {
         let buckets = match self.window {
+            Window::All => Some(vec![*row.ever()]),
             Window::Hours => row.hours(now).map(|buckets| buckets.to_vec()),
-            _ => row.fives(now).map(|buckets| buckets.to_vec()),
+            Window::Minutes => row.fives(now).map(|buckets| buckets.to_vec()),
         };
         if let Some(buckets) = buckets {
             self.rows.insert(name, buckets);

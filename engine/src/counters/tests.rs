@@ -231,6 +231,63 @@ fn a_quiet_row_is_given_to_another_name_and_its_counts_kept_under_other() {
 }
 
 #[test]
+fn windows_pass_as_time_does_while_the_clock_is_wrong_and_are_named_by_it() {
+    let mut counters = set();
+    let (domain, group) = (counters.domain("example.jp"), counters.group(""));
+    let at = |counters: &mut Counters, ms: u64, leap_ms: i64| {
+        let wall = UnixMs(after(ms).0.saturating_add_signed(leap_ms));
+        counters.observe(after(ms), wall);
+    };
+    let minutes = |counters: &Counters| {
+        let table = counters.table(By::Total, Window::Minutes);
+        (
+            values(&table, "", Counter::Delivered),
+            table.bucket_start(11),
+        )
+    };
+    at(&mut counters, 0, 0);
+    counters.count(domain, group, Counter::Delivered, 1);
+    // Two days ahead for a moment, and 3 minutes, which bring the next bucket nearer.
+    let ahead_ms = (48 * HOUR + 3 * 60_000).cast_signed();
+    at(&mut counters, 1000, ahead_ms);
+    counters.count(domain, group, Counter::Delivered, 10);
+    let (counts, start) = minutes(&counters);
+    assert_eq!(counts[11], 11);
+    assert_eq!(start, Some(after(48 * HOUR)), "as the clock says");
+    at(&mut counters, FIVE, 0);
+    counters.count(domain, group, Counter::Delivered, 100);
+    let (counts, start) = minutes(&counters);
+    assert_eq!((counts[10], counts[11]), (11, 100), "{counts:?}");
+    assert_eq!(start, Some(after(FIVE)));
+    // An hour back for good.
+    for five in 2..=11 {
+        at(&mut counters, five * FIVE, -(HOUR.cast_signed()));
+    }
+    let (counts, start) = minutes(&counters);
+    assert_eq!((counts[0], counts[1]), (11, 100), "{counts:?}");
+    let start_back = UnixMs(after(11 * FIVE).0 - HOUR);
+    assert_eq!(start, Some(start_back));
+}
+
+#[test]
+fn windows_survive_a_restart_under_a_clock_that_leapt() {
+    let mut counters = set();
+    let (domain, group) = (counters.domain("example.jp"), counters.group("news"));
+    counters.observe(start(), after(50 * HOUR));
+    counters.count(domain, group, Counter::Failed, 9);
+    let mut saved = Vec::new();
+    counters.save((SegmentId(1), Offset(0)), &mut saved);
+    let sum = |now: UnixMs| {
+        let mut later = Counters::new(now, 5, 3);
+        later.restore(&saved).unwrap();
+        let table = later.table(By::Total, Window::Hours);
+        values(&table, "", Counter::Failed).iter().sum::<u64>()
+    };
+    assert_eq!(sum(after(51 * HOUR)), 9);
+    assert_eq!(sum(UnixMs(after(50 * HOUR).0 - 2000)), 9, "set back by 2 s");
+}
+
+#[test]
 fn answers_of_shards_add_up_even_across_a_bucket_end() {
     let mut one = set();
     let mut two = set();

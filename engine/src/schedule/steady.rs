@@ -70,7 +70,9 @@ impl SteadyClock {
     /// How old mail is that was accepted then, milliseconds; none as long as that cannot be known.
     pub const fn age_ms(&self, accepted: UnixMs, now: Now) -> u64 {
         let steady = self.unix(now);
-        if accepted.0.saturating_add(RUN_SLACK_MS) >= self.begun.0 {
+        // Dated after now, it cannot be of this run, which may have begun under a clock of 1970.
+        let is_to_come = accepted.0 > steady.0.saturating_add(RUN_SLACK_MS);
+        if accepted.0.saturating_add(RUN_SLACK_MS) >= self.begun.0 && !is_to_come {
             return steady.0.saturating_sub(accepted.0);
         }
         if now.mono.0 < self.trial_ends.0 {

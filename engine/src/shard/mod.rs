@@ -268,7 +268,6 @@ impl ShardCore {
     /// Takes in what happened. Ask [`Self::take_actions`] afterwards; several events may come first.
     pub fn handle(&mut self, event: Event, now: Now) {
         self.touched = 0;
-        self.counters.advance(now.unix);
         self.observe(now);
         match event {
             Event::Accepted { ticket, submission } => {
@@ -331,7 +330,9 @@ impl ShardCore {
 
     /// Takes in the time; a leap of the wall clock is told, and nothing expires or waits by it.
     fn observe(&mut self, now: Now) {
-        if let Some(leap_ms) = self.mail.observe(now) {
+        let leap = self.mail.observe(now);
+        self.counters.observe(self.mail.unix(now), now.unix);
+        if let Some(leap_ms) = leap {
             self.windows.leapt();
             let way = if leap_ms > 0 { "ahead" } else { "back" };
             self.report(format!(

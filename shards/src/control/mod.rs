@@ -67,6 +67,8 @@ pub(crate) trait Daemon: Send + Sync + 'static {
 
     /// When it was started.
     fn started(&self) -> UnixMs;
+    /// How long ago that was, whatever the wall clock says since.
+    fn uptime(&self) -> Duration;
 
     /// Its name in greetings.
     fn hostname(&self) -> String;

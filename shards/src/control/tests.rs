@@ -46,6 +46,10 @@ impl Daemon for FakeDaemon {
     fn started(&self) -> UnixMs {
         UnixMs(1_700_000_000_000)
     }
+
+    fn uptime(&self) -> Duration {
+        Duration::from_secs(90)
+    }
     fn hostname(&self) -> String {
         "relay.example.jp".into()
     }

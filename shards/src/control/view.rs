@@ -90,7 +90,7 @@ pub(super) fn status(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
         env!("CARGO_PKG_VERSION").into(),
         u64::from(std::process::id()).into(),
         time(started),
-        (unix_now().0.saturating_sub(started.0) / 1000).into(),
+        daemon.uptime().as_secs().into(),
         u64::from(daemon.shards()).into(),
         replaying.into(),
         sum(|shard| shard.queued).into(),

@@ -1,7 +1,7 @@
 //! The wall clock leaps.
 
 use super::relay::Relay;
-use crate::counters::Counter;
+use crate::counters::{By, Counter, Window};
 use crate::status::EnhancedStatus;
 
 #[test]
@@ -25,6 +25,21 @@ fn a_wall_clock_set_back_delays_no_retry() {
     relay.wall_clock_leaps(-3_600_000);
     relay.after_s(70);
     assert_eq!((relay.delivered, relay.leaps), (1, 1));
+}
+
+#[test]
+fn counts_stay_in_their_windows_while_the_wall_clock_is_wrong() {
+    let mut relay = Relay::new();
+    relay.accept("a.example");
+    let two_days_ms = 2 * 86_400_000;
+    relay.wall_clock_leaps(two_days_ms);
+    relay.after_ms(100);
+    relay.wall_clock_leaps(-two_days_ms);
+    relay.after_ms(100);
+    relay.accept("a.example");
+    let table = relay.core.counters().table(By::Total, Window::Minutes);
+    let delivered = table.newest().unwrap()[Counter::Delivered as usize];
+    assert_eq!(delivered, 2, "all in the 5 minutes that run");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::super::{Event, HandoverMessage, Settings};
 use super::policy::policy;
 use super::relay::{Relay, settings, shard};
 use crate::address::Domain;
+use crate::clock::UnixMs;
 use crate::counters::Counter;
 use crate::ids::{HandoverId, SegmentId, ShardId};
 use crate::queue::cipher::{SegmentName, Stream};
@@ -144,4 +145,24 @@ fn ids_of_past_mail_are_forgotten_with_its_segments() {
     assert_eq!(relay.delivered, 100);
     relay.after_s(60);
     assert!(relay.core.moves.past_ids.is_empty());
+}
+
+#[test]
+fn mail_expires_after_a_start_in_1970_once_the_clock_is_set() {
+    let mut relay = Relay::new();
+    relay.peers_refuse("nobody there");
+    relay.accept("a.example");
+    let wall = relay.now.unix;
+    relay.now.unix = UnixMs(3_600_000);
+    relay.restarts(1, |_| {});
+    relay.after_s(60);
+    assert_eq!(relay.counted(Counter::Expired), 0);
+    let behind_ms = wall.0 - 3_600_000;
+    relay.wall_clock_leaps(behind_ms.cast_signed());
+    // A day until it expires, and the time that the clock is on trial.
+    for _ in 0..25 * 60 {
+        relay.after_ms(60_000);
+    }
+    assert_eq!(relay.counted(Counter::Expired), 1);
+    assert_eq!(relay.core.status().queued, 0);
 }
