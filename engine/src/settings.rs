@@ -10,15 +10,14 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::dns::{DnsPolicy, OwnNames};
 use crate::message::header::WatchedHeaders;
-use crate::policy::{self, Key, Policy, ReplyRules, Value};
+use crate::policy::{self, Policy, ReplyRules};
 use crate::route::RouteTable;
-use crate::schedule::retry::RetrySchedule;
 use crate::shard::{ENTRIES_PER_TURN_MAX, QUESTIONS_MAX, Settings};
 use crate::smtp::client::{ClientSettings, ClientTimeouts};
 use crate::smtp::server::ServerSettings;
 
-/// First wait after no target of a site would have us, and the longest, seconds.
-const SITE_BACKOFF_S: (u32, u32) = (30, 1800);
+/// First wait after no target of a site would have us, and the longest, milliseconds.
+const SITE_BACKOFF_MS: (u64, u64) = (30_000, 1_800_000);
 
 /// What one of `shards` shards is told. `host_addresses`: this host's own, as far as they are known.
 pub fn shard(
@@ -33,20 +32,10 @@ pub fn shard(
     for route in &config.routes {
         routes.push(route.domain.clone(), route.to.clone());
     }
-    let delays_s = delivery
-        .retry_schedule_ms
-        .iter()
-        .map(|ms| seconds(*ms))
-        .collect();
     Settings {
         hostname: config.server.hostname.as_str().into(),
         own: own_names(config, host_addresses),
         routes,
-        retry: RetrySchedule {
-            delays_s,
-            jitter_percent: delivery.retry_jitter_percent,
-            expire_after_s: seconds(delivery.expire_after_ms),
-        },
         policy: Arc::new(policy(config)),
         dns_policy: DnsPolicy {
             mx_port: delivery.port,
@@ -54,12 +43,8 @@ pub fn shard(
             family: delivery.ip_family,
             allowed: delivery.allow_addresses.clone(),
         },
-        sessions_per_site_max: delivery.sessions_max,
-        messages_per_session_max: delivery.messages_per_session,
         recipients_per_message_max: delivery.recipients_per_message as u16,
-        connection_ms_max: delivery.session_time_ms_max,
-        connection_idle_ms_max: delivery.idle_timeout_ms,
-        site_backoff_s: SITE_BACKOFF_S,
+        site_backoff_ms: SITE_BACKOFF_MS,
         source_addresses: delivery.source_addresses.clone(),
         dsn: delivery.dsn,
         dsn_return: delivery.dsn_return,
@@ -87,44 +72,16 @@ pub fn shard(
 
 /// Sending policy: `[delivery]`, the shipped table, the operator's rows.
 pub fn policy(config: &Config) -> Policy {
-    let delivery = &config.delivery;
-    let count = |n: u32| Value::Count(u64::from(n));
-    let mut default = vec![
-        (Key::SessionsMax, count(delivery.sessions_max)),
-        (
-            Key::MessagesPerSession,
-            count(delivery.messages_per_session),
-        ),
-        (
-            Key::SessionTimeMax,
-            Value::Duration(delivery.session_time_ms_max),
-        ),
-        (Key::IdleTimeout, Value::Duration(delivery.idle_timeout_ms)),
-        (
-            Key::RetrySchedule,
-            Value::Durations(delivery.retry_schedule_ms.as_slice().into()),
-        ),
-        (
-            Key::RetryJitterPercent,
-            Value::Count(u64::from(delivery.retry_jitter_percent)),
-        ),
-        (Key::ExpireAfter, Value::Duration(delivery.expire_after_ms)),
-        (Key::WindowZone, Value::Zone(delivery.window_zone.clone())),
-        (
-            Key::WindowSpread,
-            Value::Duration(delivery.window_spread_ms),
-        ),
-    ];
-    if !delivery.window.is_empty() {
-        let spans = delivery.window.as_slice().into();
-        default.push((Key::Window, Value::Window(spans)));
-    }
     let shipped = if config.policy.shipped {
         policy::shipped()
     } else {
         Vec::new()
     };
-    Policy::new(default, shipped, config.policy_rows.clone())
+    Policy::new(
+        config.delivery.policy.clone(),
+        shipped,
+        config.policy_rows.clone(),
+    )
 }
 
 /// Reply rules: the operator's, then the shipped ones.

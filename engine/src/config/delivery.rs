@@ -1,13 +1,15 @@
 //! `[delivery]`: how mail goes out.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use super::reader::{Reader, TextDefault};
-use super::{D, H, M, S};
+use super::{H, M, S};
 use crate::dsn::DsnReturn;
 use crate::limits::{RECIPIENTS_PER_TRANSACTION_MAX, RETRY_STEPS_MAX};
 use crate::net::{Cidr, IpFamily};
-use crate::policy::window::{Span, WINDOW_SPANS_MAX, Zone};
+use crate::policy::window::{WINDOW_SPANS_MAX, Zone};
+use crate::policy::{KEYS, Key, Kind, Spec, Value};
 use crate::smtp::client::ClientTimeouts;
 use crate::units::{format_duration_ms, parse_duration_ms};
 
@@ -37,28 +39,11 @@ pub struct Timeouts {
 /// `[delivery]`: how mail goes out where no policy says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// Waits before the second, third, … attempt, ms; the last one repeats.
-    pub retry_schedule_ms: Vec<u64>,
-    /// Each wait is drawn from ± this much of it, percent.
-    pub retry_jitter_percent: u8,
-    /// From acceptance until a message is given up, ms.
-    pub expire_after_ms: u64,
-    /// When mail may begin to be sent; empty: at any time.
-    pub window: Vec<Span>,
-    /// By which clock, for rows that name no zone either.
-    pub window_zone: Zone,
-    /// Mail that has waited for the opening begins within this after it, ms.
-    pub window_spread_ms: u64,
-    /// Sessions to one site, in all shards.
-    pub sessions_max: u32,
-    /// Messages before a session is ended.
-    pub messages_per_session: u32,
+    /// The default layer of the sending policy: each key that has a value where nobody sets it, and those
+    /// that are set.
+    pub policy: Vec<(Key, Value)>,
     /// Recipients of one transaction.
     pub recipients_per_message: u32,
-    /// How long an idle session is kept for the next message, ms.
-    pub idle_timeout_ms: u64,
-    /// How long a session is given new messages, ms.
-    pub session_time_ms_max: u64,
     /// How long deliveries in flight may take to end when the daemon is told to, ms.
     pub stop_ms_max: u64,
     /// Waits in a dialog.
@@ -79,66 +64,18 @@ pub struct Delivery {
     pub dsn_return: DsnReturn,
 }
 
-fn retry_schedule(r: &mut Reader<'_, '_>) -> Vec<u64> {
-    let steps = ["1m", "5m", "15m", "30m", "1h", "2h", "4h"];
-    let schedule_ms = r.list(
-        "retry_schedule",
-        "list of durations",
-        &steps,
-        RETRY_STEPS_MAX,
-        |text| {
-            parse_duration_ms(text)
-                .filter(|ms| (S..=7 * D).contains(ms))
-                .ok_or_else(|| {
-                    let (least, most) = (format_duration_ms(S), format_duration_ms(7 * D));
-                    format!("`{text}` must be a duration such as \"5m\", {least} to {most}")
-                })
-        },
-    );
-    if schedule_ms.is_empty() {
-        r.fault(
-            "retry_schedule",
-            "`retry_schedule` has no valid entry",
-            None,
-        );
-    }
-    schedule_ms
-}
-
 pub(super) fn read(r: &mut Reader<'_, '_>) -> Delivery {
-    let retry_schedule_ms = retry_schedule(r);
     let machine = ClientTimeouts::default();
     Delivery {
-        retry_schedule_ms,
-        retry_jitter_percent: r.number("retry_jitter_percent", 20, 0..=50),
-        expire_after_ms: r.duration_ms("expire_after", 5 * D, S..=30 * D),
-        window: r.list("window", "list of times", &[], WINDOW_SPANS_MAX, |text| {
-            text.parse().map_err(|()| {
-                format!("`{text}` must be a time of the week such as \"mon-fri 09:00-18:00\"")
-            })
-        }),
-        window_zone: r
-            .text(
-                "window_zone",
-                "time zone",
-                TextDefault::Text("UTC"),
-                |text| {
-                    text.parse().map_err(|()| {
-                        format!("`{text}` is no time zone such as \"Asia/Tokyo\" or \"UTC\"")
-                    })
-                },
-            )
-            .unwrap_or(Zone::UTC),
-        window_spread_ms: r.duration_ms("window_spread", 2 * M, 0..=H),
-        sessions_max: r.number("sessions_max", 20, 1..=10_000),
-        messages_per_session: r.number("messages_per_session", 1_000, 1..=1_000_000),
+        policy: KEYS
+            .iter()
+            .filter_map(|spec| read_default(r, spec))
+            .collect(),
         recipients_per_message: r.number(
             "recipients_per_message",
             100,
             1..=RECIPIENTS_PER_TRANSACTION_MAX,
         ),
-        idle_timeout_ms: r.duration_ms("idle_timeout", 5 * S, 0..=5 * M),
-        session_time_ms_max: r.duration_ms("session_time_max", 5 * M, S..=D),
         stop_ms_max: r.duration_ms("stop_timeout", 30 * S, 0..=10 * M),
         timeouts: Timeouts {
             connect_ms: r.duration_ms("connect_timeout", 30 * S, 100..=10 * M),
@@ -182,4 +119,62 @@ pub(super) fn read(r: &mut Reader<'_, '_>) -> Delivery {
             &[("headers", DsnReturn::Headers), ("full", DsnReturn::Full)],
         ),
     }
+}
+
+/// A key of the sending policy, by its own bounds.
+fn read_default(r: &mut Reader<'_, '_>, spec: &Spec) -> Option<(Key, Value)> {
+    if spec.key == Key::Window {
+        let spans = r.list(spec.name, "list of times", &[], WINDOW_SPANS_MAX, |text| {
+            text.parse().map_err(|()| {
+                format!("`{text}` must be a time of the week such as \"mon-fri 09:00-18:00\"")
+            })
+        });
+        return (!spans.is_empty()).then(|| (spec.key, Value::Window(spans.into())));
+    }
+    let value = match (spec.key.built_in()?, spec.kind) {
+        (Value::Count(n), Kind::Count { min, max }) => {
+            Value::Count(r.number(spec.name, n, min..=max))
+        }
+        (Value::Duration(ms), Kind::Duration { min_ms, max_ms }) => {
+            Value::Duration(r.duration_ms(spec.name, ms, min_ms..=max_ms))
+        }
+        (Value::Durations(steps), Kind::Durations { min_ms, max_ms }) => {
+            let steps: Vec<String> = steps.iter().map(|ms| format_duration_ms(*ms)).collect();
+            let texts: Vec<&str> = steps.iter().map(String::as_str).collect();
+            Value::Durations(read_steps(r, spec.name, &texts, min_ms..=max_ms))
+        }
+        (Value::Zone(_), _) => {
+            let utc = TextDefault::Text("UTC");
+            let zone = r.text(spec.name, "time zone", utc, |text| {
+                text.parse().map_err(|()| {
+                    format!("`{text}` is no time zone such as \"Asia/Tokyo\" or \"UTC\"")
+                })
+            });
+            Value::Zone(zone.unwrap_or(Zone::UTC))
+        }
+        _ => return None,
+    };
+    Some((spec.key, value))
+}
+
+fn read_steps(
+    r: &mut Reader<'_, '_>,
+    key: &'static str,
+    default: &[&str],
+    bounds: RangeInclusive<u64>,
+) -> Box<[u64]> {
+    let parse = |text: &str| {
+        parse_duration_ms(text)
+            .filter(|ms| bounds.contains(ms))
+            .ok_or_else(|| {
+                let (least, most) = (bounds.start(), bounds.end());
+                let (least, most) = (format_duration_ms(*least), format_duration_ms(*most));
+                format!("`{text}` must be a duration such as \"5m\", {least} to {most}")
+            })
+    };
+    let steps = r.list(key, "list of durations", default, RETRY_STEPS_MAX, parse);
+    if steps.is_empty() {
+        r.fault(key, format!("`{key}` has no valid entry"), None);
+    }
+    steps.into()
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::net::NextHop;
+use crate::policy::{KEYS, Key, Layer, Value};
 
 const SMALL: &str =
     "[server]\nhostname = \"relay.example.jp\"\n[[listen]]\naddress = \"127.0.0.1:2525\"\n";
@@ -27,8 +28,18 @@ fn a_small_file_has_defaults_for_the_rest() {
         Some("/etc/hikyaku/installation.secret")
     );
     assert_eq!(config.limits.message_bytes_max, 32 << 20);
-    assert_eq!(config.delivery.expire_after_ms, 5 * 86_400_000);
-    assert_eq!(config.delivery.retry_schedule_ms[..2], [60_000, 300_000]);
+    let policy = |key| {
+        let mut set = config.delivery.policy.iter();
+        set.find(|(set, _)| *set == key).map(|(_, value)| value)
+    };
+    assert_eq!(
+        policy(Key::ExpireAfter),
+        Some(&Value::Duration(5 * 86_400_000))
+    );
+    let Some(Value::Durations(steps)) = policy(Key::RetrySchedule) else {
+        panic!("no retry_schedule")
+    };
+    assert_eq!(steps[..2], [60_000, 300_000]);
     assert!(config.routes.is_empty() && config.dns.servers.is_empty());
     assert!(!config.listen[0].may_relay("127.0.0.1".parse().unwrap()));
     assert_eq!(
@@ -36,6 +47,27 @@ fn a_small_file_has_defaults_for_the_rest() {
         1,
         "a listener without relay_from is worth a word"
     );
+}
+
+/// `[delivery]` and the shard had numbers of their own, and retried by different ones.
+#[test]
+fn what_the_file_leaves_out_is_the_policy_s_default_layer() {
+    let config = Config::parse("h.toml", SMALL).unwrap();
+    let built_in = KEYS.iter().filter_map(|spec| {
+        let value = spec.key.built_in()?;
+        assert!(spec.layers.contains(&Layer::Default), "{}", spec.name);
+        Some((spec.key, value))
+    });
+    let built_in: Vec<(Key, Value)> = built_in.collect();
+    assert_eq!(config.delivery.policy, built_in);
+
+    let text = with("[delivery]\nsessions_max = 3\nretry_schedule = [\"2m\"]\n");
+    let config = Config::parse("h.toml", &text).unwrap();
+    let policy = crate::settings::policy(&config);
+    let effective = policy.of_provider(None);
+    assert_eq!(effective.number(Key::SessionsMax), 3);
+    assert_eq!(*effective.steps_ms(Key::RetrySchedule), [120_000]);
+    assert_eq!(effective.number(Key::MessagesPerSession), 1000);
 }
 
 #[test]

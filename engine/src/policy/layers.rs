@@ -1,5 +1,6 @@
 //! Which rows hold for a destination, and what comes of them.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::keys::{KEYS, Key, Value};
@@ -213,6 +214,13 @@ impl Policy {
         self.providers.iter().map(Provider::name)
     }
 
+    /// Sets a value of the default layer.
+    pub fn set_default(&mut self, key: Key, value: Value) {
+        self.default.values.retain(|(set, ..)| *set != key);
+        self.default.values.push((key, value, 0));
+        self.default.values.sort_by_key(|(key, ..)| *key);
+    }
+
     /// Whether any row above the default sets `key`: whoever asks for each message may spare the asking.
     pub const fn is_set(&self, key: Key) -> bool {
         self.is_set[key as usize]
@@ -249,6 +257,12 @@ impl Policy {
         let row = self.domain_names.find(domain);
         effective.rows.extend(row.map(|at| &self.domains[at]));
         effective
+    }
+
+    /// As [`Effective::number`], of the default layer alone: for what [`Self::is_set`] says is set
+    /// nowhere else.
+    pub fn default_number(&self, key: Key) -> u64 {
+        number_of(key, self.default.value(key))
     }
 
     /// The rows for all mail of a provider, or of none.
@@ -299,6 +313,15 @@ fn paired(operators: Vec<Row>, shipped: Vec<Row>) -> Vec<Provider> {
     providers
 }
 
+fn number_of(key: Key, set: Option<&Value>) -> u64 {
+    let number = |value: &Value| match value {
+        Value::Count(n) | Value::Duration(n) => Some(*n),
+        _ => None,
+    };
+    let built_in = || key.built_in().as_ref().and_then(number);
+    set.and_then(number).or_else(built_in).unwrap_or(0)
+}
+
 impl<'p> Effective<'p> {
     /// The value that holds, and what it overrode; `None` where no row sets it.
     pub fn value(&self, key: Key) -> Option<From<'p>> {
@@ -331,6 +354,11 @@ impl<'p> Effective<'p> {
         }
     }
 
+    /// A whole number or milliseconds, of a key that has a value where no row sets it; 0 for another.
+    pub fn number(&self, key: Key) -> u64 {
+        number_of(key, self.value(key).map(|from| from.value))
+    }
+
     /// Milliseconds each.
     pub fn durations_ms(&self, key: Key) -> Option<&'p [u64]> {
         match self.value(key)?.value {
@@ -349,6 +377,15 @@ impl<'p> Effective<'p> {
             _ => Zone::UTC,
         };
         Some(Window::new(spans.clone(), zone))
+    }
+
+    /// Milliseconds each, of a key that has a value where no row sets it; empty for another.
+    pub fn steps_ms(&self, key: Key) -> Cow<'p, [u64]> {
+        match (self.value(key).map(|from| from.value), key.built_in()) {
+            (Some(Value::Durations(list)), _) => Cow::Borrowed(list),
+            (_, Some(Value::Durations(list))) => Cow::Owned(list.into()),
+            _ => Cow::Borrowed(&[]),
+        }
     }
 
     /// Every value that is set, in the order of the keys.

@@ -306,11 +306,11 @@ impl Pool {
     /// No target would have us: leaves the site alone for a while, after which all are tried again.
     pub(crate) fn back_off(&mut self, id: SiteId, random: &mut Random, now: Mono) {
         let site = self.site_mut(id);
-        let (min_s, max_s) = site.limits.site_backoff_s;
+        let (min_ms, max_ms) = site.limits.site_backoff_ms;
         let exponent = u32::from(site.failures.min(16));
-        let base_s = (u64::from(min_s.max(1)) << exponent).min(u64::from(max_s));
-        let jitter_ms = random.below(base_s * 200 + 1);
-        site.backoff_until = Some(now.plus_ms(base_s * 1000 + jitter_ms));
+        let base_ms = (min_ms << exponent).min(max_ms);
+        let jitter_ms = random.below(base_ms / 5 + 1);
+        site.backoff_until = Some(now.plus_ms(base_ms + jitter_ms));
         site.cooling.clear();
         self.tend(id);
     }

@@ -23,10 +23,10 @@ pub(crate) struct SessionsShare {
     pub(crate) me: ShardId,
 }
 
-/// How long the sessions of a site are with the same shards where there are fewer of them, seconds.
-const TURN_S: u32 = 60;
-/// The end of a turn, in which nothing is begun, seconds.
-const TURN_REST_S: u32 = 20;
+/// How long the sessions of a site are with the same shards where there are fewer of them, milliseconds.
+const TURN_MS: u64 = 60_000;
+/// The end of a turn, in which nothing is begun, milliseconds.
+const TURN_REST_MS: u64 = 20_000;
 
 impl SessionsShare {
     /// How many of the sessions to the site with this `hash` are ours: over all shards they add up to
@@ -37,11 +37,15 @@ impl SessionsShare {
         if rest == 0 {
             return each;
         }
-        let turn = if each == 0 { now.seconds() / TURN_S } else { 0 };
+        let turn = if each == 0 {
+            (now.0 / TURN_MS) as u32
+        } else {
+            0
+        };
         let place = (hash % shards + u32::from(self.me.0) + turn % shards) % shards;
         // Places move up by one a turn: the last one's is over next, and another's begins.
         let is_last = each == 0 && place + 1 == rest;
-        let is_resting = is_last && now.seconds() % TURN_S >= TURN_S - TURN_REST_S;
+        let is_resting = is_last && now.0 % TURN_MS >= TURN_MS - TURN_REST_MS;
         each + u32::from(place < rest && !is_resting)
     }
 }
@@ -59,8 +63,8 @@ pub(crate) struct Limits {
     pub(crate) connection_ms_max: u64,
     /// How long a connection is kept without mail, milliseconds.
     pub(crate) connection_idle_ms_max: u64,
-    /// Shortest and longest time a site is left alone after no target would have us, seconds.
-    pub(crate) site_backoff_s: (u32, u32),
+    /// Shortest and longest time a site is left alone after no target would have us, milliseconds.
+    pub(crate) site_backoff_ms: (u64, u64),
     /// Transactions a second, a minute, an hour, a day; those that are limited.
     pub(crate) messages: [Option<RateLimit>; 4],
     /// New connections a minute.
@@ -96,12 +100,13 @@ impl RateLimit {
 }
 
 impl Limits {
-    /// With what `effective` sets over these.
-    fn with(&self, effective: &Effective<'_>) -> Self {
+    /// What `effective` sets for this shard, which has its part of what all have together.
+    fn new(effective: &Effective<'_>, base: &LimitsBase) -> Self {
         let count = |key| effective.count(key).and_then(|n| u32::try_from(n).ok());
+        let number = |key| u32::try_from(effective.number(key)).unwrap_or(u32::MAX);
         let rate = |key| {
             let units = effective.count(key)?;
-            Some(RateLimit::new(key, units, self.sessions.shards))
+            Some(RateLimit::new(key, units, base.shards))
         };
         let rates = [
             Key::MessagesPerSecond,
@@ -111,23 +116,28 @@ impl Limits {
         ];
         Self {
             sessions: SessionsShare {
-                sessions_max: count(Key::SessionsMax).unwrap_or(self.sessions.sessions_max),
-                ..self.sessions
+                sessions_max: number(Key::SessionsMax),
+                shards: base.shards,
+                me: base.me,
             },
             sessions_per_mta: count(Key::SessionsPerMta),
-            messages_per_session_max: count(Key::MessagesPerSession)
-                .unwrap_or(self.messages_per_session_max),
-            connection_ms_max: effective
-                .duration_ms(Key::SessionTimeMax)
-                .unwrap_or(self.connection_ms_max),
-            connection_idle_ms_max: effective
-                .duration_ms(Key::IdleTimeout)
-                .unwrap_or(self.connection_idle_ms_max),
-            site_backoff_s: self.site_backoff_s,
+            messages_per_session_max: number(Key::MessagesPerSession),
+            connection_ms_max: effective.number(Key::SessionTimeMax),
+            connection_idle_ms_max: effective.number(Key::IdleTimeout),
+            site_backoff_ms: base.site_backoff_ms,
             messages: rates.map(rate),
             connections: rate(Key::ConnectionsPerMinute),
         }
     }
+}
+
+/// What limits are made of beside the policy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LimitsBase {
+    pub(crate) me: ShardId,
+    pub(crate) shards: u16,
+    /// As in [`Limits`].
+    pub(crate) site_backoff_ms: (u64, u64),
 }
 
 /// The limits of every site: by its provider.
@@ -138,9 +148,8 @@ pub(crate) struct LimitsTable {
 }
 
 impl LimitsTable {
-    /// `default`: what holds where `policy` says nothing.
-    pub(crate) fn new(default: Limits, policy: &Policy) -> Self {
-        let of = |name: Option<&str>| Rc::new(default.with(&policy.of_provider(name)));
+    pub(crate) fn new(base: &LimitsBase, policy: &Policy) -> Self {
+        let of = |name: Option<&str>| Rc::new(Limits::new(&policy.of_provider(name), base));
         let providers = policy.providers();
         Self {
             default: of(None),

@@ -24,7 +24,7 @@ pub use conns::{ConnId, PeerInfo};
 use conns::{Conns, State};
 pub use gate::OPENING_MAX;
 pub(crate) use gate::{Conditions, Go, Halt, NoStart, OpenPermit, StartPermit};
-pub(crate) use limits::{Limits, LimitsTable, SessionsShare};
+pub(crate) use limits::{LimitsBase, LimitsTable};
 pub(crate) use rests::Told;
 pub use rests::{COUNTED_RULES_MAX, RESTING_ADDRESSES_MAX};
 use site::Mark;

@@ -4,24 +4,23 @@ use super::*;
 use crate::clock::{Mono, UnixMs};
 use crate::dns::Target;
 use crate::ids::ShardId;
-use crate::policy::Policy;
+use crate::policy::{Key, Policy, Value};
 use crate::schedule::Binding;
 use crate::schedule::destination::DestinationId;
 
 fn limits(sessions_max: u32) -> LimitsTable {
-    let limits = Limits {
-        sessions: SessionsShare {
-            sessions_max,
-            shards: 1,
-            me: ShardId(0),
-        },
-        messages_per_session_max: 100,
-        connection_ms_max: 300_000,
-        connection_idle_ms_max: 60_000,
-        site_backoff_s: (30, 60),
-        ..Limits::default()
+    let base = LimitsBase {
+        me: ShardId(0),
+        shards: 1,
+        site_backoff_ms: (30_000, 60_000),
     };
-    LimitsTable::new(limits, &Policy::default())
+    let default = vec![
+        (Key::SessionsMax, Value::Count(u64::from(sessions_max))),
+        (Key::MessagesPerSession, Value::Count(100)),
+        (Key::SessionTimeMax, Value::Duration(300_000)),
+        (Key::IdleTimeout, Value::Duration(60_000)),
+    ];
+    LimitsTable::new(&base, &Policy::new(default, Vec::new(), Vec::new()))
 }
 
 const fn at(ms: u64) -> Conditions {

@@ -2,26 +2,13 @@
 
 use crate::random::Random;
 
-/// Retry delays and the age at which a message expires.
+/// Delays between the attempts of a message.
 #[derive(Clone, Debug)]
 pub struct RetrySchedule {
-    /// Seconds after the first, second, … failed attempt; the last repeats. Not empty.
-    pub delays_s: Vec<u32>,
+    /// Milliseconds after the first, second, … failed attempt; the last repeats. Not empty.
+    pub delays_ms: Vec<u64>,
     /// Each delay is spread by up to this share of it either way, percent, below 100.
     pub jitter_percent: u8,
-    /// Seconds after acceptance at which a message is given up.
-    pub expire_after_s: u32,
-}
-
-impl Default for RetrySchedule {
-    /// Quick at first, for greylisting, then rarer; five days in all (RFC 5321 §4.5.4.1).
-    fn default() -> Self {
-        Self {
-            delays_s: vec![60, 300, 600, 1200, 1800, 3600, 7200, 14_400],
-            jitter_percent: 20,
-            expire_after_s: 5 * 86_400,
-        }
-    }
 }
 
 /// What kind of failure a message is tried again after; what is tried again sooner stands first.
@@ -40,14 +27,14 @@ pub enum RetryClass {
     Mailbox,
 }
 
-/// Waits after a greylisting where the policy has none, seconds; never longer than the schedule itself has.
+/// Waits after a greylisting where the policy has none, milliseconds; never longer than the schedule itself has.
 /// Receivers want 1 to 5 minutes, some 15 (RFC 6647 §5).
-const GREYLISTED_S: [u32; 5] = [60, 120, 300, 300, 600];
-/// The longest wait that a receiver is believed which names one, seconds.
-pub const ASKED_S_MAX: u32 = 3600;
+const GREYLISTED_MS: [u64; 5] = [60_000, 120_000, 300_000, 300_000, 600_000];
+/// The longest wait that a receiver is believed which names one, milliseconds.
+pub const ASKED_MS_MAX: u64 = 3_600_000;
 
-/// The wait that a receiver asks for in words (`try again in 5 minutes`), seconds.
-pub fn asked_wait_s(text: &str) -> Option<u32> {
+/// The wait that a receiver asks for in words (`try again in 5 minutes`), milliseconds.
+pub fn asked_wait_ms(text: &str) -> Option<u64> {
     let text = text.to_ascii_lowercase();
     let words: Vec<&str> = text.split(|c: char| !c.is_ascii_alphanumeric()).collect();
     let wait = words.windows(3).find_map(|three| {
@@ -55,55 +42,43 @@ pub fn asked_wait_s(text: &str) -> Option<u32> {
             return None;
         };
         let scale = match unit {
-            "s" | "sec" | "secs" | "second" | "seconds" => 1,
-            "m" | "min" | "mins" | "minute" | "minutes" => 60,
-            "h" | "hour" | "hours" => 3600,
+            "s" | "sec" | "secs" | "second" | "seconds" => 1000,
+            "m" | "min" | "mins" | "minute" | "minutes" => 60_000,
+            "h" | "hour" | "hours" => 3_600_000,
             _ => return None,
         };
-        let number: u32 = number.parse().ok()?;
+        let number: u64 = number.parse().ok()?;
         matches!(before, "in" | "after" | "for" | "least" | "wait")
             .then(|| number.saturating_mul(scale))
     })?;
-    (1..=ASKED_S_MAX).contains(&wait).then_some(wait)
+    (1..=ASKED_MS_MAX).contains(&wait).then_some(wait)
 }
 
 impl RetrySchedule {
     /// With the waits for greylisting.
     #[must_use]
     pub fn greylisted(&self) -> Self {
-        let own = |step: usize| self.delays_s.get(step).or(self.delays_s.last());
+        let own = |step: usize| self.delays_ms.get(step).or(self.delays_ms.last());
         let shorter =
-            |(step, wait_s): (usize, &u32)| own(step).map_or(*wait_s, |own| *wait_s.min(own));
+            |(step, wait_ms): (usize, &u64)| own(step).map_or(*wait_ms, |own| *wait_ms.min(own));
         Self {
-            delays_s: GREYLISTED_S.iter().enumerate().map(shorter).collect(),
+            delays_ms: GREYLISTED_MS.iter().enumerate().map(shorter).collect(),
             ..*self
         }
     }
 
-    /// The longest that [`Self::delay_s`] gives, or more.
-    pub fn longest_s(&self) -> u32 {
-        self.delays_s
-            .iter()
-            .max()
-            .map_or(300, |longest| longest.saturating_mul(2))
-    }
-
-    /// Seconds to wait after `attempts` (at least 1) failed ones.
-    pub fn delay_s(&self, attempts: u16, random: &mut Random) -> u32 {
+    /// Milliseconds to wait after `attempts` (at least 1) failed ones.
+    pub fn delay_ms(&self, attempts: u16, random: &mut Random) -> u64 {
         let step = usize::from(attempts.max(1)) - 1;
-        let delay = self
-            .delays_s
-            .get(step)
-            .or(self.delays_s.last())
-            .copied()
-            .unwrap_or(300);
-        self.spread_s(delay, random)
+        let delays = &self.delays_ms;
+        let delay_ms = delays.get(step).or(delays.last()).copied().unwrap_or(0);
+        self.spread_ms(delay_ms, random)
     }
 
-    /// A wait of about `delay` seconds.
-    pub fn spread_s(&self, delay: u32, random: &mut Random) -> u32 {
-        let spread = u64::from(delay) * u64::from(self.jitter_percent.min(99)) / 100;
-        (u64::from(delay) - spread + random.below(2 * spread + 1)).max(1) as u32
+    /// A wait of about `delay_ms`.
+    pub fn spread_ms(&self, delay_ms: u64, random: &mut Random) -> u64 {
+        let spread_ms = delay_ms * u64::from(self.jitter_percent.min(99)) / 100;
+        delay_ms - spread_ms + random.below(2 * spread_ms + 1)
     }
 }
 
@@ -122,32 +97,39 @@ mod tests {
             ("try again later", None),
             ("mailbox of 250 MB in 2 parts", None),
         ] {
-            assert_eq!(asked_wait_s(text), wait_s, "{text}");
+            assert_eq!(
+                asked_wait_ms(text),
+                wait_s.map(|wait_s| wait_s * 1000),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn greylisted_mail_waits_minutes_and_never_longer_than_other_mail() {
-        let usual = RetrySchedule::default();
-        assert_eq!(usual.greylisted().delays_s, GREYLISTED_S);
+        let usual = RetrySchedule {
+            delays_ms: vec![1_800_000],
+            jitter_percent: 20,
+        };
+        assert_eq!(usual.greylisted().delays_ms, GREYLISTED_MS);
         let fast = RetrySchedule {
-            delays_s: vec![1],
+            delays_ms: vec![1],
             ..usual
         };
-        assert_eq!(fast.greylisted().delays_s, [1; 5]);
+        assert_eq!(fast.greylisted().delays_ms, [1; 5]);
     }
 
     #[test]
     fn delays_follow_the_list_within_jitter_and_the_last_repeats() {
         let schedule = RetrySchedule {
-            delays_s: vec![60, 600],
-            ..RetrySchedule::default()
+            delays_ms: vec![60_000, 600_000],
+            jitter_percent: 20,
         };
         let mut random = Random::new(1);
         for _ in 0..1000 {
-            assert!((48..=72).contains(&schedule.delay_s(1, &mut random)));
-            assert!((480..=720).contains(&schedule.delay_s(2, &mut random)));
-            assert!((480..=720).contains(&schedule.delay_s(9, &mut random)));
+            assert!((48_000..=72_000).contains(&schedule.delay_ms(1, &mut random)));
+            assert!((480_000..=720_000).contains(&schedule.delay_ms(2, &mut random)));
+            assert!((480_000..=720_000).contains(&schedule.delay_ms(9, &mut random)));
         }
     }
 }

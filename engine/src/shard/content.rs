@@ -21,7 +21,7 @@ use crate::queue::segment::Placement;
 use crate::schedule::index::EntryId;
 
 /// How long a message rests that the disk did not give back, seconds.
-const UNREAD_RETRY_S: u32 = 60;
+const UNREAD_RETRY_MS: u64 = 60_000;
 /// Entries set aside until there is memory for their content; at this many, all others wait with them.
 const WAITING_FOR_MEMORY_MAX: usize = 4096;
 /// How long room is kept for an entry that has waited for it, milliseconds: its site may have turned away
@@ -363,11 +363,12 @@ impl ShardCore {
     fn not_read(&mut self, id: EntryId, why: Unread, now: Now) {
         match why {
             Unread::Disk(error) if !self.is_expired(id, now) => {
-                let retry_at_s = self.mail.seconds(now) + UNREAD_RETRY_S;
+                let retry_at_s = self.mail.seconds_after(UNREAD_RETRY_MS, now);
                 let queue_id = self.mail.get(id).queue_id;
                 self.report(format!(
                     "message {queue_id} cannot be read back: {error}; it is tried again in \
-                     {UNREAD_RETRY_S} s"
+                     {} s",
+                    UNREAD_RETRY_MS / 1000
                 ));
                 self.mail.deferred(id, retry_at_s, &mut self.counters);
             }

@@ -19,8 +19,8 @@ use crate::dns::Target;
 use crate::ids::{ShardId, TransactionToken};
 use crate::phase::Phase;
 use crate::pool::{
-    Conditions, ConnId, Failure, Go, Halt, Limits, LimitsTable, NoStart, OpenPermit, PeerInfo,
-    SessionsShare, SiteId, StartPermit,
+    Conditions, ConnId, Failure, Go, Halt, LimitsBase, LimitsTable, NoStart, OpenPermit, PeerInfo,
+    SiteId, StartPermit,
 };
 use crate::schedule::Binding;
 use crate::schedule::index::EntryId;
@@ -45,21 +45,12 @@ fn source_address(ours: &[IpAddr], target: IpAddr, turn: usize) -> Option<IpAddr
 
 /// What the settings allow shard `me`, one of `shards`.
 pub(super) fn limits(settings: &Settings, me: ShardId, shards: u16) -> LimitsTable {
-    let default = Limits {
-        sessions: SessionsShare {
-            sessions_max: settings.sessions_per_site_max,
-            shards,
-            me,
-        },
-        sessions_per_mta: None,
-        messages_per_session_max: settings.messages_per_session_max,
-        connection_ms_max: settings.connection_ms_max,
-        connection_idle_ms_max: settings.connection_idle_ms_max,
-        site_backoff_s: settings.site_backoff_s,
-        messages: [None; 4],
-        connections: None,
+    let base = LimitsBase {
+        me,
+        shards,
+        site_backoff_ms: settings.site_backoff_ms,
     };
-    LimitsTable::new(default, &settings.policy)
+    LimitsTable::new(&base, &settings.policy)
 }
 
 impl ShardCore {

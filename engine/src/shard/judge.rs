@@ -15,22 +15,22 @@ use crate::policy::rules::{Deed, Judgement, Step, Treat};
 use crate::pool::{Closed, ConnId, PeerInfo, SiteId, Told};
 use crate::queue::record::OutcomeKind;
 use crate::schedule::destination::{DestinationId, Lookup};
-use crate::schedule::retry::{RetryClass, asked_wait_s};
+use crate::schedule::retry::{RetryClass, asked_wait_ms};
 use crate::smtp::client::{RecipientOutcome, RecipientResult};
 use crate::smtp::reply::Reply;
 
-/// Wait of a message that may go out another way, seconds.
-const OTHER_WAY_S: u32 = 1;
+/// Wait of a message that may go out another way, milliseconds.
+const OTHER_WAY_MS: u64 = 1000;
 
 /// When a message that was deferred is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Again {
     /// By the schedule of its destination for such failures.
     Scheduled(RetryClass),
-    /// Soon: it was greylisted, and this is what the receiver asked for, seconds.
-    Greylisted(u32),
-    /// After so many seconds, as a rule says.
-    After(u32),
+    /// Soon: it was greylisted, and this is what the receiver asked for, milliseconds.
+    Greylisted(u64),
+    /// After so many milliseconds, as a rule says.
+    AfterMs(u64),
 }
 
 impl Again {
@@ -42,9 +42,9 @@ impl Again {
     /// The sooner of both.
     fn or(self, other: Self) -> Self {
         match (self, other) {
-            (Self::After(a), Self::After(b)) => Self::After(a.min(b)),
-            (Self::After(_), _) => self,
-            (_, Self::After(_)) => other,
+            (Self::AfterMs(a), Self::AfterMs(b)) => Self::AfterMs(a.min(b)),
+            (Self::AfterMs(_), _) => self,
+            (_, Self::AfterMs(_)) => other,
             (Self::Greylisted(a), Self::Greylisted(b)) => Self::Greylisted(a.min(b)),
             (Self::Greylisted(_), _) => self,
             (_, Self::Greylisted(_)) => other,
@@ -98,10 +98,8 @@ fn sooner(so_far: Option<Again>, one: Again) -> Option<Again> {
 /// When a recipient that was deferred is tried again.
 fn again(judgement: &Judgement<'_>, reply: &Reply) -> Again {
     let wished = judgement.steps.iter().find_map(|step| match step.deed {
-        Deed::Retry { after_ms } if step.after.is_none() => {
-            Some(Again::After(after_ms.div_ceil(1000) as u32))
-        }
-        Deed::Greylisted => Some(Again::Greylisted(asked_wait_s(&reply.text).unwrap_or(0))),
+        Deed::Retry { after_ms } if step.after.is_none() => Some(Again::AfterMs(after_ms)),
+        Deed::Greylisted => Some(Again::Greylisted(asked_wait_ms(&reply.text).unwrap_or(0))),
         _ => None,
     });
     wished.unwrap_or_else(|| Again::Scheduled(class_of(judgement.reason)))
@@ -178,7 +176,7 @@ impl ShardCore {
                 if !is_same {
                     let other_way = self.obey(conn, delivery, &judgement, &one, context, now);
                     if other_way && treated(kind, judgement.steps) == OutcomeKind::Deferred {
-                        when = sooner(when, Again::After(OTHER_WAY_S));
+                        when = sooner(when, Again::AfterMs(OTHER_WAY_MS));
                     }
                 }
                 told = Some((result, judgement));

@@ -13,10 +13,10 @@ use crate::dns::{self, Answer, Cache, DnsTrouble, Plan, Question, Targets};
 use crate::schedule::destination::{DestinationId, Lookup, WindowOf};
 use crate::schedule::lookups::{Asked, Lookups};
 
-/// First wait after a DNS failure; doubles up to [`DNS_RETRY_S_MAX`].
-const DNS_RETRY_S_MIN: u32 = 15;
+/// First wait after a DNS failure; doubles up to [`DNS_RETRY_MS_MAX`].
+const DNS_RETRY_MS_MIN: u64 = 15_000;
 /// Longest wait between questions.
-const DNS_RETRY_S_MAX: u32 = 600;
+const DNS_RETRY_MS_MAX: u64 = 600_000;
 /// Destinations planned in a turn that something else began.
 pub(super) const PLANS_PER_TURN_MAX: usize = 128;
 /// Destinations planned in a tick.
@@ -149,8 +149,8 @@ impl ShardCore {
         let destination = self.mail.destination_mut(id);
         let exponent = u32::from(destination.dns_failures.min(10));
         destination.dns_failures = destination.dns_failures.saturating_add(1);
-        let wait_s = (DNS_RETRY_S_MIN << exponent).min(DNS_RETRY_S_MAX);
-        let until = now.mono.plus_ms(u64::from(wait_s) * 1000);
+        let wait_ms = (DNS_RETRY_MS_MIN << exponent).min(DNS_RETRY_MS_MAX);
+        let until = now.mono.plus_ms(wait_ms);
         self.set_lookup(id, Lookup::Trouble { trouble, until });
         if self.content.may_read()
             && let Some(entry) = self.pop_ready(id, now)

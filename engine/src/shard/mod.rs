@@ -88,7 +88,6 @@ use crate::route::RouteTable;
 use crate::schedule::destination::DestinationId;
 use crate::schedule::index::EntryId;
 use crate::schedule::mail::Mail;
-use crate::schedule::retry::RetrySchedule;
 use crate::store::StorageSetup;
 
 /// [`Event::Tick`] comes at least this often.
@@ -114,25 +113,15 @@ pub struct Settings {
     pub own: OwnNames,
     /// `[[route]]`.
     pub routes: RouteTable,
-    /// Retry delays and expiry, where the policy says nothing else.
-    pub retry: RetrySchedule,
-    /// Sending policy, over the values here.
+    /// What mail is sent how fast, tried again when, and kept how long.
     pub policy: Arc<Policy>,
     /// Port of MX hosts, how many of them, and which of their addresses.
     pub dns_policy: DnsPolicy,
-    /// Connections to one receiving site, in all shards.
-    pub sessions_per_site_max: u32,
-    /// Transactions over one connection.
-    pub messages_per_session_max: u32,
     /// Recipients of one transaction, at most
     /// [`RECIPIENTS_PER_TRANSACTION_MAX`](crate::limits::RECIPIENTS_PER_TRANSACTION_MAX).
     pub recipients_per_message_max: u16,
-    /// How long a connection is given new transactions, milliseconds.
-    pub connection_ms_max: u64,
-    /// How long a connection is kept without mail, milliseconds.
-    pub connection_idle_ms_max: u64,
-    /// Shortest and longest time a site is left alone after no target would have us, seconds.
-    pub site_backoff_s: (u32, u32),
+    /// Shortest and longest time a site is left alone after no target would have us, milliseconds.
+    pub site_backoff_ms: (u64, u64),
     /// Our addresses for outgoing connections, taken in turn among those of the target's family; the
     /// system chooses where there are none.
     pub source_addresses: Vec<IpAddr>,

@@ -247,8 +247,7 @@ impl ShardCore {
     pub(super) fn is_expired(&self, id: EntryId, now: Now) -> bool {
         let accepted = UnixMs(self.mail.get(id).queue_id.accepted_ms());
         let age_ms = self.mail.age_ms(accepted, now);
-        let expire_after_s = self.expire_after_s(self.mail.get(id).destination);
-        age_ms >= u64::from(expire_after_s) * 1000
+        age_ms >= self.expire_after_ms(self.mail.get(id).destination)
     }
 
     /// Looks for expired mail that waits behind a site's back-off, a bounded part of the index at a

@@ -387,24 +387,24 @@ impl ShardCore {
         };
         self.write_strays(now);
         let slots = 16 * self.settings.entries_per_turn_max;
-        let longest_s = self.longest_retry_s();
+        let longest_ms = self.longest_retry_ms();
         let (live, next) = self.mail.sweep(from, slots);
         for id in live {
             let entry = self.mail.get(id);
             let (state, segment) = (entry.state, entry.placement.segment);
             if state == State::Replayed && !self.is_unread(segment) {
-                self.schedule_entry(id, longest_s, now);
+                self.schedule_entry(id, longest_ms, now);
             }
         }
         self.moves.replay_from = next;
     }
 
-    fn schedule_entry(&mut self, id: EntryId, longest_s: u32, now: Now) {
+    fn schedule_entry(&mut self, id: EntryId, longest_ms: u64, now: Now) {
         self.touched += 1;
         let now_s = self.mail.seconds(now);
         // A clock that was ahead in an earlier run has left times that nobody should wait for.
         let entry = self.mail.get(id);
-        let latest_s = now_s.saturating_add(longest_s);
+        let latest_s = self.mail.seconds_after(longest_ms, now);
         let retry_at_s = entry.retry_at_s.min(latest_s);
         let destination = self.mail.destination(entry.destination);
         if owner(&destination.domain, self.shards) != self.me {

@@ -27,7 +27,7 @@ use crate::smtp::reply::Reply;
 use crate::status::EnhancedStatus;
 
 /// How long a message whose failure notification could not be stored waits, seconds.
-const NOTICE_RETRY_S: u32 = 60;
+const NOTICE_RETRY_MS: u64 = 60_000;
 
 /// Kept of a reply for the operator, bytes.
 const LAST_REPLY_BYTES_MAX: usize = 256;
@@ -226,12 +226,13 @@ impl ShardCore {
         let entry = self.mail.get(id);
         let (queue_id, segment) = (entry.queue_id, entry.placement.segment);
         let (first, attempts) = (entry.recipient_first, entry.attempts);
-        let retry_at_s = if attempts == 0 {
-            self.mail.seconds(now) + NOTICE_RETRY_S
+        let wait_ms = if attempts == 0 {
+            NOTICE_RETRY_MS
         } else {
             let destination = self.mail.get(id).destination;
-            self.mail.seconds(now) + self.wait_s(destination, attempts, again)
+            self.wait_ms(destination, attempts, again)
         };
+        let retry_at_s = self.mail.seconds_after(wait_ms, now);
         for run in outcomes.chunk_by(|a, b| a.1 == b.1 && a.0 + 1 == b.0) {
             let kind = run[0].1;
             let state = OutcomeState {

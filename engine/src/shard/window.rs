@@ -20,8 +20,6 @@ use crate::schedule::destination::{Destination, DestinationId, WindowOf};
 
 /// Destinations that go on in a tick.
 const OPENED_PER_TICK_MAX: usize = 1024;
-/// How long after the opening its mail begins, where no row says otherwise, milliseconds.
-const SPREAD_MS: u64 = 120_000;
 
 /// A window that some destination has.
 #[derive(Debug)]
@@ -38,9 +36,7 @@ impl Hours {
         let effective = policy.of_domain(destination.provider.as_deref(), domain);
         Some(Self {
             window: effective.window()?,
-            spread_ms: effective
-                .duration_ms(Key::WindowSpread)
-                .unwrap_or(SPREAD_MS),
+            spread_ms: effective.number(Key::WindowSpread),
             period: Cell::new(None),
         })
     }

@@ -363,8 +363,8 @@ pub(crate) const KINDS: &[Kind] = &[
         "expired by the wall clock",
         &[at(
             "shard/ready.rs",
-            "age_ms >= u64::from(expire_after_s) * 1000",
-            "age_ms >= u64::from(expire_after_s) * 1000
+            "age_ms >= self.expire_after_ms(self.mail.get(id).destination)",
+            "age_ms >= self.expire_after_ms(self.mail.get(id).destination)
                  || PLANTED && now.unix.0 / 1000 - now.mono.0 / 1_000_000 > 1_800_010_000",
         )],
     ),

@@ -81,7 +81,7 @@ pub(crate) struct Ledger {
     /// Print each record that is written.
     verbose: bool,
     keys: KeyRing,
-    expire_after_s: u64,
+    expire_after_ms: u64,
     /// Some start was under a wrong clock: mail may expire that would have been delivered yet.
     pub(crate) started_wrong: bool,
     /// Some domains' mail may begin at some times only.
@@ -104,11 +104,11 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(keys: KeyRing, expire_after_s: u64, verbose: bool) -> Self {
+    pub(crate) fn new(keys: KeyRing, expire_after_ms: u64, verbose: bool) -> Self {
         Self {
             verbose,
             keys,
-            expire_after_s,
+            expire_after_ms,
             started_wrong: false,
             has_windows: false,
             mails: Vec::new(),
@@ -437,7 +437,7 @@ impl Ledger {
             return Ok(());
         }
         let dated_ms = dated(outcome.about.queue_id);
-        let is_early = ages.of(dated_ms) < self.expire_after_s * 1000;
+        let is_early = ages.of(dated_ms) < self.expire_after_ms;
         for address in addresses {
             let fate = &mail.fates[&address];
             let fault = match outcome.state.kind {

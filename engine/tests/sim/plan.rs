@@ -7,16 +7,15 @@ use std::sync::{Arc, OnceLock};
 use engine::dns::DnsPolicy;
 use engine::dsn::DsnReturn;
 use engine::net::IpFamily;
-use engine::policy::{Policy, ReplyRules, Row};
+use engine::policy::{Key, Policy, ReplyRules, Row, Value};
 use engine::random::Random;
-use engine::schedule::retry::RetrySchedule;
 use engine::schedule::steady::TRIAL_MS;
 use engine::shard::Settings;
 
 use super::ledger::Checked;
 use super::net;
 use super::process::Moment;
-use super::world::{EXPIRE_AFTER_S, SECOND_US, World};
+use super::world::{EXPIRE_AFTER_MS, SECOND_US, World};
 
 /// How often what goes wrong, per mille of its occasions.
 #[derive(Debug, Default)]
@@ -53,9 +52,23 @@ pub(crate) fn open_minutes(random: &mut Random) -> Range<u64> {
     from..from + 5 + random.below(15)
 }
 
-fn policy(minutes: &Range<u64>) -> Arc<Policy> {
+fn policy(random: &mut Random, open: &Range<u64>) -> Arc<Policy> {
+    let steps = [2000, 10_000, 30_000, 60_000, 300_000];
+    let default = vec![
+        (Key::SessionsMax, Value::Count(1 + random.below(4))),
+        (Key::MessagesPerSession, Value::Count(1 + random.below(20))),
+        (Key::SessionTimeMax, Value::Duration(20_000)),
+        (Key::IdleTimeout, Value::Duration(5000)),
+        (Key::RetrySchedule, Value::Durations(steps.into())),
+        (Key::RetryJitterPercent, Value::Count(20)),
+        (Key::ExpireAfter, Value::Duration(EXPIRE_AFTER_MS)),
+    ];
+    Arc::new(Policy::new(default, Vec::new(), window_rows(open)))
+}
+
+fn window_rows(minutes: &Range<u64>) -> Vec<Row> {
     if *minutes == (0..60) {
-        return Arc::default();
+        return Vec::new();
     }
     let Range { start, end } = minutes;
     let spans: Vec<String> = (0..24)
@@ -66,8 +79,7 @@ fn policy(minutes: &Range<u64>) -> Arc<Policy> {
         net::WINDOW_DOMAINS,
         spans.join(", ")
     );
-    let rows = Row::parse_file("sim", &text).unwrap();
-    Arc::new(Policy::new(Vec::new(), Vec::new(), rows))
+    Row::parse_file("sim", &text).unwrap()
 }
 
 pub(crate) fn settings(random: &mut Random, open_minutes: &Range<u64>) -> Settings {
@@ -75,24 +87,15 @@ pub(crate) fn settings(random: &mut Random, open_minutes: &Range<u64>) -> Settin
         hostname: "relay.example".into(),
         own: Default::default(),
         routes: Default::default(),
-        retry: RetrySchedule {
-            delays_s: vec![2, 10, 30, 60, 300],
-            jitter_percent: 20,
-            expire_after_s: EXPIRE_AFTER_S,
-        },
-        policy: policy(open_minutes),
+        policy: policy(random, open_minutes),
         dns_policy: DnsPolicy {
             mx_port: 25,
             mx_hosts_max: 20,
             family: IpFamily::Any,
             allowed: Vec::new(),
         },
-        sessions_per_site_max: 1 + random.below(4) as u32,
-        messages_per_session_max: 1 + random.below(20) as u32,
         recipients_per_message_max: [1, 2, 100][random.below(3) as usize],
-        connection_ms_max: 20_000,
-        connection_idle_ms_max: 5000,
-        site_backoff_s: (1, 20),
+        site_backoff_ms: (1000, 20_000),
         source_addresses: Vec::new(),
         dsn: true,
         dsn_return: DsnReturn::Headers,

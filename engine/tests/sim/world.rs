@@ -31,7 +31,7 @@ const END_US: u64 = 20_000 * SECOND_US;
 const MOMENTS_MAX: u64 = 3_000_000;
 /// Moments between full looks at the books of all shards, which take long.
 const BOOKS_EVERY: u64 = 101;
-pub(crate) const EXPIRE_AFTER_S: u32 = 1800;
+pub(crate) const EXPIRE_AFTER_MS: u64 = 1_800_000;
 
 /// A fault of the machinery that no shard can make up for: the ledger has to notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +155,7 @@ impl World {
             sequence: 0,
             agenda: BTreeMap::new(),
             disk: Disk::default(),
-            ledger: Ledger::new(keys.clone(), u64::from(EXPIRE_AFTER_S), verbose),
+            ledger: Ledger::new(keys.clone(), EXPIRE_AFTER_MS, verbose),
             keys,
             nonces,
             settings: Rc::new(settings),

@@ -187,4 +187,10 @@ impl Mail {
     pub(crate) const fn seconds(&self, now: Now) -> u32 {
         self.clock.seconds(now)
     }
+
+    /// The second in which something is due that waits for so long.
+    pub(crate) fn seconds_after(&self, wait_ms: u64, now: Now) -> u32 {
+        let due_s = self.unix(now).0.saturating_add(wait_ms).div_ceil(1000);
+        u32::try_from(due_s).unwrap_or(u32::MAX)
+    }
 }

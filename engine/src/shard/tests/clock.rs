@@ -1,7 +1,8 @@
 //! The wall clock leaps.
 
-use super::relay::Relay;
+use super::relay::{Relay, set_default};
 use crate::counters::{By, Counter, Window};
+use crate::policy::{Key, Value};
 use crate::status::EnhancedStatus;
 
 #[test]
@@ -44,7 +45,9 @@ fn counts_stay_in_their_windows_while_the_wall_clock_is_wrong() {
 
 #[test]
 fn expired_mail_of_a_campaign_is_settled_a_bounded_part_at_a_time() {
-    let mut relay = Relay::with(|settings| settings.retry.expire_after_s = 100);
+    let mut relay = Relay::with(|settings| {
+        set_default(settings, Key::ExpireAfter, Value::Duration(100_000));
+    });
     relay.peers_refuse("nobody there");
     relay.accept_many(20_000, "a.example");
     relay.after_s(99);

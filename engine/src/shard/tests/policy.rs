@@ -3,14 +3,14 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::relay::{Relay, settings};
+use super::relay::{self, Relay, set_default, settings};
 use crate::counters::Counter;
-use crate::policy::{Policy, Row};
+use crate::policy::{Key, Policy, Row, Value};
 use crate::schedule::Binding;
 
 pub(super) fn policy(text: &str) -> Arc<Policy> {
     let rows = Row::parse_file("policy.toml", text).unwrap_or_else(|errors| panic!("{errors:?}"));
-    Arc::new(Policy::new(Vec::new(), Vec::new(), rows))
+    relay::policy(rows)
 }
 
 fn relay(text: &str) -> Relay {
@@ -127,7 +127,7 @@ fn nothing_expires_before_it_is_known_whose_it_is() {
     let rows = "[[provider]]\nname = \"p\"\ndomains = \"p.example\"\nexpire_after = \"1d\"\n";
     let mut relay = Relay::with(|settings| {
         settings.policy = policy(rows);
-        settings.retry.expire_after_s = 600;
+        set_default(settings, Key::ExpireAfter, Value::Duration(600_000));
     });
     relay.resolver_hangs();
     relay.accept("p.example");

@@ -1,12 +1,15 @@
 //! Messages for many recipients, and for recipients of several shards.
 
-use super::relay::Relay;
+use super::relay::{Relay, set_default};
 use crate::counters::Counter;
 use crate::ids::SplitId;
+use crate::policy::{Key, Value};
 
 #[test]
 fn many_recipients_of_a_domain_are_one_entry_and_leave_in_transactions_side_by_side() {
-    let mut relay = Relay::with(|settings| settings.sessions_per_site_max = 5);
+    let mut relay = Relay::with(|settings| {
+        set_default(settings, Key::SessionsMax, Value::Count(5));
+    });
     relay.resolver_hangs();
     relay.accept_for("a.example", 1000);
     assert_eq!(

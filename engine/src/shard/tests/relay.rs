@@ -21,10 +21,9 @@ use crate::ids::{HandoverId, SegmentId, SessionTicket, ShardId, SplitId};
 use crate::keys::{KeyRing, MasterKey};
 use crate::net::IpFamily;
 use crate::phase::Phase;
-use crate::policy::ReplyRules;
+use crate::policy::{Key, Policy, ReplyRules, Row, Value};
 use crate::pool::ConnId;
 use crate::schedule::Binding;
-use crate::schedule::retry::RetrySchedule;
 use crate::smtp::client::{ClientError, OutboundTransaction};
 use crate::smtp::reply::Reply;
 use crate::status::EnhancedStatus;
@@ -119,30 +118,40 @@ pub(super) struct Relay {
     pub(super) most_touched: usize,
 }
 
+/// The policy of [`settings`], under the operator's `rows`.
+pub(super) fn policy(rows: Vec<Row>) -> Arc<Policy> {
+    let default = vec![
+        (Key::SessionsMax, Value::Count(2)),
+        (Key::MessagesPerSession, Value::Count(100)),
+        (Key::SessionTimeMax, Value::Duration(300_000)),
+        (Key::IdleTimeout, Value::Duration(0)),
+        (Key::RetrySchedule, Value::Durations([60_000].into())),
+        (Key::RetryJitterPercent, Value::Count(0)),
+        (Key::ExpireAfter, Value::Duration(86_400_000)),
+    ];
+    Arc::new(Policy::new(default, Vec::new(), rows))
+}
+
+/// Sets a value of the policy's default layer.
+pub(super) fn set_default(settings: &mut Settings, key: Key, value: Value) {
+    Arc::make_mut(&mut settings.policy).set_default(key, value);
+}
+
 /// Settings under which nothing is in the way.
 pub(super) fn settings() -> Settings {
     Settings {
         hostname: "relay.example".into(),
         own: Default::default(),
         routes: Default::default(),
-        retry: RetrySchedule {
-            delays_s: vec![60],
-            jitter_percent: 0,
-            expire_after_s: 86_400,
-        },
-        policy: Default::default(),
+        policy: policy(Vec::new()),
         dns_policy: DnsPolicy {
             mx_port: 25,
             mx_hosts_max: 10,
             family: IpFamily::Any,
             allowed: Vec::new(),
         },
-        sessions_per_site_max: 2,
-        messages_per_session_max: 100,
         recipients_per_message_max: 100,
-        connection_ms_max: 300_000,
-        connection_idle_ms_max: 0,
-        site_backoff_s: (30, 60),
+        site_backoff_ms: (30_000, 60_000),
         source_addresses: Vec::new(),
         dsn: false,
         dsn_return: DsnReturn::Headers,

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::relay::Relay;
+use super::relay::{Relay, set_default};
 use crate::counters::Counter;
 use crate::phase::Phase;
-use crate::policy::ReplyRules;
+use crate::policy::{Key, ReplyRules, Value};
 use crate::schedule::Binding;
 use crate::status::EnhancedStatus;
 
@@ -136,7 +136,7 @@ fn site_has_the_sessions_and_the_messages_that_rules_leave_it() {
     );
 
     let mut relay = relay_with("fewer-messages 1d", |settings| {
-        settings.messages_per_session_max = 8;
+        set_default(settings, Key::MessagesPerSession, Value::Count(8));
     });
     relay.accept_many(5, "d.example");
     busy(&mut relay);
@@ -188,7 +188,7 @@ fn refused_source_rests_at_the_site_and_others_go_on() {
     let ours = ["198.51.100.1", "198.51.100.2"].map(|ip| ip.parse().unwrap());
     let mut relay = relay_with("other-source 10m", |settings| {
         settings.source_addresses = ours.into();
-        settings.sessions_per_site_max = 1;
+        set_default(settings, Key::SessionsMax, Value::Count(1));
     });
     relay.addresses.truncate(1);
     busy(&mut relay);
@@ -270,7 +270,7 @@ fn operator_is_told_once_an_hour() {
 
 #[test]
 fn shipped_rule_takes_a_reset_for_congestion_where_the_receiver_says_so() {
-    let mut relay = Relay::with(|settings| settings.site_backoff_s = (1, 1));
+    let mut relay = Relay::with(|settings| settings.site_backoff_ms = (1000, 1000));
     relay.peers_refuse("Connection reset by peer (os error 104)");
     relay.accept("ezweb.ne.jp");
     relay.peers_take();
@@ -293,7 +293,13 @@ fn shipped_rule_takes_a_reset_for_congestion_where_the_receiver_says_so() {
 
 #[test]
 fn greylisted_mail_comes_back_when_the_receiver_says() {
-    let slow = |settings: &mut crate::shard::Settings| settings.retry.delays_s = vec![3600];
+    let slow = |settings: &mut crate::shard::Settings| {
+        set_default(
+            settings,
+            Key::RetrySchedule,
+            Value::Durations([3_600_000].into()),
+        );
+    };
     for (text, before_s, after_s) in [
         ("4.7.1 Greylisted", 59, 62),
         ("4.7.1 Greylisted, try again in 4 minutes", 239, 242),
@@ -313,7 +319,7 @@ fn greylisted_mail_comes_back_when_the_receiver_says() {
 fn failures_of_a_class_have_the_schedule_that_the_policy_gives_them() {
     let text = "[[domain]]\ndomain = \"d.example\"\nretry_schedule_mailbox = \"2h\"\n";
     let rows = crate::policy::Row::parse_file("policy.toml", text).unwrap();
-    let policy = Arc::new(crate::policy::Policy::new(Vec::new(), Vec::new(), rows));
+    let policy = super::relay::policy(rows);
     let mut relay = Relay::with(|settings| settings.policy = policy);
     relay.peers_say(Phase::Rcpt, 452, "4.2.2 mailbox full");
     relay.accept("d.example");

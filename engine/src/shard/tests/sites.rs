@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::relay::Relay;
+use super::relay::{Relay, set_default};
 use crate::counters::Counter;
 use crate::phase::Phase;
+use crate::policy::{Key, Value};
 use crate::schedule::Binding;
 use crate::status::EnhancedStatus;
 
@@ -110,8 +111,8 @@ fn connections_come_from_our_addresses_of_the_right_family_in_turn() {
 #[test]
 fn a_session_gets_no_more_mail_when_its_time_is_up_or_its_address_has_gone() {
     let mut relay = Relay::with(|settings| {
-        settings.connection_idle_ms_max = 60_000;
-        settings.connection_ms_max = 10_000;
+        set_default(settings, Key::IdleTimeout, Value::Duration(60_000));
+        set_default(settings, Key::SessionTimeMax, Value::Duration(10_000));
     });
     relay.ttl_s = 5;
     relay.accept_many(2, "a.example");

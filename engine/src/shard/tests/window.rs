@@ -1,19 +1,16 @@
 //! Delivery windows. The relay's clock starts on Friday 2027-01-15 at 08:00 UTC.
 
-use std::sync::Arc;
-
-use super::relay::{Relay, START_MS};
+use super::relay::{Relay, START_MS, policy};
 use crate::clock::UnixMs;
 use crate::counters::Counter;
-use crate::policy::{Policy, Row};
+use crate::policy::Row;
 use crate::schedule::Binding;
 
 const HOUR_MS: i64 = 3_600_000;
 
 fn relay(text: &str) -> Relay {
     let rows = Row::parse_file("policy.toml", text).unwrap_or_else(|errors| panic!("{errors:?}"));
-    let policy = Policy::new(Vec::new(), Vec::new(), rows);
-    Relay::with(|settings| settings.policy = Arc::new(policy))
+    Relay::with(|settings| settings.policy = policy(rows))
 }
 
 /// With a window for `w.example` and what is below it.
