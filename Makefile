@@ -7,14 +7,19 @@ SHELL := /bin/bash
 CARGO ?= cargo
 PREFIX ?= /usr/local
 DESTDIR ?=
+# Where the built programs are.
+BIN ?= target/release
 BENCH := target/release/hikyaku-bench
 # Options for the run at hand: make demo ARGS="--seconds 20"
 ARGS ?=
 
 export CYCLES ?= 100
 FUZZ_SECONDS ?= 60
+# Of the packages, and where they go.
+VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+OUTPUT ?= target/packages
 
-.PHONY: build check test demo crash sim mutants fuzz bench bench-peers bench-queue install help
+.PHONY: build check test demo crash sim mutants fuzz bench bench-peers bench-queue install packages help
 
 build: ## Build everything for release (target/release)
 	$(CARGO) build --release --locked --workspace
@@ -62,18 +67,24 @@ bench-queue: build ## A million messages for a dead route: memory, restart, repl
 
 install: ## Install what `make build` built below PREFIX (DESTDIR for packagers)
 	@for program in hikyakud hikyaku; do \
-		test -x target/release/$$program || { \
-			echo "install: target/release/$$program is missing; run \`make build\` first, not as root" >&2; exit 1; }; \
+		test -x $(BIN)/$$program || { \
+			echo "install: $(BIN)/$$program is missing; run \`make build\` first, not as root" >&2; exit 1; }; \
 	done
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin
-	install -m 755 target/release/hikyakud $(DESTDIR)$(PREFIX)/sbin/
-	install -m 755 target/release/hikyaku $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(BIN)/hikyakud $(DESTDIR)$(PREFIX)/sbin/
+	install -m 755 $(BIN)/hikyaku $(DESTDIR)$(PREFIX)/bin/
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/lib/systemd/system \
+		$(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d \
+		$(DESTDIR)$(PREFIX)/share/doc/hikyaku \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions \
 		$(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 	sed 's|/usr/local/sbin/|$(PREFIX)/sbin/|' docs/hikyakud.service \
 		> $(DESTDIR)$(PREFIX)/lib/systemd/system/hikyakud.service
-	pages=$$(mktemp -d); trap 'rm -r "$$pages"' EXIT; target/release/hikyaku pages "$$pages"; \
+	install -m 644 packaging/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/hikyaku.conf
+	install -m 644 packaging/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/hikyaku.conf
+	install -m 644 packaging/hikyaku.toml LICENSE-APACHE LICENSE-MIT NOTICE CHANGELOG.md \
+		$(DESTDIR)$(PREFIX)/share/doc/hikyaku/
+	pages=$$(mktemp -d); trap 'rm -r "$$pages"' EXIT; $(BIN)/hikyaku pages "$$pages"; \
 	install -m 644 "$$pages"/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/; \
 	for program in hikyakud hikyaku; do \
 		install -m 644 "$$pages/$$program.bash" \
@@ -82,6 +93,11 @@ install: ## Install what `make build` built below PREFIX (DESTDIR for packagers)
 		install -m 644 "$$pages/$$program.fish" \
 			$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/; \
 	done
+
+packages: ## Debian packages of what `make build` built, programs and debug symbols apart (OUTPUT=, VERSION=)
+	@tree=$$(mktemp -d); trap 'rm -rf "$$tree" "$$tree.dbgsym"' EXIT; \
+	$(MAKE) --no-print-directory install PREFIX=/usr DESTDIR="$$tree" BIN=$(BIN) >&2; \
+	chmod 755 "$$tree"; packaging/deb.sh "$$tree" $(VERSION) $(OUTPUT)
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14

@@ -30,7 +30,7 @@ use crate::runtime::now;
 use crate::runtime::resolver::ResolverThread;
 use crate::settings;
 use crate::shard_main::{self, Command, Start, probe};
-use crate::system;
+use crate::{supervisor, system};
 
 /// Messages between two shards that wait to be read.
 const MESH_MESSAGES_MAX: usize = 4096;
@@ -118,6 +118,10 @@ pub(crate) fn run(file: PathBuf, config: Config) -> Result<(), String> {
     })?;
     let janitor = Arc::clone(&daemon);
     spawn_thread("log-retention", move || janitor.remove_expired_logs())?;
+    if let Some(every) = supervisor::wants_to_hear() {
+        let alive = Arc::clone(&daemon);
+        spawn_thread("watchdog", move || supervisor::keep_saying(&*alive, every))?;
+    }
     for what in &happened {
         match what {
             Happened::Unlocked(Ok(())) => {}
@@ -234,7 +238,9 @@ impl Hikyakud {
         match datadir::source::passphrase(&self.config().key, credentials) {
             Ok(passphrase) => Ok(Some(passphrase)),
             Err(KeysError::NoTerminal) => {
-                self.note("locked: give the passphrase with `hikyaku unlock`");
+                let status = "locked: give the passphrase with `hikyaku unlock`";
+                self.note(status);
+                supervisor::ready(status);
                 Ok(None)
             }
             Err(error) => Err(error.to_string()),
@@ -325,15 +331,9 @@ impl Hikyakud {
                 .recv_timeout(SHARD_START_MAX)
                 .map_err(|_| "a shard did not start in time".to_owned())??;
         }
-        let addresses: Vec<String> = config
-            .listen
-            .iter()
-            .map(|listen| listen.address.to_string())
-            .collect();
-        self.note(&format!(
-            "ready: {shards} shards, listening on {}",
-            addresses.join(", ")
-        ));
+        let status = status_line(&config, shards);
+        self.note(&status);
+        supervisor::ready(&status);
         Ok(Shards {
             handles,
             commands,
@@ -541,6 +541,16 @@ fn reply_rules(config: &Config) -> Result<Arc<ReplyRules>, String> {
     let policy = engine::settings::policy(config);
     let rules = engine::settings::reply_rules(config, &policy);
     rules.map(Arc::new).map_err(|lines| lines.join("; "))
+}
+
+/// What a start came to.
+fn status_line(config: &Config, shards: u16) -> String {
+    let listeners = config.listen.iter();
+    let addresses: Vec<String> = listeners.map(|one| one.address.to_string()).collect();
+    format!(
+        "ready: {shards} shards, listening on {}",
+        addresses.join(", ")
+    )
 }
 
 /// Has every shard get ready for a configuration; the first reason why one cannot.

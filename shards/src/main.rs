@@ -11,6 +11,7 @@ mod rings;
 mod runtime;
 mod settings;
 mod shard_main;
+mod supervisor;
 mod system;
 
 use std::io::Write;

@@ -10,10 +10,13 @@ use super::{COMMAND_REST, Happened, Hikyakud, SHARD_START_MAX, lock, spawn_threa
 use crate::control::Daemon as _;
 use crate::runtime::mailbox::MailboxSender;
 use crate::shard_main::Command;
+use crate::supervisor;
 
 impl Hikyakud {
     /// Ends the shards. `happened` is where a second signal comes from.
     pub(super) fn stop(&self, happened: Receiver<Happened>) {
+        let longest = Duration::from_millis(self.config().delivery.stop_ms_max);
+        supervisor::stopping(longest);
         let taken = {
             let mut shards = lock(&self.shards);
             *lock(&self.stopping) = true;
@@ -22,7 +25,6 @@ impl Hikyakud {
         let Some(shards) = taken else {
             return;
         };
-        let longest = Duration::from_millis(self.config().delivery.stop_ms_max);
         let commands = shards.commands;
         tell(&commands, longest);
         // Like the thread that waits for signals, this one ends with the process.
