@@ -368,4 +368,28 @@ pub(crate) const KINDS: &[Kind] = &[
                  || PLANTED && now.unix.0 / 1000 - now.mono.0 / 1_000_000 > 1_800_010_000",
         )],
     ),
+    kind(
+        "stops forgotten at a start",
+        &[at(
+            "shard/stops.rs",
+            "self.stops.begun = book.next_number();
+        self.set_stops(book, now);",
+            "self.stops.begun = book.next_number();
+             if !PLANTED { self.set_stops(book, now); }",
+        )],
+    ),
+    kind(
+        "a transaction begins without asking what is stopped",
+        &[at(
+            "shard/stops.rs",
+            "if self.stops.book.is_empty() {
+            return false;
+        }
+        let written",
+            "if PLANTED || self.stops.book.is_empty() {
+            return false;
+        }
+        let written",
+        )],
+    ),
 ];

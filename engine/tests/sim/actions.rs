@@ -353,7 +353,10 @@ impl World {
                 };
                 self.soon(100 * MS, Moment::Event(shard, Box::new(event)));
             }
-            Action::Start { conn, transaction } => self.start(shard, conn, transaction)?,
+            Action::Start { conn, transaction } => {
+                self.check_stops(&transaction)?;
+                self.start(shard, conn, transaction)?;
+            }
             Action::Quit { conn } => {
                 let event = Event::Closed {
                     conn,

@@ -10,6 +10,7 @@ use engine::shard::{Event, Submission};
 use super::ledger::{Checked, Heard};
 use super::net;
 use super::process::Moment;
+use super::stops::GROUPS;
 use super::world::{SECOND_US, World};
 
 impl World {
@@ -121,7 +122,7 @@ impl World {
                 reverse_path.map(|path| Address::parse(&path).unwrap()),
                 recipients,
             )),
-            group: [None, Some("news".into()), Some("orders".into())][n % 3].clone(),
+            group: GROUPS[n % 3].map(Into::into),
             tags: Vec::new(),
             message_id: None,
             peer: None,

@@ -11,6 +11,7 @@
 //! - a recipient recorded as done is never sent to again; one that is sent to again was under way when
 //!   power, process or connection went, not merely on its way from one shard's folder to another's;
 //! - what a shard was handed is not sent before the handover is noted;
+//! - nothing of what an operator has stopped is sent from then on, whatever is cut, until it is set going;
 //! - what was answered 451 or 452 is not sent, unless power went before that could be noted;
 //! - a failure is recorded only when the sender's notification is durable; a null reverse-path gets none;
 //! - no nonce and no piece of keystream is used twice, no segment opens with another key or name;
@@ -28,7 +29,7 @@
 //! `HIKYAKU_SIM_SEEDS` says how many (100 unless set).
 //!
 //! Files: `world` the clock, the daemon's starts and ends; `plan` what a seed has in store, `clients` its mail, `actions` what shards ask for, carried out in `jobs`
-//! (disk), `reading` and `peers`; `damage` bad sectors, `process` what a running daemon has open, `disk`, `net`, `ledger` the checks.
+//! (disk), `reading` and `peers`; `stops` an operator's; `damage` bad sectors, `process` what a running daemon has open, `disk`, `net`, `ledger` the checks.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
 mod actions;
@@ -43,6 +44,7 @@ mod peers;
 mod plan;
 mod process;
 mod reading;
+mod stops;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -106,6 +108,7 @@ fn promises_are_kept_on_every_seed() {
         assert!(total.cuts > 50 && total.failed_writes > 50 && total.compactions > 20);
         assert!(total.adoptions > 5 && total.transfers > 5 && total.excused > 5);
         assert!(total.durable * 2 > total.clients && total.notices > 0);
+        assert!(total.passed_stops > 100);
         assert!(total.windowed > 100);
     }
 }

@@ -195,6 +195,9 @@ impl World {
 
     /// An operator has everything tried again, or one domain's mail, or the configuration read anew.
     pub(crate) fn command(&mut self) -> Checked {
+        if self.random.below(2) == 0 {
+            return self.stop_or_resume();
+        }
         let which = self.random.below(4);
         let domain = net::DOMAINS[self.random.below(net::RECIPIENT_DOMAINS) as usize].0;
         let settings = Rc::clone(&self.settings);

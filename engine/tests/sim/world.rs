@@ -13,6 +13,7 @@ use std::sync::Arc;
 use engine::clock::{Mono, Now, UnixMs};
 use engine::ids::{SegmentId, SessionTicket, ShardId};
 use engine::keys::{KeyRing, MasterKey};
+use engine::policy::stop::StopBook;
 use engine::queue::cipher::Stream;
 use engine::random::Random;
 use engine::schedule::steady::{LEAP_MS_MIN, TRIAL_MS};
@@ -65,6 +66,8 @@ pub(crate) struct Summary {
     pub(crate) most_touched: u64,
     /// Transactions that waited for a window or found it open.
     pub(crate) windowed: u64,
+    /// Transactions that began while something else was stopped.
+    pub(crate) passed_stops: u64,
 }
 
 impl Summary {
@@ -80,6 +83,7 @@ impl Summary {
         self.adoptions += other.adoptions;
         self.transfers += other.transfers;
         self.moments += other.moments;
+        self.passed_stops += other.passed_stops;
         self.most_touched = self.most_touched.max(other.most_touched);
         self.windowed += other.windowed;
     }
@@ -97,6 +101,8 @@ pub(crate) struct World {
     pub(crate) keys: KeyRing,
     nonces: Rc<RefCell<Random>>,
     pub(crate) settings: Rc<Settings>,
+    /// What an operator has stopped: written down, and in force at every shard.
+    pub(crate) stops: Arc<StopBook>,
     pub(crate) process: Option<Process>,
     pub(crate) faults: Faults,
     /// Minutes of each hour in which some domains' mail may begin.
@@ -159,6 +165,7 @@ impl World {
             keys,
             nonces,
             settings: Rc::new(settings),
+            stops: Arc::default(),
             process: None,
             faults,
             open_minutes,
@@ -361,7 +368,7 @@ impl World {
                 self.trace(|_| "calm".into());
                 self.calm = true;
                 self.steps_to_cut = None;
-                Ok(())
+                self.resume_all()
             }
             Moment::Cut => self.cut(),
             Moment::Command => self.command(),
@@ -557,6 +564,7 @@ impl World {
         let free: Vec<u64> = queue.free.iter().map(|(_, bytes)| *bytes).collect();
         core.found_files(&queue.segments, &free);
         core.noted_handovers(Rc::clone(&self.noted));
+        core.restore_stops(Arc::clone(&self.stops), now);
         self.restore_counters(&mut core, id);
         let adopts = |gone: &&u16| {
             engine::shard::adopt::Adoption::adopter(ShardId(**gone), self.shards).0 == id
