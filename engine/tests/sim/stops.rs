@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use engine::address::Address;
 use engine::clock::UnixMs;
 use engine::policy::stop::{NewStop, Selector, StopBook};
 use engine::smtp::client::OutboundTransaction;
@@ -74,7 +75,7 @@ impl World {
         // Notifications have no number there.
         let number = number.and_then(|number| number.trim().parse::<usize>().ok());
         let group = number.and_then(|number| GROUPS[number % 3]);
-        let sender = transaction.reverse_path.as_deref();
+        let sender = (transaction.envelope.reverse_path.as_ref()).map(Address::as_str);
         for stop in self.stops.stops() {
             let Selector {
                 domain,
@@ -83,14 +84,15 @@ impl World {
                 ..
             } = &stop.selector;
             let is_to = |domain: &str| {
-                let mut to = transaction.recipients.iter();
+                let mut to = transaction.forward_paths();
                 to.any(|to| to.rsplit_once('@').is_some_and(|(_, at)| at == domain))
             };
             let is_meant = domain.as_deref().is_none_or(is_to)
                 && of_group.as_deref().is_none_or(|of| group == Some(of))
                 && of_sender.as_deref().is_none_or(|of| sender == Some(of));
             if is_meant {
-                let (to, what) = (&transaction.recipients, &stop.selector);
+                let to: Vec<&str> = transaction.forward_paths().collect();
+                let what = &stop.selector;
                 return Err(format!("mail to {to:?} is sent, which is stopped: {what}"));
             }
         }
