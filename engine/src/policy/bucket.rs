@@ -74,6 +74,16 @@ impl Bucket {
         let from = self.due_ns.max(ns(now));
         self.due_ns = from.saturating_add(rate.interval_ns.saturating_mul(units));
     }
+
+    /// Units that were taken have not been used.
+    pub const fn give_back(&mut self, rate: Rate, units: u64) {
+        self.due_ns = (self.due_ns).saturating_sub(rate.interval_ns.saturating_mul(units));
+    }
+
+    /// Whether it remembers nothing that one never used would not say.
+    pub const fn is_full(&self, now: Mono) -> bool {
+        self.due_ns <= ns(now)
+    }
 }
 
 #[cfg(test)]
@@ -159,6 +169,17 @@ mod tests {
                 prop_assert!(bucket.may_take(rate, Mono(now + wait)).is_ok());
                 prop_assert!(bucket.may_take(rate, Mono(now + wait - 1)).is_err());
             }
+        }
+
+        #[test]
+        fn what_comes_back_is_there_again_and_no_more(units in 1u64..1000, taken in 1u64..20, back in 0u64..20) {
+            let back = back.min(taken);
+            let (rate, now) = (Rate::new(units, 1, 1), Mono(5_000_000));
+            let (mut bucket, mut other) = (Bucket::default(), Bucket::default());
+            bucket.take(rate, taken, now);
+            bucket.give_back(rate, back);
+            other.take(rate, taken - back, now);
+            prop_assert_eq!(bucket.may_take(rate, now), other.may_take(rate, now));
         }
 
         #[test]

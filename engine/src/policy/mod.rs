@@ -13,8 +13,8 @@
 //! say of each value where it comes from and what it overrode.
 //!
 //! Files: `bucket` rates, `keys` the values and where each may stand, `row` a row and what it is for, `layers` which
-//! rows hold, `defaults` what holds where nobody says, `rules` what is done about a reply, `file` the operator's
-//! file, `check` what in it contradicts or can never hold, `shipped`
+//! rows hold, `defaults` what holds where nobody says, `rules` what is done about a reply, `lease` what several
+//! senders share, `file` the operator's file, `check` what in it contradicts or can never hold, `shipped`
 //! the table that comes with the program, `window` when mail may begin to be sent.
 //!
 //! Nothing here knows sites, the queue or a clock.
@@ -25,6 +25,7 @@ mod defaults;
 mod file;
 mod keys;
 mod layers;
+pub mod lease;
 mod row;
 pub mod rules;
 mod shipped;

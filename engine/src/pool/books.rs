@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::Pool;
 use super::conns::{Conn, ConnId, PeerInfo, State, Working};
 use super::gate::{OpenPermit, StartPermit};
+use super::limits::{CONNECTIONS, MESSAGES};
 use super::site::Failure;
 use crate::clock::Mono;
 use crate::dns::Target;
@@ -50,7 +51,8 @@ impl Pool {
         let books = self.site_mut(site);
         books.conns += 1;
         books.opening += 1;
-        books.used.connect(&books.limits, now);
+        books.take(CONNECTIONS, now);
+        self.look_at_lease(site);
         let conn = self.conns.insert(Conn::new(site, target.clone(), now));
         Opened { conn, target, turn }
     }
@@ -118,7 +120,7 @@ impl Pool {
     fn count_rates(&mut self, permit: &StartPermit) {
         if let Some(now) = permit.given {
             let site = self.site_mut(permit.site);
-            site.used.send(&site.limits, now);
+            site.take(MESSAGES, now);
             if let Some(rests) = &mut site.rests {
                 rests.send(now);
             }
@@ -163,6 +165,7 @@ impl Pool {
             let site = conn.site;
             self.site_mut(site).idle.push(id);
             self.tend(site);
+            self.look_at_lease(site);
         }
     }
 
@@ -286,6 +289,7 @@ impl Pool {
             let site = self.site(site_id);
             has_failed = site.conns == 0 && site.all_cooling(now);
         }
+        self.look_at_lease(site_id);
         Some(Closed {
             site: site_id,
             has_failed,

@@ -8,7 +8,8 @@
 use super::Pool;
 use super::SiteId;
 use super::conns::{Conn, ConnId, State, Working};
-use super::limits::{RateLimit, SessionsShare};
+use super::lend::Lease;
+use super::limits::{CONNECTIONS, MESSAGES};
 use super::site::Site;
 use crate::clock::{Mono, Now};
 use crate::dns::Target;
@@ -163,21 +164,24 @@ impl Pool {
             opening if opening > 0 && opening == sessions => Err(Binding::Connecting),
             _ => Err(binding),
         };
-        let sessions_max = self.sessions_max(site, at.now);
-        if sessions_max == 0 {
-            return busy(Binding::OtherShardsTurn);
-        }
+        let sessions_max = self.sessions_max(site, at.now.mono);
         if sessions >= sessions_max {
-            return busy(Binding::SessionsMax { sessions });
+            return busy(match sessions {
+                // One that has some will say when there is work for more; it has not to wait for that.
+                0 => site.lent_binding(self.me, at.now.mono),
+                sessions => Binding::SessionsMax { sessions },
+            });
         }
-        if let Err((limit, wait_ms)) = site.used.may_send(&site.limits, at.now.mono) {
-            return busy(rate_binding(limit, wait_ms));
+        match site.may_take(MESSAGES, at.now.mono) {
+            // Units are asked for when there is a session that would use them.
+            Ok(()) | Err(Wait::Asking) => {}
+            Err(wait) => return busy(self.rate_binding(site, MESSAGES, wait, at.now.mono)),
         }
         if let Some(Err(slow)) = site.rests.as_ref().map(|rests| rests.may_send(at.now.mono)) {
             return busy(slow);
         }
-        if let Err((limit, wait_ms)) = site.used.may_connect(&site.limits, at.now.mono) {
-            return busy(rate_binding(limit, wait_ms));
+        if let Err(wait) = site.may_take(CONNECTIONS, at.now.mono) {
+            return busy(self.rate_binding(site, CONNECTIONS, wait, at.now.mono));
         }
         let is_enough = site.ready_len < READY_PER_SESSION * u64::from(sessions);
         if sessions > 0 && is_enough && !is_eager {
@@ -222,7 +226,10 @@ impl Pool {
             || is_passed_over(site, conn, at.now.mono)
             || at.now.mono.ms_since(conn.opened) >= site.limits.connection_ms_max
             || !site.has_target(conn.target.address);
-        if is_over || at.halt == Some(Halt::Stopping) || self.sessions_too_many(site, at.now) > 0 {
+        if is_over
+            || at.halt == Some(Halt::Stopping)
+            || self.sessions_too_many(site, at.now.mono) > 0
+        {
             return Err(NoStart::IsOver);
         }
         if at.halt == Some(Halt::DiskTrouble) {
@@ -231,8 +238,9 @@ impl Pool {
         if at.is_memory_short {
             return Err(NoStart::Bound(Binding::Memory));
         }
-        if let Err((limit, wait_ms)) = site.used.may_send(&site.limits, at.now.mono) {
-            return Err(NoStart::Bound(rate_binding(limit, wait_ms)));
+        if let Err(wait) = site.may_take(MESSAGES, at.now.mono) {
+            let binding = self.rate_binding(site, MESSAGES, wait, at.now.mono);
+            return Err(NoStart::Bound(binding));
         }
         if let Some(rests) = &site.rests {
             if let Some(rest) = rests.rest(at.now.mono) {
@@ -247,28 +255,60 @@ impl Pool {
         })
     }
 
-    /// Connections that this shard may have to the site now.
-    fn sessions_max(&self, site: &Site, now: Now) -> u32 {
+    /// Connections to the site that all shards together may have now, as far as this one knows: the one
+    /// place for a ceiling of any kind.
+    pub(super) fn budget(&self, site: &Site, now: Mono) -> u32 {
         let limits = &site.limits;
         let each = limits.sessions_per_mta.unwrap_or(u32::MAX);
-        let all = each.saturating_mul(site.addresses_in_use(now.mono));
-        let rests = site.rests.as_ref();
-        let by_rule = rests.and_then(|rests| rests.sessions_max(now.mono));
-        let share = SessionsShare {
-            sessions_max: limits
-                .sessions
-                .sessions_max
-                .min(all)
-                .min(by_rule.unwrap_or(u32::MAX)),
-            ..limits.sessions
+        let all = match site.has_targets() {
+            true => each.saturating_mul(site.addresses_in_use(now)),
+            // Known for what others borrow only: they know the addresses.
+            false => u32::MAX,
         };
-        share.of(site.hash, now.unix)
+        let rests = site.rests.as_ref();
+        let by_rule = rests.and_then(|rests| rests.sessions_max(now));
+        let least = limits.sessions_max.min(all);
+        least.min(by_rule.unwrap_or(u32::MAX))
+    }
+
+    /// Connections that this shard may have to the site now.
+    fn sessions_max(&self, site: &Site, now: Mono) -> u32 {
+        let budget = self.budget(site, now);
+        match &site.lease {
+            Lease::Owned(lender) if lender.is_idle() => budget,
+            Lease::Owned(lender) => lender.own_sessions(&site.own(budget, now), now),
+            Lease::Borrowed { of, .. } => of.sessions(now).min(budget),
+        }
     }
 
     /// Connections beyond that, apart from those that quit already.
-    pub(super) fn sessions_too_many(&self, site: &Site, now: Now) -> u32 {
+    pub(super) fn sessions_too_many(&self, site: &Site, now: Mono) -> u32 {
         (site.conns - site.quitting).saturating_sub(self.sessions_max(site, now))
     }
+
+    fn rate_binding(&self, site: &Site, kind: usize, wait: Wait, now: Mono) -> Binding {
+        let limit = match wait {
+            Wait::Until { limit, wait_ms } => site.limits.rate(kind, limit).zip(Some(wait_ms)),
+            Wait::Asking => None,
+        };
+        match limit {
+            Some((limit, wait_ms)) => Binding::RateMax {
+                limit: limit.key.spec().name,
+                units: limit.units,
+                next_in_ms: wait_ms,
+            },
+            None => site.lent_binding(self.me, now),
+        }
+    }
+}
+
+/// Why there is no unit of a rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// The next comes in so many milliseconds; the limit, by its number among those of its kind.
+    Until { limit: u8, wait_ms: u64 },
+    /// The site's owner has to be asked.
+    Asking,
 }
 
 /// Transactions that a session of the site is given.
@@ -285,12 +325,4 @@ fn is_passed_over(site: &Site, conn: &Conn, now: Mono) -> bool {
     let source = conn.peer.as_ref().and_then(|peer| peer.source_ip);
     let rests = site.rests.as_ref();
     rests.is_some_and(|rests| rests.is_passed_over(source, conn.target.address, now))
-}
-
-fn rate_binding(limit: RateLimit, wait_ms: u64) -> Binding {
-    Binding::RateMax {
-        limit: limit.key.spec().name,
-        units: limit.units,
-        next_in_ms: wait_ms,
-    }
 }

@@ -9,6 +9,7 @@
 mod books;
 mod conns;
 mod gate;
+mod lend;
 mod limits;
 mod rests;
 mod site;
@@ -24,15 +25,18 @@ pub use conns::{ConnId, PeerInfo};
 use conns::{Conns, State};
 pub use gate::OPENING_MAX;
 pub(crate) use gate::{Conditions, Go, Halt, NoStart, OpenPermit, StartPermit};
-pub(crate) use limits::{LimitsBase, LimitsTable};
+use lend::Lease;
+pub use lend::{LEASES_PER_TURN_MAX, LeaseKey, LeaseMessage};
+pub(crate) use limits::LimitsTable;
 pub(crate) use rests::Told;
 pub use rests::{COUNTED_RULES_MAX, RESTING_ADDRESSES_MAX};
 use site::Mark;
 pub use site::TARGET_COOLDOWN_MS;
 pub(crate) use site::{Failure, Site, SiteKey};
 
-use crate::clock::Now;
-use crate::dns::Targets;
+use crate::clock::{Mono, Now};
+use crate::dns::{Target, Targets};
+use crate::ids::ShardId;
 pub use crate::ids::SiteId;
 use crate::schedule::destination::DestinationId;
 use crate::slots::{Free, put};
@@ -54,11 +58,17 @@ pub(crate) struct Pool {
     /// Equal targets and source addresses take turns.
     next_turn: usize,
     limits: LimitsTable,
+    me: ShardId,
+    shards: u16,
+    /// Numbers of claims, grants and terms: each greater than all before.
+    lease_number: u64,
+    /// Sites whose leases are looked at when the turn ends, each once.
+    leases_due: VecDeque<SiteId>,
 }
 
 impl Pool {
     /// Nobody is known yet.
-    pub(crate) fn new(limits: LimitsTable) -> Self {
+    pub(crate) fn new(limits: LimitsTable, me: ShardId, shards: u16) -> Self {
         Self {
             sites: Vec::new(),
             by_key: HashMap::new(),
@@ -68,6 +78,10 @@ impl Pool {
             conns: Conns::default(),
             next_turn: 0,
             limits,
+            me,
+            shards,
+            lease_number: 1,
+            leases_due: VecDeque::new(),
         }
     }
 
@@ -166,26 +180,35 @@ impl Pool {
             targets.list.clone_into(&mut self.site_mut(id).targets);
             return id;
         }
+        self.add_site(key, &targets.list, now.mono)
+    }
+
+    fn add_site(&mut self, key: SiteKey, targets: &[Target], now: Mono) -> SiteId {
         if self.by_key.len() >= SITES_MAX {
             for slot in self.free.step(self.sites.len()) {
                 self.evict(SiteId(slot), now);
             }
         }
-        let limits = Rc::clone(self.limits.of(provider));
-        let site = Site::new(key.clone(), &targets.list, limits);
+        let limits = Rc::clone(self.limits.of(key.provider()));
+        self.lease_number += 1;
+        let lease = Lease::of(key.hash(), self.me, self.shards, self.lease_number);
+        let site = Site::new(key.clone(), targets, limits, lease);
         let id = SiteId(put(&mut self.sites, &mut self.free, site));
         self.by_key.insert(key, id);
         id
     }
 
     /// Gives the slot away if no destination leads there and nothing goes on.
-    fn evict(&mut self, id: SiteId, now: Now) {
+    fn evict(&mut self, id: SiteId, now: Mono) {
         let site = self.site_mut(id);
-        let is_cooling = site.cooling.iter().any(|(_, until)| *until > now.mono);
-        let is_used = site.bound > 0 || site.conns > 0 || site.is_tended;
+        let is_cooling = site.cooling.iter().any(|(_, until)| *until > now);
+        let is_used = site.bound > 0 || site.conns > 0 || site.is_tended || site.is_lease_due;
         let rests = site.rests.as_ref();
-        let is_ruled = rests.is_some_and(|rests| !rests.is_over(now.mono));
-        if site.is_vacant || is_used || is_cooling || is_ruled || site.mark != Mark::None {
+        let is_ruled = rests.is_some_and(|rests| !rests.is_over(now));
+        // What was sent today counts today, however long the site has been idle.
+        let is_remembered = !site.used.is_over(now) || !site.lease.is_idle();
+        let is_kept = is_used || is_cooling || is_ruled || is_remembered;
+        if site.is_vacant || is_kept || site.mark != Mark::None {
             return;
         }
         site.is_vacant = true;
@@ -209,6 +232,7 @@ impl Pool {
 impl Pool {
     /// A destination with so many ready entries takes its turns from now on.
     pub(crate) fn enrol(&mut self, id: SiteId, destination: DestinationId, ready_len: u32) {
+        self.look_at_lease(id);
         let site = self.site_mut(id);
         site.round.push_back(destination);
         site.ready_len += u64::from(ready_len);
@@ -270,6 +294,10 @@ impl Pool {
         }
     }
 
+    fn mark_eager(&mut self, id: SiteId) {
+        self.mark_as(id, Mark::Eager);
+    }
+
     fn mark_as(&mut self, id: SiteId, mark: Mark) {
         let site = self.site_mut(id);
         let before = site.mark;
@@ -317,6 +345,7 @@ impl Pool {
             }
             if self.site(id).is_tended {
                 self.tended.push(id);
+                self.look_at_lease(id);
             }
         }
     }
@@ -325,7 +354,7 @@ impl Pool {
         let site = self.site(id);
         let mut too_many = match at.halt {
             Some(Halt::Stopping) => u32::MAX,
-            _ => self.sessions_too_many(site, at.now),
+            _ => self.sessions_too_many(site, at.now.mono),
         };
         let from = quits.len();
         for conn_id in &site.idle {

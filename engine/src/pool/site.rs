@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use super::conns::ConnId;
+use super::lend::{Lease, LeaseKey};
 use super::limits::{Limits, Used};
 use super::rests::Rests;
 use crate::clock::{Mono, Now};
@@ -41,12 +42,20 @@ impl SiteKey {
         &self.mx
     }
 
+    /// As another shard names it.
+    pub(super) fn of_lease(key: &LeaseKey) -> Self {
+        Self {
+            mx: Rc::from(&*key.mx),
+            provider: key.provider.as_deref().map(Rc::from),
+        }
+    }
+
     pub(super) fn provider(&self) -> Option<&str> {
         self.provider.as_deref()
     }
 
     /// The same at every shard (FNV-1a).
-    fn hash(&self) -> u32 {
+    pub(super) fn hash(&self) -> u32 {
         self.mx.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
             (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         })
@@ -83,6 +92,11 @@ pub(crate) struct Site {
     pub(super) limits: Rc<Limits>,
     /// What has been used of their rates.
     pub(super) used: Used,
+    /// Whose they are.
+    pub(super) lease: Lease,
+    pub(super) is_lease_due: bool,
+    /// Its owner: since when sessions that it has work for are with others.
+    pub(super) lent_since: Option<Mono>,
     /// What reply rules take from them; few sites have any.
     pub(super) rests: Option<Box<Rests>>,
     /// From the newest lookup.
@@ -117,12 +131,15 @@ pub(crate) struct Site {
 
 impl Site {
     /// A site nobody has connected to.
-    pub(super) fn new(key: SiteKey, targets: &[Target], limits: Rc<Limits>) -> Self {
+    pub(super) fn new(key: SiteKey, targets: &[Target], limits: Rc<Limits>, lease: Lease) -> Self {
         Self {
             hash: key.hash(),
             key,
             limits,
             used: Used::default(),
+            lease,
+            is_lease_due: false,
+            lent_since: None,
             rests: None,
             targets: targets.to_vec(),
             cooling: Vec::new(),
@@ -172,7 +189,10 @@ impl Site {
 
     /// Whether time alone may change what is to be done about it.
     pub(super) fn needs_tending(&self) -> bool {
-        !self.idle.is_empty() || self.has_mail() || self.backoff_until.is_some()
+        !self.idle.is_empty()
+            || self.has_mail()
+            || self.backoff_until.is_some()
+            || !self.lease.is_idle()
     }
 
     /// When its back-off ends, if there is one.
@@ -200,6 +220,10 @@ impl Site {
                 .filter(|target| target.preference == best)
         };
         equal().nth(turn % equal().count())
+    }
+
+    pub(super) const fn has_targets(&self) -> bool {
+        !self.targets.is_empty()
     }
 
     /// Addresses that new connections go to: the most preferred that are not passed over.
@@ -243,6 +267,7 @@ impl Site {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::ShardId;
 
     fn site(preferences: &[u16]) -> Site {
         let list: Vec<Target> = preferences
@@ -258,7 +283,8 @@ mod tests {
             mx: "s".into(),
             provider: None,
         };
-        Site::new(key, &list, Rc::new(Limits::default()))
+        let lease = Lease::of(0, ShardId(0), 1, 0);
+        Site::new(key, &list, Rc::new(Limits::default()), lease)
     }
 
     #[test]

@@ -9,18 +9,16 @@ use crate::schedule::Binding;
 use crate::schedule::destination::DestinationId;
 
 fn limits(sessions_max: u32) -> LimitsTable {
-    let base = LimitsBase {
-        me: ShardId(0),
-        shards: 1,
-        site_backoff_ms: (30_000, 60_000),
-    };
     let default = vec![
         (Key::SessionsMax, Value::Count(u64::from(sessions_max))),
         (Key::MessagesPerSession, Value::Count(100)),
         (Key::SessionTimeMax, Value::Duration(300_000)),
         (Key::IdleTimeout, Value::Duration(60_000)),
     ];
-    LimitsTable::new(&base, &Policy::new(default, Vec::new(), Vec::new()))
+    LimitsTable::new(
+        (30_000, 60_000),
+        &Policy::new(default, Vec::new(), Vec::new()),
+    )
 }
 
 const fn at(ms: u64) -> Conditions {
@@ -37,7 +35,7 @@ const fn at(ms: u64) -> Conditions {
 
 /// A pool with one site, which has ready mail for ever.
 fn pool(sessions_max: u32) -> (Pool, SiteId) {
-    let mut pool = Pool::new(limits(sessions_max));
+    let mut pool = Pool::new(limits(sessions_max), ShardId(0), 1);
     let target = |n: u8| Target {
         host: format!("mx{n}.a.example").into(),
         address: ([192, 0, 2, n], 25).into(),

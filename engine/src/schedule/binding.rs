@@ -102,8 +102,13 @@ pub enum Binding {
         /// How many there are.
         sessions: u32,
     },
-    /// Fewer sessions are allowed than there are shards, and it is another's turn.
-    OtherShardsTurn,
+    /// The site's sessions, or the rest of a rate, are with other shards: its owner has been asked.
+    Lent {
+        /// The shard that owns the site.
+        owner: u16,
+        /// How long it has waited, milliseconds.
+        waiting_ms: u64,
+    },
     /// Every address of the site that is not in use refused or failed a moment ago.
     AddressesResting {
         /// The last failure seen.
@@ -180,9 +185,10 @@ impl fmt::Display for Binding {
             Self::DiskTrouble => f.write_str("disk trouble: outcomes cannot be recorded"),
             Self::Stopping => f.write_str("stopping: sent after the next start"),
             Self::SessionsBusy { sessions } => write!(f, "behind others on {sessions} sessions"),
-            Self::OtherShardsTurn => {
-                f.write_str("waits for this shard's turn: fewer sessions are allowed than shards")
-            }
+            Self::Lent { owner, waiting_ms } => write!(
+                f,
+                "what the site is allowed is with other shards; shard {owner} lends it, asked for {waiting_ms} ms"
+            ),
             Self::AddressesResting { cause, retry_in_s } => {
                 write!(
                     f,
@@ -276,8 +282,8 @@ impl Binding {
             Self::SessionsBusy { .. } => {
                 "a transaction that ends; another session opens within a tick"
             }
-            Self::OtherShardsTurn => {
-                "the minute of this shard; sessions_max of at least one a shard, see hikyaku policy explain"
+            Self::Lent { .. } => {
+                "a session or message of another shard that ends, or its turn, seconds; more: see hikyaku policy explain"
             }
             Self::AddressesResting { .. } => {
                 "an address whose rest ends, or a transaction that ends; at once: hikyaku retry"

@@ -16,11 +16,11 @@ use super::unconnected::Unconnected;
 use super::{Action, Cause, Delivery, Settings, ShardCore};
 use crate::clock::Now;
 use crate::dns::Target;
-use crate::ids::{ShardId, TransactionToken};
+use crate::ids::TransactionToken;
 use crate::phase::Phase;
 use crate::pool::{
-    Conditions, ConnId, Failure, Go, Halt, LimitsBase, LimitsTable, NoStart, OpenPermit, PeerInfo,
-    SiteId, StartPermit,
+    Conditions, ConnId, Failure, Go, Halt, LimitsTable, NoStart, OpenPermit, PeerInfo, SiteId,
+    StartPermit,
 };
 use crate::schedule::Binding;
 use crate::schedule::index::EntryId;
@@ -43,14 +43,9 @@ fn source_address(ours: &[IpAddr], target: IpAddr, turn: usize) -> Option<IpAddr
     of_family().nth(nth).copied()
 }
 
-/// What the settings allow shard `me`, one of `shards`.
-pub(super) fn limits(settings: &Settings, me: ShardId, shards: u16) -> LimitsTable {
-    let base = LimitsBase {
-        me,
-        shards,
-        site_backoff_ms: settings.site_backoff_ms,
-    };
-    LimitsTable::new(&base, &settings.policy)
+/// What the settings allow.
+pub(super) fn limits(settings: &Settings) -> LimitsTable {
+    LimitsTable::new(settings.site_backoff_ms, &settings.policy)
 }
 
 impl ShardCore {
@@ -89,8 +84,16 @@ impl ShardCore {
         }
     }
 
+    /// The end of a turn: what is to be said to other shards about leases.
+    pub(super) fn settle_leases(&mut self, now: Now) {
+        for (to, message) in self.pool.settle_leases(now.mono) {
+            self.tell(to, message);
+        }
+    }
+
     /// Finds connections for a site's ready mail. `is_eager`: opens one even if the mail is little.
     fn pump(&mut self, site: SiteId, mut is_eager: bool, now: Now) {
+        self.pool.look_at_lease(site);
         loop {
             self.park_closed(site, now);
             if !self.pool.site(site).has_mail() {

@@ -8,6 +8,7 @@ use super::handover::HandoverMessage;
 use super::{Action, ShardCore};
 use crate::clock::Now;
 use crate::ids::ShardId;
+use crate::pool::LeaseMessage;
 
 /// A message between shards. A subject more is a variant here and a line in `told_by_shard`.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub enum ShardMessage {
     Part(PartMessage),
     /// Mail that has moved to other folders.
     Handover(HandoverMessage),
+    /// Sessions and rates of sites.
+    Lease(LeaseMessage),
 }
 
 impl From<PartMessage> for ShardMessage {
@@ -30,6 +33,12 @@ impl From<HandoverMessage> for ShardMessage {
     }
 }
 
+impl From<LeaseMessage> for ShardMessage {
+    fn from(message: LeaseMessage) -> Self {
+        Self::Lease(message)
+    }
+}
+
 impl ShardCore {
     pub(super) fn tell(&mut self, to: ShardId, message: impl Into<ShardMessage>) {
         let message = message.into();
@@ -40,6 +49,7 @@ impl ShardCore {
         match message {
             ShardMessage::Part(message) => self.told_of_part(from, message, now),
             ShardMessage::Handover(message) => self.told_of_handover(message, now),
+            ShardMessage::Lease(message) => self.pool.told_of_leases(from, message, now.mono),
         }
     }
 }
