@@ -44,7 +44,7 @@ pub const UNITS: usize = 2;
 /// What a borrower uses at most, and what it would like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
-    /// Which life of the borrower.
+    /// Which life of the borrower: a later one has a greater number.
     pub term: u64,
     /// Grows with each claim of a term.
     pub number: u64,
@@ -178,11 +178,11 @@ impl Lender {
             self.parties.push(Party::new(id, claim, now));
             return Some([0; UNITS]);
         };
-        if party.newest.term != claim.term {
+        if claim.term > party.newest.term {
             *party = Party::new(id, claim, now);
             return Some([0; UNITS]);
         }
-        if claim.number <= party.newest.number {
+        if claim.term < party.newest.term || claim.number <= party.newest.number {
             return None;
         }
         party.newest = claim;
@@ -376,7 +376,7 @@ pub struct Borrowed {
 }
 
 impl Borrowed {
-    /// Nothing yet. `term`: of all that ever borrowed for the same sender, this one's alone.
+    /// Nothing yet. `term`: greater than that of all that borrowed for the same sender before.
     pub fn new(term: u64) -> Self {
         Self {
             term,

@@ -26,6 +26,8 @@ mod file;
 mod keys;
 mod layers;
 pub mod lease;
+#[cfg(test)]
+mod lease_tests;
 mod row;
 pub mod rules;
 mod shipped;

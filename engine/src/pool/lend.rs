@@ -28,7 +28,7 @@ pub struct LeaseKey {
 }
 
 /// What one shard has to say to another about leases.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct LeaseMessage {
     /// For sites that the receiver owns.
     pub claims: Vec<(LeaseKey, Claim)>,

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use engine::dns::{Answer, DnsTrouble};
 use engine::ids::ShardId;
 use engine::phase::Phase;
-use engine::pool::PeerInfo;
+use engine::policy::Key;
+use engine::pool::{LeaseMessage, PeerInfo};
 use engine::queue::cipher::Stream;
 use engine::queue::segment::{file_name, free_file_name};
 use engine::queue::set::Disposal;
@@ -130,6 +131,9 @@ impl World {
 
     pub(crate) fn event(&mut self, shard: usize, event: Event) -> Checked {
         let (now, now_us) = (self.now(), self.now_us);
+        if let Event::Closed { conn, .. } = event {
+            self.limits.closed(shard, conn);
+        }
         let shard_now = self.shard(shard);
         if !matches!(event, Event::DiskSpace { .. }) {
             shard_now.last_event_us = now_us;
@@ -149,6 +153,25 @@ impl World {
             self.is_short(shard, "a handover", touched_max)?;
         }
         self.carry_out(shard)
+    }
+
+    /// Leases have to do without a good channel: between machines there is none.
+    fn tell_of_leases(&mut self, shard: usize, to: usize, message: LeaseMessage) {
+        let from = ShardId(shard as u16);
+        let copies = match self.strikes(self.faults.lease) {
+            true => 2 * self.random.below(2),
+            false => 1,
+        };
+        for _ in 0..copies {
+            let within_ms = if self.strikes(self.faults.lease) {
+                4000
+            } else {
+                3
+            };
+            let message = ShardMessage::Lease(message.clone());
+            let event = Event::FromShard { from, message };
+            self.soon(within_ms * MS, Moment::Event(to, Box::new(event)));
+        }
     }
 
     pub(crate) fn flush(&mut self, shard: usize) -> Checked {
@@ -326,6 +349,10 @@ impl World {
                 self.soon(200 * MS, Moment::Event(shard, Box::new(event)));
             }
             Action::Connect { conn, target, .. } => {
+                let policy = self.settings.policy.of_provider(None);
+                let most = policy.number(Key::SessionsMax) as u32;
+                self.limits
+                    .connects(shard, conn, target.address.ip(), most)?;
                 let refused = self.strikes(self.faults.refuse) || net::is_dead(target.address.ip());
                 let event = if refused {
                     let cause = "connection refused".into();
@@ -355,6 +382,7 @@ impl World {
             }
             Action::Start { conn, transaction } => {
                 self.check_stops(&transaction)?;
+                self.limits.sends(shard, conn, self.now_us)?;
                 self.start(shard, conn, transaction)?;
             }
             Action::Quit { conn } => {
@@ -365,6 +393,10 @@ impl World {
                 };
                 self.soon(20 * MS, Moment::Event(shard, Box::new(event)));
             }
+            Action::Tell {
+                to,
+                message: ShardMessage::Lease(message),
+            } => self.tell_of_leases(shard, usize::from(to.0), message),
             Action::Tell { to, message } => {
                 let to = usize::from(to.0);
                 if let ShardMessage::Handover(HandoverMessage::Noted { handover }) = &message

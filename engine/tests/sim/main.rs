@@ -18,6 +18,8 @@
 //! - a part whose write failed is cancelled, whatever the disk kept of it;
 //! - nothing begins while its domain's delivery window is closed, whichever way the wall clock is set;
 //! - what was damaged is reported, its file kept, and nothing else lost by it; nothing else is reported;
+//! - over all shards a site has never more sessions than its limit, and is in no span of time sent more than its
+//!   rate and depth, though messages about leases are lost, late, doubled and out of order;
 //! - the books of a shard agree at any moment: states with lists, lengths, levels and deliveries
 //!   (`ShardCore::assert_consistent`);
 //! - counters agree: nothing is queued, deferred or delivering in the end, in total, by domain and by
@@ -29,7 +31,7 @@
 //! `HIKYAKU_SIM_SEEDS` says how many (100 unless set).
 //!
 //! Files: `world` the clock, the daemon's starts and ends; `plan` what a seed has in store, `clients` its mail, `actions` what shards ask for, carried out in `jobs`
-//! (disk), `reading` and `peers`; `stops` an operator's; `damage` bad sectors, `process` what a running daemon has open, `disk`, `net`, `ledger` the checks.
+//! (disk), `reading` and `peers`; `stops` an operator's; `damage` bad sectors, `process` what a running daemon has open, `disk`, `net`, `ledger` and `limits` the checks.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects")]
 
 mod actions;
@@ -39,6 +41,7 @@ mod damage;
 mod disk;
 mod jobs;
 mod ledger;
+mod limits;
 mod net;
 mod peers;
 mod plan;

@@ -13,6 +13,7 @@ use engine::schedule::steady::TRIAL_MS;
 use engine::shard::Settings;
 
 use super::ledger::Checked;
+use super::limits::POLICY;
 use super::net;
 use super::process::Moment;
 use super::world::{EXPIRE_AFTER_MS, SECOND_US, World};
@@ -31,6 +32,8 @@ pub(crate) struct Faults {
     pub(crate) dns: u64,
     /// The resolver never answers.
     pub(crate) dns_lost: u64,
+    /// A message about leases is lost, doubled, or overtaken.
+    pub(crate) lease: u64,
     /// Power goes soon after a compaction has begun.
     pub(crate) compaction: u64,
     /// A sector is bad at a start.
@@ -63,7 +66,9 @@ fn policy(random: &mut Random, open: &Range<u64>) -> Arc<Policy> {
         (Key::RetryJitterPercent, Value::Count(20)),
         (Key::ExpireAfter, Value::Duration(EXPIRE_AFTER_MS)),
     ];
-    Arc::new(Policy::new(default, Vec::new(), window_rows(open)))
+    let mut rows = window_rows(open);
+    rows.extend(Row::parse_file("sim", POLICY).unwrap());
+    Arc::new(Policy::new(default, Vec::new(), rows))
 }
 
 fn window_rows(minutes: &Range<u64>) -> Vec<Row> {
@@ -138,6 +143,7 @@ pub(crate) fn faults(random: &mut Random) -> Faults {
         whole_4xx: some(100),
         dns: some(200),
         dns_lost: some(100),
+        lease: some(300),
         compaction: some(300),
         sector: some(400),
     }

@@ -22,6 +22,7 @@ use engine::store::StorageSetup;
 
 use super::disk::Disk;
 use super::ledger::{Ages, Checked, Ledger};
+use super::limits::Limits;
 use super::plan::{Faults, faults, open_minutes, settings};
 use super::process::{Moment, Process, Reading, Shard, Why};
 
@@ -134,6 +135,7 @@ pub(crate) struct World {
     /// Those whose client did not wait for its answer.
     pub(crate) gone: HashMap<SessionTicket, usize>,
     pub(crate) next_number: u64,
+    pub(crate) limits: Limits,
     quiet_since_us: Option<u64>,
     pub(crate) summary: Summary,
 }
@@ -187,6 +189,7 @@ impl World {
             tickets: HashMap::new(),
             gone: HashMap::new(),
             next_number: 0,
+            limits: Limits::default(),
             quiet_since_us: None,
             summary: Summary::default(),
             random,
@@ -482,6 +485,7 @@ impl World {
         self.process = None;
         self.tickets.clear();
         self.gone.clear();
+        self.limits = Limits::default();
         self.agenda.retain(|_, moment| moment.outlives_process());
         if power {
             self.disk.cut(&mut self.random);
