@@ -8,7 +8,7 @@
 use super::Pool;
 use super::SiteId;
 use super::conns::{Conn, ConnId, State, Working};
-use super::lend::Lease;
+use super::lease::{Lease, Wait};
 use super::limits::{CONNECTIONS, MESSAGES};
 use super::site::Site;
 use crate::clock::{Mono, Now};
@@ -300,15 +300,6 @@ impl Pool {
             None => site.lent_binding(self.me, now),
         }
     }
-}
-
-/// Why there is no unit of a rate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wait {
-    /// The next comes in so many milliseconds; the limit, by its number among those of its kind.
-    Until { limit: u8, wait_ms: u64 },
-    /// The site's owner has to be asked.
-    Asking,
 }
 
 /// Transactions that a session of the site is given.

@@ -8,61 +8,17 @@
 
 use std::collections::BTreeMap;
 
-use super::gate::Wait;
+use super::lease::{Lease, LeaseKey, LeaseMessage, Wait};
 use super::limits::{CONNECTIONS, MESSAGES};
 use super::site::{Site, SiteKey};
 use super::{OPENING_MAX, Pool, SiteId};
 use crate::clock::Mono;
 use crate::ids::ShardId;
-use crate::policy::lease::{Borrowed, Claim, Grant, Lender, Need, Own, UNITS};
+use crate::policy::lease::{Need, Own, UNITS};
 use crate::schedule::Binding;
 
 /// Sites whose leases are looked at in a turn; the others follow in the next.
 pub const LEASES_PER_TURN_MAX: usize = 1024;
-
-/// A site, between shards.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeaseKey {
-    pub(super) mx: Box<str>,
-    pub(super) provider: Option<Box<str>>,
-}
-
-/// What one shard has to say to another about leases.
-#[derive(Clone, Debug, Default)]
-pub struct LeaseMessage {
-    /// For sites that the receiver owns.
-    pub claims: Vec<(LeaseKey, Claim)>,
-    /// For sites that the sender owns.
-    pub grants: Vec<(LeaseKey, Grant)>,
-}
-
-/// Whose a site's sessions and rates are.
-#[derive(Debug)]
-pub(super) enum Lease {
-    Owned(Lender),
-    Borrowed { owner: ShardId, of: Borrowed },
-}
-
-impl Lease {
-    /// `term`: another for each that is made.
-    pub(super) fn of(hash: u32, me: ShardId, shards: u16, term: u64) -> Self {
-        let owner = ShardId((hash % u32::from(shards.max(1))) as u16);
-        if owner == me {
-            Self::Owned(Lender::default())
-        } else {
-            let of = Borrowed::new(term);
-            Self::Borrowed { owner, of }
-        }
-    }
-
-    /// Whether nothing is lent and nothing borrowed.
-    pub(super) fn is_idle(&self) -> bool {
-        match self {
-            Self::Owned(lender) => lender.is_idle(),
-            Self::Borrowed { of, .. } => of.is_idle(),
-        }
-    }
-}
 
 /// Sessions that the site has work for.
 fn wants(site: &Site, budget: u32, now: Mono) -> u32 {

@@ -3,12 +3,13 @@
 //! A [`Site`] is what several domains with the same MX hosts share: targets in order of preference,
 //! connections, back-off. [`Pool`] keeps the books of both, here and nowhere else: `site` and `conns`
 //! hold them, `books` is what happens to a connection, `limits` what a site may be sent, `rests` what
-//! reply rules take from that, `gate` says what
+//! reply rules take from that, `lease` and `lend` what of it is with which shard, `gate` says what
 //! may be begun. What is sent over a connection is `shard::deliver`'s part.
 
 mod books;
 mod conns;
 mod gate;
+mod lease;
 mod lend;
 mod limits;
 mod rests;
@@ -25,8 +26,9 @@ pub use conns::{ConnId, PeerInfo};
 use conns::{Conns, State};
 pub use gate::OPENING_MAX;
 pub(crate) use gate::{Conditions, Go, Halt, NoStart, OpenPermit, StartPermit};
-use lend::Lease;
-pub use lend::{LEASES_PER_TURN_MAX, LeaseKey, LeaseMessage};
+use lease::Lease;
+pub use lease::{LeaseKey, LeaseMessage};
+pub use lend::LEASES_PER_TURN_MAX;
 pub(crate) use limits::LimitsTable;
 pub(crate) use rests::Told;
 pub use rests::{COUNTED_RULES_MAX, RESTING_ADDRESSES_MAX};

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use super::conns::ConnId;
-use super::lend::{Lease, LeaseKey};
+use super::lease::{Lease, LeaseKey};
 use super::limits::{Limits, Used};
 use super::rests::Rests;
 use crate::clock::{Mono, Now};
