@@ -185,6 +185,12 @@ pub enum Key {
     MessagesPerHour,
     /// Messages a day.
     MessagesPerDay,
+    /// Percent of its pace that trouble takes from a site; 0: it has none.
+    AdaptiveDecreasePercent,
+    /// Percent of its pace that a site wins a minute.
+    AdaptiveIncreasePercent,
+    /// The pace is never less than so many messages a minute.
+    AdaptiveFloor,
     /// Waits before the second, third, … attempt; the last one repeats.
     RetrySchedule,
     /// The same after a greylisting.
@@ -236,7 +242,7 @@ const fn duration(min_ms: u64, max_ms: u64) -> Kind {
 }
 
 /// Every value, in the order of [`Key`].
-pub const KEYS: [Spec; 20] = [
+pub const KEYS: [Spec; 23] = [
     spec(Key::SessionsMax, "sessions_max", count(10_000), SITE),
     spec(Key::SessionsPerMta, "sessions_per_mta", count(1_000), SITE),
     spec(
@@ -282,6 +288,19 @@ pub const KEYS: [Spec; 20] = [
         count(1_000_000_000),
         RATE,
     ),
+    spec(
+        Key::AdaptiveDecreasePercent,
+        "adaptive_decrease_percent",
+        Kind::Count { min: 0, max: 90 },
+        RATE,
+    ),
+    spec(
+        Key::AdaptiveIncreasePercent,
+        "adaptive_increase_percent",
+        count(1_000),
+        RATE,
+    ),
+    spec(Key::AdaptiveFloor, "adaptive_floor", count(1_000_000), RATE),
     spec(
         Key::RetrySchedule,
         "retry_schedule",

@@ -12,13 +12,15 @@
 //! such a row value by value. What comes of all that for one destination is an [`Effective`], which can
 //! say of each value where it comes from and what it overrode.
 //!
-//! Files: `bucket` rates, `keys` the values and where each may stand, `row` a row and what it is for, `layers` which
-//! rows hold, `defaults` what holds where nobody says, `rules` what is done about a reply, `lease` what several
-//! senders share, `file` the operator's file, `check` what in it contradicts or can never hold, `shipped`
+//! Files: `bucket` rates, `adapt` a pace found by trying, `keys` the values and where each may stand, `row` a row and
+//! what it is for, `layers` which rows hold, `defaults` what holds where nobody says, `rules` what is done about a
+//! reply, `lease` what several senders share, `file` the operator's file, `check` what in it contradicts or can never
+//! hold, `shipped`
 //! the table that comes with the program, `window` when mail may begin to be sent.
 //!
 //! Nothing here knows sites, the queue or a clock.
 
+pub mod adapt;
 pub mod bucket;
 mod check;
 mod defaults;

@@ -124,6 +124,7 @@ impl Pool {
             if let Some(rests) = &mut site.rests {
                 rests.send(now);
             }
+            site.adapt.send(now);
         }
     }
 

@@ -177,6 +177,9 @@ impl Pool {
             Ok(()) | Err(Wait::Asking) => {}
             Err(wait) => return busy(self.rate_binding(site, MESSAGES, wait, at.now.mono)),
         }
+        if let Err(paced) = may_pace(site, at.now.mono) {
+            return busy(paced);
+        }
         if let Some(Err(slow)) = site.rests.as_ref().map(|rests| rests.may_send(at.now.mono)) {
             return busy(slow);
         }
@@ -248,6 +251,7 @@ impl Pool {
             }
             rests.may_send(at.now.mono).map_err(NoStart::Bound)?;
         }
+        may_pace(site, at.now.mono).map_err(NoStart::Bound)?;
         Ok(StartPermit {
             conn: id,
             site: conn.site,
@@ -316,4 +320,16 @@ fn is_passed_over(site: &Site, conn: &Conn, now: Mono) -> bool {
     let source = conn.peer.as_ref().and_then(|peer| peer.source_ip);
     let rests = site.rests.as_ref();
     rests.is_some_and(|rests| rests.is_passed_over(source, conn.target.address, now))
+}
+
+/// Whether the pace that the site has shown to take allows a transaction.
+fn may_pace(site: &Site, now: Mono) -> Result<(), Binding> {
+    site.adapt.may_send(now).map_err(|next_in_ms| {
+        let pace = site.adapt.view();
+        Binding::Paced {
+            per_min: pace.map_or(0, |pace| pace.per_h.div_ceil(60)),
+            paced_for_s: pace.map_or(0, |pace| now.ms_since(pace.since) / 1000),
+            next_in_ms,
+        }
+    })
 }

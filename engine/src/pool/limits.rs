@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::clock::Mono;
+use crate::policy::adapt::PaceBounds;
 use crate::policy::bucket::{Bucket, Rate};
 use crate::policy::{Effective, Key, Policy};
 
@@ -12,6 +13,11 @@ use crate::policy::{Effective, Key, Policy};
 const BURST_MS: u64 = 200;
 /// Time whose units another shard is lent at a time, milliseconds: a tick's.
 const LOT_MS: u64 = 100;
+
+/// Least pace of a site where the policy says nothing, messages a minute.
+pub(crate) const PACE_FLOOR_PER_MIN: u64 = 6;
+/// What a site's pace wins a minute where the policy says nothing, percent.
+const PACE_INCREASE_PERCENT: u64 = 30;
 
 /// The limits of one site.
 #[derive(Clone, Debug)]
@@ -33,6 +39,8 @@ pub(crate) struct Limits {
     pub(crate) messages: [Option<RateLimit>; 4],
     /// New connections a minute.
     pub(crate) connections: Option<RateLimit>,
+    /// Within what its pace moves.
+    pub(crate) pace: PaceBounds,
 }
 
 /// A rate, and how it was written.
@@ -66,8 +74,8 @@ impl RateLimit {
 }
 
 impl Limits {
-    /// What `effective` sets.
-    fn new(effective: &Effective<'_>, site_backoff_ms: (u64, u64)) -> Self {
+    /// What `effective` sets; each of `shards` finds its own pace.
+    fn new(effective: &Effective<'_>, site_backoff_ms: (u64, u64), shards: u16) -> Self {
         let count = |key| effective.count(key).and_then(|n| u32::try_from(n).ok());
         let number = |key| u32::try_from(effective.number(key)).unwrap_or(u32::MAX);
         let rate = |key| Some(RateLimit::new(key, effective.count(key)?));
@@ -86,7 +94,26 @@ impl Limits {
             site_backoff_ms,
             messages: rates.map(rate),
             connections: rate(Key::ConnectionsPerMinute),
+            pace: pace_bounds(effective, shards),
         }
+    }
+}
+
+/// Of this shard: each finds its own pace, by its own mail.
+fn pace_bounds(effective: &Effective<'_>, shards: u16) -> PaceBounds {
+    let shards = u64::from(shards.max(1));
+    let per_h = |(key, each): (Key, u64)| Some(effective.count(key)?.saturating_mul(each) / shards);
+    let limits = [
+        (Key::MessagesPerSecond, 3600),
+        (Key::MessagesPerMinute, 60),
+        (Key::MessagesPerHour, 1),
+    ];
+    let of = |key, default| effective.count(key).unwrap_or(default);
+    PaceBounds {
+        floor_per_h: of(Key::AdaptiveFloor, PACE_FLOOR_PER_MIN) * 60 / shards,
+        ceiling_per_h: limits.into_iter().filter_map(per_h).min(),
+        decrease_percent: of(Key::AdaptiveDecreasePercent, 0),
+        increase_percent: of(Key::AdaptiveIncreasePercent, PACE_INCREASE_PERCENT),
     }
 }
 
@@ -98,9 +125,14 @@ pub(crate) struct LimitsTable {
 }
 
 impl LimitsTable {
-    pub(crate) fn new(site_backoff_ms: (u64, u64), policy: &Policy) -> Self {
-        let of =
-            |name: Option<&str>| Rc::new(Limits::new(&policy.of_provider(name), site_backoff_ms));
+    pub(crate) fn new(site_backoff_ms: (u64, u64), shards: u16, policy: &Policy) -> Self {
+        let of = |name: Option<&str>| {
+            Rc::new(Limits::new(
+                &policy.of_provider(name),
+                site_backoff_ms,
+                shards,
+            ))
+        };
         let providers = policy.providers();
         Self {
             default: of(None),

@@ -40,6 +40,7 @@ use crate::clock::{Mono, Now};
 use crate::dns::{Target, Targets};
 use crate::ids::ShardId;
 pub use crate::ids::SiteId;
+use crate::policy::adapt::Adapt;
 use crate::schedule::destination::DestinationId;
 use crate::slots::{Free, put};
 
@@ -93,6 +94,9 @@ impl Pool {
             let new = limits.of(site.key.provider());
             site.used.forget_changed(&site.limits, new);
             site.limits = Rc::clone(new);
+            if new.pace.decrease_percent == 0 {
+                site.adapt = Adapt::default();
+            }
             if let Some(rests) = &mut site.rests {
                 rests.renumber();
             }

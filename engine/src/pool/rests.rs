@@ -10,6 +10,7 @@ use std::rc::Rc;
 use super::{Pool, SiteId};
 use crate::clock::Mono;
 use crate::phase::Phase;
+use crate::policy::adapt::Sign;
 use crate::policy::bucket::{Bucket, Rate};
 use crate::policy::rules::{Deed, RuleId, Step};
 use crate::schedule::Binding;
@@ -377,6 +378,15 @@ impl Rests {
 
 /// What is asked of it beside the gate.
 impl Pool {
+    /// A transaction or a connection has shown how the site takes mail.
+    pub(crate) fn learn(&mut self, id: SiteId, sign: Sign, now: Mono) {
+        let site = self.site_mut(id);
+        if site.limits.pace.decrease_percent > 0 {
+            let limits = Rc::clone(&site.limits);
+            site.adapt.learn(sign, &limits.pace, now);
+        }
+    }
+
     /// Whether `source` rests at the site.
     pub(crate) fn is_source_resting(&self, id: SiteId, source: IpAddr, now: Mono) -> bool {
         let rests = self.site(id).rests.as_deref();

@@ -11,6 +11,7 @@ use super::limits::{Limits, Used};
 use super::rests::Rests;
 use crate::clock::{Mono, Now};
 use crate::dns::{Target, Targets};
+use crate::policy::adapt::{Adapt, PaceView};
 use crate::schedule::destination::DestinationId;
 use crate::smtp::reply::Reply;
 
@@ -99,6 +100,8 @@ pub(crate) struct Site {
     pub(super) lent_since: Option<Mono>,
     /// What reply rules take from them; few sites have any.
     pub(super) rests: Option<Box<Rests>>,
+    /// How fast it takes mail, as was found by trying.
+    pub(super) adapt: Adapt,
     /// From the newest lookup.
     pub(super) targets: Vec<Target>,
     /// Addresses passed over until a time.
@@ -141,6 +144,7 @@ impl Site {
             is_lease_due: false,
             lent_since: None,
             rests: None,
+            adapt: Adapt::default(),
             targets: targets.to_vec(),
             cooling: Vec::new(),
             idle: Vec::new(),
@@ -168,6 +172,11 @@ impl Site {
     /// The policy's provider.
     pub(crate) fn provider(&self) -> Option<&str> {
         self.key.provider()
+    }
+
+    /// Its pace, if it has one.
+    pub(crate) fn pace(&self) -> Option<PaceView> {
+        self.adapt.view()
     }
 
     /// Connections, opening and quitting ones too.

@@ -17,6 +17,7 @@ fn limits(sessions_max: u32) -> LimitsTable {
     ];
     LimitsTable::new(
         (30_000, 60_000),
+        1,
         &Policy::new(default, Vec::new(), Vec::new()),
     )
 }

@@ -56,6 +56,15 @@ pub enum Binding {
         /// Seconds until then.
         opens_in_s: u64,
     },
+    /// The site has shown to take mail no faster.
+    Paced {
+        /// So many messages a minute.
+        per_min: u64,
+        /// Seconds since it first refused some.
+        paced_for_s: u64,
+        /// Milliseconds until the next may go.
+        next_in_ms: u64,
+    },
     /// A reply rule has the site rest.
     RuleRest {
         /// File and line of the rule.
@@ -167,7 +176,7 @@ impl fmt::Display for Binding {
                 let at = at.map_or_else(|_| "never".to_owned(), |at| at.to_string());
                 write!(f, "delivery window closed, opens in {opens_in_s} s: {at}")
             }
-            Self::RuleRest { .. } | Self::RuleSlow { .. } => self.fmt_rule(f),
+            Self::Paced { .. } | Self::RuleRest { .. } | Self::RuleSlow { .. } => self.fmt_rule(f),
             Self::Connecting => f.write_str("connecting"),
             Self::Retry {
                 attempts,
@@ -205,6 +214,14 @@ impl fmt::Display for Binding {
 impl Binding {
     fn fmt_rule(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Paced {
+                per_min,
+                paced_for_s,
+                next_in_ms,
+            } => write!(
+                f,
+                "adaptive pace of {per_min} a minute, for {paced_for_s} s now: the next in {next_in_ms} ms"
+            ),
             Self::RuleRest {
                 rule,
                 reply,
@@ -267,6 +284,9 @@ impl Binding {
             }
             Self::RateMax { .. } => "its time; a higher rate: see hikyaku policy explain",
             Self::Window { .. } => "its opening; another window: see hikyaku policy explain",
+            Self::Paced { .. } => {
+                "its time; the pace rises while mail is taken; adaptive_floor, see hikyaku policy explain"
+            }
             Self::RuleRest { .. } => {
                 "the end of the rest; at once: hikyaku retry; another rest: a rule of your own, see hikyaku policy reply"
             }

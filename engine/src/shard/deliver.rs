@@ -44,8 +44,8 @@ fn source_address(ours: &[IpAddr], target: IpAddr, turn: usize) -> Option<IpAddr
 }
 
 /// What the settings allow.
-pub(super) fn limits(settings: &Settings) -> LimitsTable {
-    LimitsTable::new(settings.site_backoff_ms, &settings.policy)
+pub(super) fn limits(settings: &Settings, shards: u16) -> LimitsTable {
+    LimitsTable::new(settings.site_backoff_ms, shards, &settings.policy)
 }
 
 impl ShardCore {

@@ -11,6 +11,7 @@ use crate::bounce::{Evidence, Group, Reason};
 use crate::clock::Now;
 use crate::dns::Target;
 use crate::phase::Phase;
+use crate::policy::adapt::Sign;
 use crate::policy::rules::{Deed, Judgement, Step, Treat};
 use crate::pool::{Closed, ConnId, PeerInfo, SiteId, Told};
 use crate::queue::record::OutcomeKind;
@@ -18,6 +19,7 @@ use crate::schedule::destination::{DestinationId, Lookup};
 use crate::schedule::retry::{RetryClass, asked_wait_ms};
 use crate::smtp::client::{RecipientOutcome, RecipientResult};
 use crate::smtp::reply::Reply;
+use crate::status::EnhancedStatus;
 
 /// Wait of a message that may go out another way, milliseconds.
 const OTHER_WAY_MS: u64 = 1000;
@@ -105,6 +107,29 @@ fn again(judgement: &Judgement<'_>, reply: &Reply) -> Again {
     wished.unwrap_or_else(|| Again::Scheduled(class_of(judgement.reason)))
 }
 
+/// Whether a temporary failure says that the site has too much of our mail, or may have.
+fn is_congestion(judgement: &Judgement<'_>, reply: &Reply) -> bool {
+    let is_else = |step: &Step| {
+        matches!(
+            step.deed,
+            Deed::Normal | Deed::Greylisted | Deed::FewerRecipients { .. }
+        )
+    };
+    if judgement.steps.iter().any(is_else) {
+        return false;
+    }
+    match judgement.reason {
+        Reason::RateLimited
+        | Reason::BadReputation
+        | Reason::Blocked
+        | Reason::NetworkError
+        | Reason::SystemError
+        | Reason::Expired => true,
+        Reason::Unknown => reply.code.get() == 421,
+        _ => false,
+    }
+}
+
 /// What kind of failure a reason is, for the schedule.
 pub(super) const fn class_of(reason: Reason) -> RetryClass {
     match reason.group() {
@@ -190,6 +215,21 @@ impl ShardCore {
         }
         if told.is_some() {
             self.pool.told(conn);
+        }
+        let is_trouble = told.is_some_and(|(result, judgement)| {
+            result.outcome != RecipientOutcome::Failed && is_congestion(&judgement, &result.reply)
+        });
+        let is_taken = settled.iter().any(|one| one.kind == OutcomeKind::Delivered);
+        if let Lookup::Site { site, .. } = self.mail.destination(delivery.destination).lookup
+            && (is_trouble || is_taken)
+        {
+            let took_ms = now.mono.ms_since(delivery.started.mono);
+            let sign = if is_trouble {
+                Sign::Trouble
+            } else {
+                Sign::Taken(took_ms)
+            };
+            self.pool.learn(site, sign, now.mono);
         }
         (settled, when.unwrap_or(Again::USUAL))
     }
@@ -282,6 +322,11 @@ impl ShardCore {
             policy_provider: site.provider(),
         };
         let judgement = settings.rules.judge(&evidence);
+        let said_421 = Reply::synthetic(421, EnhancedStatus::new(4, 4, 2), "");
+        let reply = cause.reply.as_ref().unwrap_or(&said_421);
+        if reply.code.is_transient() && is_congestion(&judgement, reply) {
+            self.pool.learn(closed.site, Sign::Trouble, now.mono);
+        }
         let Some(rule) = judgement.rule.filter(|_| !judgement.steps.is_empty()) else {
             return;
         };

@@ -235,7 +235,7 @@ impl ShardCore {
             mail: Mail::new(now),
             content: content::Content::new(settings.content_bytes_max),
             names: lookup::Names::new(&settings),
-            pool: Pool::new(deliver::limits(&settings), me, shards),
+            pool: Pool::new(deliver::limits(&settings, shards), me, shards),
             windows: window::Windows::new(&settings.policy),
             deliveries: HashMap::new(),
             last_token: TransactionToken::default(),
@@ -342,7 +342,7 @@ impl ShardCore {
     /// New settings from the configuration; lookups are made anew where routes changed.
     pub fn reload(&mut self, settings: Rc<Settings>) {
         self.settings = settings;
-        let limits = deliver::limits(&self.settings);
+        let limits = deliver::limits(&self.settings, self.shards);
         self.pool.set_limits(limits);
         self.store.log.reload(&self.settings);
         let (ttl_s_max, negative_ttl_s_max) = self.settings.dns_ttl_s_max;

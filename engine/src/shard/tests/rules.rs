@@ -316,6 +316,49 @@ fn greylisted_mail_comes_back_when_the_receiver_says() {
 }
 
 #[test]
+fn site_with_a_pace_is_sent_what_it_has_shown_to_take() {
+    let text = "[[provider]]\nname = \"p\"\ndomains = \"d.example\"\nadaptive_decrease_percent = 50\n\
+        adaptive_floor = 12\n";
+    let rows = crate::policy::Row::parse_file("policy.toml", text).unwrap();
+    let policy = Arc::new(crate::policy::Policy::new(Vec::new(), Vec::new(), rows));
+    let mut relay = Relay::with(|settings| settings.policy = policy);
+    relay.accept_many(20, "d.example");
+    assert_eq!(relay.delivered, 20);
+    // What says nothing of too much mail is no reason to be slower.
+    relay.peers_say(Phase::Rcpt, 452, "4.2.2 mailbox full");
+    relay.accept("d.example");
+    relay.peers_take();
+    relay.accept_many(20, "d.example");
+    assert_eq!(relay.delivered, 40);
+
+    relay.after_s(30);
+    relay.peers_say(Phase::Mail, 421, "4.7.0 too many messages from you");
+    relay.accept("d.example");
+    relay.peers_take();
+    relay.accept_many(100, "d.example");
+    let binding = relay.binding("d.example");
+    assert!(
+        matches!(binding, Some(Binding::Paced { per_min: 12, .. })),
+        "{binding:?}"
+    );
+    let before = relay.delivered;
+    relay.after_s(20);
+    assert!(
+        (3..=6).contains(&(relay.delivered - before)),
+        "{}",
+        relay.delivered - before
+    );
+    // It rises while mail is taken.
+    relay.after_s(400);
+    assert_eq!(relay.core.status().queued, 0);
+    relay.accept_many(50, "other.example");
+    assert!(
+        relay.binding("other.example").is_none(),
+        "it is the site's own"
+    );
+}
+
+#[test]
 fn failures_of_a_class_have_the_schedule_that_the_policy_gives_them() {
     let text = "[[domain]]\ndomain = \"d.example\"\nretry_schedule_mailbox = \"2h\"\n";
     let rows = crate::policy::Row::parse_file("policy.toml", text).unwrap();
