@@ -4,11 +4,14 @@
 //! - [`fleet`] is many MX hosts that misbehave on request and count every message they get;
 //! - [`dns`] answers for their domains;
 //! - [`daemon`] starts, measures, kills and stops `hikyakud`;
+//! - [`adapt`] tries the engine's adaptive pace in simulated time;
 //! - [`run`] puts them together: demo, bench, peers, crash, queue of a million.
 //!
 //! A message carries its id, so "received = accepted" is checked message by message, see
-//! [`message`]. Nothing here knows how the relay works inside: only its public ports and files.
+//! [`message`]. But for [`adapt`], nothing here knows how the relay works inside: only its public ports
+//! and files.
 
+pub mod adapt;
 pub mod daemon;
 pub mod dns;
 pub mod domains;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use hikyaku_bench::{dns, fleet, inject, results, run};
+use hikyaku_bench::{adapt, dns, fleet, inject, results, run};
 
 /// Load, fake far ends and reports for the Hikyaku mail relay.
 #[derive(Debug, Parser)]
@@ -24,6 +24,7 @@ enum Command {
     Crash(run::crash::CrashArgs),
     QueueMillion(run::queue_million::QueueMillionArgs),
     Chart(results::ChartArgs),
+    Adapt(adapt::AdaptArgs),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Crash(args) => run::crash::run(&args),
         Command::QueueMillion(args) => run::queue_million::run(&args),
         Command::Chart(args) => results::chart(&args),
+        Command::Adapt(args) => adapt::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -72,6 +72,8 @@ pub struct DestinationView {
     pub connections: u64,
     /// What holds the ready mail back, or would if there were any.
     pub binding: Option<Binding>,
+    /// The pace that its site has shown to take, messages a minute; 0: none.
+    pub pace_per_min: u64,
     /// Who said what when the deferred mail was deferred last; empty if none is, or since the start.
     pub last_reply: Box<str>,
 }
@@ -156,6 +158,9 @@ impl ShardCore {
             suspended: u64::from(destination.suspended_len()),
             connections: site.map_or(0, |site| u64::from(site.conns())),
             binding: self.binding(destination, now),
+            pace_per_min: site
+                .and_then(|site| site.pace())
+                .map_or(0, |pace| pace.per_h.div_ceil(60)),
             last_reply: match destination.deferred_len() {
                 0 => Box::default(),
                 _ => destination.last_reply.as_str().into(),

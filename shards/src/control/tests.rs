@@ -126,6 +126,7 @@ impl Daemon for FakeDaemon {
                     suspended: 0,
                     connections: 2,
                     binding: Some(Binding::SessionsMax { sessions: 2 }),
+                    pace_per_min: 0,
                     last_reply: "mx.example.com said: 450 4.2.0 later".into(),
                 }])
             }
@@ -382,7 +383,7 @@ fn why_tells_of_a_domain_or_a_message() {
     let (status, body) = bench.get("/api/v1/why?domain=Example.com");
     assert_eq!(status, 200);
     assert!(body.starts_with(
-        "domain\tsite\tready\tdeferred\tbusy\tconnections\tbinding\tlast_reply\tunbound_by\n"
+        "domain\tsite\tready\tdeferred\tbusy\tconnections\tbinding\tlast_reply\tunbound_by\tpace_per_min\n"
     ));
     assert!(body.contains("\ta transaction that ends; "), "{body}");
     assert_eq!(body.lines().count(), 3);

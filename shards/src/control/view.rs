@@ -196,7 +196,7 @@ pub(super) fn counters(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
     })
 }
 
-const DESTINATION_COLUMNS: [&str; 10] = [
+const DESTINATION_COLUMNS: [&str; 11] = [
     "domain",
     "site",
     "ready",
@@ -207,6 +207,7 @@ const DESTINATION_COLUMNS: [&str; 10] = [
     "last_reply",
     "unbound_by",
     "suspended",
+    "pace_per_min",
 ];
 
 /// What a destination's mail waits for, in words; what binds ready mail says nothing of the rest.
@@ -238,6 +239,7 @@ fn destination_table(rows: Vec<DestinationView>) -> Table {
             String::from(row.last_reply).into(),
             row.binding.as_ref().map_or("", Binding::unbound_by).into(),
             row.suspended.into(),
+            row.pace_per_min.into(),
         ]);
     }
     table
