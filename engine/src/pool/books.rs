@@ -176,11 +176,11 @@ impl Pool {
         &mut self,
         id: ConnId,
         is_answered: bool,
-    ) -> Option<(Option<Rc<PeerInfo>>, Target)> {
+    ) -> Option<(SiteId, Option<Rc<PeerInfo>>, Target)> {
         let conn = self.conns.get_mut(id)?;
         conn.less_in_flight();
         conn.answered += u32::from(is_answered);
-        let whom = (conn.peer.clone(), conn.target.clone());
+        let whom = (conn.site, conn.peer.clone(), conn.target.clone());
         if conn.answered == 1 {
             let site = conn.site;
             let site = self.site_mut(site);

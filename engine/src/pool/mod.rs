@@ -93,10 +93,10 @@ impl Pool {
         for site in &mut self.sites {
             let new = limits.of(site.key.provider());
             site.used.forget_changed(&site.limits, new);
-            site.limits = Rc::clone(new);
-            if new.pace.decrease_percent == 0 {
+            if new.pace != site.limits.pace {
                 site.adapt = Adapt::default();
             }
+            site.limits = Rc::clone(new);
             if let Some(rests) = &mut site.rests {
                 rests.renumber();
             }
@@ -162,6 +162,13 @@ impl Pool {
             let books = (site.conns, site.opening, site.quitting, site.idle.len());
             assert_eq!(books, seen, "connections to {}", site.name());
             assert!(site.is_tended || !site.needs_tending(), "{}", site.name());
+            let floor_per_h = site.limits.pace.floor_per_h;
+            let pace = site.adapt.view().map(|pace| pace.per_h);
+            assert!(
+                pace.is_none_or(|pace| pace >= floor_per_h),
+                "{}: {pace:?}",
+                site.name()
+            );
             let is_marked = self
                 .marked
                 .iter()

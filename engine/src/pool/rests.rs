@@ -387,6 +387,12 @@ impl Pool {
         }
     }
 
+    /// Whether a rule has the site rest.
+    pub(crate) fn is_resting(&self, id: SiteId, now: Mono) -> bool {
+        let rests = self.site(id).rests.as_deref();
+        rests.is_some_and(|rests| rests.rest(now).is_some())
+    }
+
     /// Whether `source` rests at the site.
     pub(crate) fn is_source_resting(&self, id: SiteId, source: IpAddr, now: Mono) -> bool {
         let rests = self.site(id).rests.as_deref();

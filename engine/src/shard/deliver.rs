@@ -201,8 +201,11 @@ impl ShardCore {
     pub(super) fn loaded(&mut self, conn: ConnId, entry: EntryId, held: Held, now: Now) {
         let destination = self.mail.get(entry).destination;
         match self.pool.loaded(conn) {
-            // Its window closed meanwhile.
-            Some(_) if self.is_closed(destination, now) => {
+            // Its window closed meanwhile, or a rule has the site rest.
+            Some(permit)
+                if self.is_closed(destination, now)
+                    || self.pool.is_resting(permit.site(), now.mono) =>
+            {
                 self.make_ready(entry, now);
                 self.assign(conn, now);
             }
@@ -275,7 +278,8 @@ impl ShardCore {
             return;
         };
         let whom = self.pool.finished(id, results.iter().any(is_answer));
-        let context = whom.map_or_else(Context::default, |(peer, target)| Context {
+        let context = whom.map_or_else(Context::default, |(site, peer, target)| Context {
+            site: Some(site),
             peer,
             target: Some(target),
         });

@@ -58,6 +58,7 @@ impl Again {
 /// The connection an outcome came over.
 #[derive(Debug, Default)]
 pub(super) struct Context {
+    pub(super) site: Option<SiteId>,
     pub(super) peer: Option<Rc<PeerInfo>>,
     pub(super) target: Option<Target>,
 }
@@ -220,7 +221,7 @@ impl ShardCore {
             result.outcome != RecipientOutcome::Failed && is_congestion(&judgement, &result.reply)
         });
         let is_taken = settled.iter().any(|one| one.kind == OutcomeKind::Delivered);
-        if let Lookup::Site { site, .. } = self.mail.destination(delivery.destination).lookup
+        if let Some(site) = context.site
             && (is_trouble || is_taken)
         {
             let took_ms = now.mono.ms_since(delivery.started.mono);
@@ -266,10 +267,9 @@ impl ShardCore {
         context: &Context,
         now: Now,
     ) -> bool {
-        let Lookup::Site { site, .. } = self.mail.destination(delivery.destination).lookup else {
-            return false;
-        };
-        let (Some(rule), Some(target)) = (judgement.rule, &context.target) else {
+        let (Some(rule), Some(target), Some(site)) =
+            (judgement.rule, &context.target, context.site)
+        else {
             return false;
         };
         if judgement.steps.is_empty() {

@@ -122,7 +122,11 @@ impl ShardCore {
             Unconnected::NoConnection { target, .. } => target,
             _ => None,
         };
-        let context = Context { peer: None, target };
+        let context = Context {
+            site: None,
+            peer: None,
+            target,
+        };
         self.log_outcomes(&delivery, &settled, &context, now);
         self.note_reply(destination, &settled, &context);
         let again = settled.first().and_then(|one| one.reason).map(class_of);

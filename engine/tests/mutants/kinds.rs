@@ -95,6 +95,22 @@ pub(crate) const KINDS: &[Kind] = &[
         )],
     ),
     kind(
+        "a rest that a rule asks for not kept",
+        &[at(
+            "pool/gate.rs",
+            "if let Some(rest) = rests.rest(at.now.mono) {",
+            "if let Some(rest) = rests.rest(at.now.mono).filter(|_| !PLANTED) {",
+        )],
+    ),
+    kind(
+        "a pace below its floor",
+        &[at(
+            "policy/adapt.rs",
+            "let per_h = kept.max(bounds.floor_per_h).max(1);",
+            "let per_h = if PLANTED { kept.max(1) } else { kept.max(bounds.floor_per_h).max(1) };",
+        )],
+    ),
+    kind(
         "an outcome dropped now and then",
         &[at(
             "shard/records.rs",

@@ -76,6 +76,7 @@ impl World {
                     token,
                     results,
                 };
+                self.note_rests(shard, conn, &finished);
                 if broken {
                     return self.break_off(shard, conn, finished);
                 }
@@ -370,6 +371,7 @@ impl World {
                         conn,
                         Conn {
                             offered: true,
+                            host: Some(target.address.ip()),
                             ..Conn::default()
                         },
                     );

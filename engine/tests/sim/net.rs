@@ -95,6 +95,46 @@ pub(crate) fn random_plan(random: &mut Random) -> &'static str {
     ][random.below(9) as usize]
 }
 
+/// What peers say that the operator's rules of the simulation are about.
+pub(crate) const RULED: [&str; 8] = [
+    REST,
+    "sim slow",
+    "sim source",
+    "sim fewer",
+    "sim next",
+    "sim sessions",
+    "sim greylisted",
+    "sim taken for later",
+];
+/// What has a site rest.
+pub(crate) const REST: &str = "sim rest";
+/// For how long, seconds.
+pub(crate) const REST_S: u64 = 5;
+
+/// Those rules.
+pub(crate) fn own_rules() -> String {
+    let actions = [
+        &format!("rest-site {REST_S}s"),
+        "slow 60/1m 10s",
+        "rest-source 3s",
+        "fewer-recipients 20s, fewer-messages 20s, retry 2s",
+        "next-mx",
+        "sessions 1 20s, rest-site 1s after 3/10s",
+        "greylisted",
+        "deferred, other-source 2s",
+    ];
+    let rows = RULED.iter().zip(actions);
+    rows.map(|(words, action)| format!("rate-limited\t-\t-\t-\t{words}\t{words}\tsim\t{action}\n"))
+        .collect()
+}
+
+/// The first host of the site that an address is of.
+pub(crate) fn site_of(ip: IpAddr) -> Option<u8> {
+    let hosts = DOMAINS.iter().map(|(_, _, hosts)| *hosts);
+    let mut with = hosts.filter(|hosts| hosts.iter().any(|host| address_of(*host) == ip));
+    with.next().and_then(|hosts| hosts.first().copied())
+}
+
 fn address_of(host: u8) -> IpAddr {
     IpAddr::from([10, 0, 0, host])
 }

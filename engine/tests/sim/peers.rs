@@ -9,7 +9,7 @@ use super::actions::MS;
 use super::ledger::Checked;
 use super::net;
 use super::process::Moment;
-use super::world::World;
+use super::world::{SECOND_US, World};
 
 fn recipients(transaction: &OutboundTransaction) -> Vec<Box<str>> {
     transaction.forward_paths().map(Into::into).collect()
@@ -26,7 +26,14 @@ impl World {
         let mail = (self.ledger).started(shard as u16, &transaction.content, &recipients)?;
         self.trace(|_| format!("shard {shard}: send mail {mail} to {recipients:?}"));
         self.is_within_window(&recipients)?;
-        let early = self.random.below(2) == 0;
+        let (early, now_us) = (self.random.below(2) == 0, self.now_us);
+        let here = self.shard(shard);
+        let host = here.conns.get(&conn).and_then(|connection| connection.host);
+        let site = host.and_then(net::site_of);
+        let rests_until_us = site.and_then(|site| here.resting.get(&site).copied());
+        if rests_until_us.is_some_and(|until_us| now_us < until_us) && !here.lifts {
+            return Err(format!("mail {mail} is begun at a site that rests"));
+        }
         let Some(connection) = self.shard(shard).conns.get_mut(&conn) else {
             return Err(format!("mail {mail} is given to a connection that is gone"));
         };
@@ -91,6 +98,8 @@ impl World {
         let reset = self.strikes(self.faults.reset);
         let reply_lost = !reset && self.strikes(self.faults.reply_lost);
         let put_off = self.strikes(self.faults.whole_4xx);
+        let ruled = self.strikes(self.faults.ruled);
+        let words = net::RULED[self.random.below(net::RULED.len() as u64) as usize];
         let mut results = Vec::with_capacity(recipients.len());
         for recipient in &recipients {
             if reset {
@@ -100,6 +109,10 @@ impl World {
             let tries = self.ledger.tries(mail, recipient);
             let mut result = net::verdict(recipient, tries);
             match result.outcome {
+                RecipientOutcome::Delivered if ruled => {
+                    let (outcome, phase) = (RecipientOutcome::Deferred, Phase::Mail);
+                    result = net::result(outcome, phase, 451, (4, 7, 1), words);
+                }
                 RecipientOutcome::Delivered if put_off => {
                     let (outcome, phase) = (RecipientOutcome::Deferred, Phase::EndOfData);
                     result = net::result(outcome, phase, 451, (4, 3, 0), "cannot take it now");
@@ -136,6 +149,24 @@ impl World {
             },
         );
         Ok(())
+    }
+
+    /// What a peer said may have its site rest, as the operator's rules say.
+    pub(crate) fn note_rests(&mut self, shard: usize, conn: ConnId, finished: &Event) {
+        let Event::Finished { results, .. } = finished else {
+            return;
+        };
+        let until_us = self.now_us + net::REST_S * SECOND_US;
+        let here = self.shard(shard);
+        let host = here.conns.get(&conn).and_then(|connection| connection.host);
+        let is_rest = results
+            .iter()
+            .any(|result| &*result.reply.text == net::REST);
+        if let Some(site) = host.and_then(net::site_of)
+            && is_rest
+        {
+            here.resting.insert(site, until_us);
+        }
     }
 
     /// The connection is lost: the transaction under way has its result, those behind come back.

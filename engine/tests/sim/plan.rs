@@ -29,6 +29,8 @@ pub(crate) struct Faults {
     pub(crate) reset: u64,
     pub(crate) reply_lost: u64,
     pub(crate) whole_4xx: u64,
+    /// A reply that the operator's rules are about.
+    pub(crate) ruled: u64,
     pub(crate) dns: u64,
     /// The resolver never answers.
     pub(crate) dns_lost: u64,
@@ -42,7 +44,9 @@ pub(crate) struct Faults {
 
 pub(crate) fn rules() -> Arc<ReplyRules> {
     static BUILTIN: OnceLock<Arc<ReplyRules>> = OnceLock::new();
-    Arc::clone(BUILTIN.get_or_init(|| Arc::new(ReplyRules::builtin())))
+    Arc::clone(BUILTIN.get_or_init(|| {
+        Arc::new(ReplyRules::with_overrides("sim", &net::own_rules(), &[]).unwrap())
+    }))
 }
 
 /// Minutes of each hour in which mail for [`net::WINDOW_DOMAINS`] may begin: it waits for an opening, or several,
@@ -55,6 +59,10 @@ pub(crate) fn open_minutes(random: &mut Random) -> Range<u64> {
     from..from + 5 + random.below(15)
 }
 
+/// Every other world finds a pace for each site.
+const PACE: &str = "[[provider]]\nname = \"all\"\ndomains = [\"*\"]\n\
+     adaptive_decrease_percent = 50\nadaptive_floor = 30\n";
+
 fn policy(random: &mut Random, open: &Range<u64>) -> Arc<Policy> {
     let steps = [2000, 10_000, 30_000, 60_000, 300_000];
     let default = vec![
@@ -66,25 +74,27 @@ fn policy(random: &mut Random, open: &Range<u64>) -> Arc<Policy> {
         (Key::RetryJitterPercent, Value::Count(20)),
         (Key::ExpireAfter, Value::Duration(EXPIRE_AFTER_MS)),
     ];
-    let mut rows = window_rows(open);
-    rows.extend(Row::parse_file("sim", POLICY).unwrap());
+    let mut text = POLICY.to_owned();
+    if random.below(2) == 0 {
+        text += PACE;
+    }
+    if *open != (0..60) {
+        text += &windows(open);
+    }
+    let rows = Row::parse_file("sim", &text).unwrap();
     Arc::new(Policy::new(default, Vec::new(), rows))
 }
 
-fn window_rows(minutes: &Range<u64>) -> Vec<Row> {
-    if *minutes == (0..60) {
-        return Vec::new();
-    }
+fn windows(minutes: &Range<u64>) -> String {
     let Range { start, end } = minutes;
     let spans: Vec<String> = (0..24)
         .map(|hour| format!("\"{hour:02}:{start:02}-{hour:02}:{end:02}\""))
         .collect();
-    let text = format!(
+    format!(
         "[[domain]]\ndomain = {:?}\nwindow_spread = \"30s\"\nwindow = [{}]\n",
         net::WINDOW_DOMAINS,
         spans.join(", ")
-    );
-    Row::parse_file("sim", &text).unwrap()
+    )
 }
 
 pub(crate) fn settings(random: &mut Random, open_minutes: &Range<u64>) -> Settings {
@@ -141,6 +151,7 @@ pub(crate) fn faults(random: &mut Random) -> Faults {
         reset: some(100),
         reply_lost: some(100),
         whole_4xx: some(100),
+        ruled: some(200),
         dns: some(200),
         dns_lost: some(100),
         lease: some(300),
@@ -211,6 +222,7 @@ impl World {
             return Ok(());
         };
         for shard in &mut process.shards {
+            shard.lifts |= which != 0;
             match which {
                 0 => shard.core.reload(Rc::clone(&settings)),
                 1 => shard.core.retry(None),

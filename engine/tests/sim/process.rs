@@ -1,6 +1,7 @@
 //! A running daemon: cores, and what they have asked for and not got yet. Gone at a power cut.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
 
 use engine::ids::{HandoverId, SegmentId, SessionTicket};
 use engine::pool::ConnId;
@@ -102,6 +103,7 @@ pub(crate) struct Reading {
 pub(crate) struct Conn {
     pub(crate) waiting: VecDeque<OutboundTransaction>,
     pub(crate) offered: bool,
+    pub(crate) host: Option<IpAddr>,
 }
 
 /// Another shard's folder being taken over.
@@ -119,6 +121,10 @@ pub(crate) struct Shard {
     pub(crate) gone: VecDeque<u16>,
     pub(crate) adopting: Option<Adopting>,
     pub(crate) last_event_us: u64,
+    /// Until when a rule has a site rest, by the site's first host.
+    pub(crate) resting: BTreeMap<u8, u64>,
+    /// An operator may lift rests at any later time.
+    pub(crate) lifts: bool,
 }
 
 pub(crate) struct Process {

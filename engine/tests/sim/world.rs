@@ -581,6 +581,8 @@ impl World {
             gone: gone.iter().filter(adopts).copied().collect(),
             adopting: None,
             last_event_us: self.now_us,
+            resting: BTreeMap::new(),
+            lifts: false,
         }
     }
 
