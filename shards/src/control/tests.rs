@@ -383,7 +383,7 @@ fn why_tells_of_a_domain_or_a_message() {
     let (status, body) = bench.get("/api/v1/why?domain=Example.com");
     assert_eq!(status, 200);
     assert!(body.starts_with(
-        "domain\tsite\tready\tdeferred\tbusy\tconnections\tbinding\tlast_reply\tunbound_by\tpace_per_min\n"
+        "domain\tsite\tready\tdeferred\tbusy\tconnections\tbinding\tlast_reply\tunbound_by\tsuspended\tpace_per_min\n"
     ));
     assert!(body.contains("\ta transaction that ends; "), "{body}");
     assert_eq!(body.lines().count(), 3);
