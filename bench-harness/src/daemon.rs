@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::failure::{Context, Failure};
@@ -503,14 +504,30 @@ pub fn greets(address: SocketAddr) -> bool {
     greeted
 }
 
-/// A loopback address with a port that is free now.
+/// Ports below those that systems give to outgoing connections, so many for each process in turn.
+const PORTS: std::ops::Range<u32> = 10_000..32_000;
+const PORTS_OF_A_PROCESS: u32 = 10;
+
+/// A loopback address with a port that is free now, and that no other process is given meanwhile: daemons
+/// share a port that both are told (`SO_REUSEPORT`), and take each other's clients.
 ///
 /// # Errors
 /// [`Failure::Io`] when there is none.
 pub fn free_address() -> Result<SocketAddr, Failure> {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
     let what = || "no free port on 127.0.0.1".to_owned();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context(what)?;
-    listener.local_addr().context(what)
+    let ports = PORTS.end - PORTS.start;
+    let first = std::process::id() % (ports / PORTS_OF_A_PROCESS) * PORTS_OF_A_PROCESS;
+    let mut last = None;
+    for _ in 0..ports {
+        let n = (first + GIVEN.fetch_add(1, Ordering::Relaxed)) % ports;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, (PORTS.start + n) as u16));
+        match TcpListener::bind(address) {
+            Ok(_) => return Ok(address),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into())).context(what)
 }
 
 /// Undoes chunked transfer coding.

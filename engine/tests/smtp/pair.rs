@@ -277,7 +277,7 @@ proptest! {
         for (token, results) in &pipelined.0 {
             let sent = &work[token.0 as usize];
             prop_assert_eq!(results.len(), sent.recipients.len());
-            let passed: Vec<String> = sent.recipients.iter().zip(results)
+            let passed: Vec<String> = sent.forward_paths().zip(results)
                 .filter(|(_, (_, code))| !matches!(code, 550 | 452) || *code == 452 && answers.contains(&Acceptance::InsufficientStorage))
                 .map(|(recipient, _)| recipient.to_string())
                 .collect();
