@@ -38,4 +38,14 @@ impl ShardCore {
         let marked = destinations.filter(|destination| destination.in_round);
         assert_eq!(marked.count(), in_rounds, "destinations in rounds");
     }
+
+    /// Whether outcomes could not be noted now: then no delivery may begin.
+    pub const fn is_writing_failing(&self) -> bool {
+        self.store.queue.is_failing()
+    }
+
+    /// How many entries wait to be durable at every shard that owns a recipient. Looked at in full, too.
+    pub fn storing_len(&self) -> usize {
+        self.mail.storing_len()
+    }
 }

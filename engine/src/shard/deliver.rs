@@ -201,9 +201,10 @@ impl ShardCore {
     pub(super) fn loaded(&mut self, conn: ConnId, entry: EntryId, held: Held, now: Now) {
         let destination = self.mail.get(entry).destination;
         match self.pool.loaded(conn) {
-            // Its window closed meanwhile, or a rule has the site rest.
+            // Outcomes cannot be noted, its window closed meanwhile, or a rule has the site rest.
             Some(permit)
-                if self.is_closed(destination, now)
+                if self.is_stalled()
+                    || self.is_closed(destination, now)
                     || self.pool.is_resting(permit.site(), now.mono) =>
             {
                 self.make_ready(entry, now);

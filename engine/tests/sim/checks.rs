@@ -15,6 +15,19 @@ use super::ledger::{self, Checked};
 use super::world::{World, random_key};
 
 impl World {
+    /// It has long been calm: nothing waits for the word of another shard any more. A start would set it
+    /// free, and hide that the word never came.
+    pub(crate) fn nothing_is_forgotten(&self) -> Checked {
+        for shard in self.process.iter().flat_map(|process| &process.shards) {
+            let storing = shard.core.storing_len();
+            if storing > 0 {
+                let me = shard.core.status().shard.0;
+                return Err(format!("at shard {me} {storing} are still being stored"));
+            }
+        }
+        Ok(())
+    }
+
     /// Nothing is queued, and as many are counted as have a durable outcome, over all starts: in total, by
     /// domain, by group.
     pub(crate) fn check_counters(&self) -> Checked {

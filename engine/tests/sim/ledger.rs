@@ -39,7 +39,8 @@ pub(crate) struct Ages {
 impl Ages {
     /// The age of mail that was dated so, milliseconds.
     fn of(&self, dated_ms: i64) -> u64 {
-        let is_new = dated_ms + 60_000 >= self.begun_ms;
+        let is_to_come = dated_ms > self.new_ms + 60_000;
+        let is_new = dated_ms + 60_000 >= self.begun_ms && !is_to_come;
         let now_ms = if is_new { self.new_ms } else { self.earlier_ms };
         // Milliseconds are rounded at either end.
         (now_ms - dated_ms + 1).max(0).cast_unsigned()

@@ -22,6 +22,11 @@ impl World {
         conn: ConnId,
         transaction: OutboundTransaction,
     ) -> Checked {
+        if self.shard(shard).core.is_writing_failing() {
+            return Err(format!(
+                "shard {shard} begins a delivery while it cannot note outcomes"
+            ));
+        }
         let recipients = recipients(&transaction);
         let mail = (self.ledger).started(shard as u16, &transaction.content, &recipients)?;
         self.trace(|_| format!("shard {shard}: send mail {mail} to {recipients:?}"));

@@ -44,6 +44,15 @@ impl Mail {
         self.assert_levels(&live, counters);
     }
 
+    /// How many entries wait to be durable everywhere.
+    pub(crate) fn storing_len(&self) -> usize {
+        let live = self.live();
+        let storing = live
+            .iter()
+            .filter(|id| self.get(**id).state == State::Storing);
+        storing.count()
+    }
+
     fn live(&self) -> Vec<EntryId> {
         let (live, rest) = self.index.sweep(0, usize::MAX);
         assert_eq!(rest, None);
