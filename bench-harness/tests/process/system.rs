@@ -174,7 +174,6 @@ fn a_fit_host_has_no_bad_line_and_tells_of_everything() {
         "locked memory",
         "open files",
         "cores",
-        "sessions",
         "clock",
         "data directory",
         "in use",
@@ -198,21 +197,6 @@ fn a_fit_host_has_no_bad_line_and_tells_of_everything() {
         });
         assert_eq!(lines.count(), 1, "{about}: {said}");
     }
-}
-
-#[test]
-fn fewer_sessions_than_shards() {
-    let Some(ground) = ground() else { return };
-    ground.rewrite("shards = 1", "shards = 4");
-    ground.rewrite("[delivery]\n", "[delivery]\nsessions_max = 3\n");
-    let said = both(&ground.run("", &["--check", "--system"]));
-    let told = said
-        .lines()
-        .find(|line| line.starts_with("warning  sessions"));
-    has(
-        &["sessions_max is 3", "4 shards", "lower server.shards"],
-        told.unwrap_or(&said),
-    );
 }
 
 #[test]

@@ -4,8 +4,6 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use engine::policy::{Key, Value};
-
 use super::{Said, Subject, bad, good, warning};
 use crate::descriptors::{self, Descriptors};
 use crate::preflight;
@@ -115,28 +113,6 @@ pub(super) fn cores(subject: &Subject) -> Said {
         ));
     }
     good(sizes)
-}
-
-/// Sessions of a site are divided among the shards; where there is not one for each, they take turns.
-pub(super) fn sessions(subject: &Subject) -> Said {
-    let policy = engine::settings::policy(&subject.config);
-    let shards = u64::from(subject.shards);
-    let too_few = policy
-        .rows()
-        .find_map(|row| match row.value(Key::SessionsMax) {
-            Some(Value::Count(most)) if *most < shards => Some((*most, row)),
-            _ => None,
-        });
-    match too_few {
-        None => good("of every site at least one for each shard"),
-        Some((most, row)) => warning(format!(
-            "sessions_max is {most} in {} {} ({}), fewer than the {shards} shards: these take turns at \
-             such a site by the minute; raise it, or lower server.shards",
-            row.layer().name(),
-            row.name,
-            row.origin
-        )),
-    }
 }
 
 /// Memory nodes that have processors; 1 where the kernel names none.

@@ -96,13 +96,12 @@ const fn check(about: &'static str, stops_start: bool, ask: fn(&Subject) -> Said
 
 /// Every check, in the order of the answer. Those on addresses are made for each of them
 /// ([`network::listeners`]).
-const CHECKS: [Check; 19] = [
+const CHECKS: [Check; 18] = [
     check("kernel", true, host::kernel),
     check("io_uring", true, host::io_uring),
     check("locked memory", true, host::locked_memory),
     check("open files", true, host::open_files),
     check("cores", false, host::cores),
-    check("sessions", false, host::sessions),
     check("clock", false, host::clock),
     check("data directory", true, storage::data_dir),
     check("in use", true, storage::in_use),
