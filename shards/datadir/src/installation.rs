@@ -14,8 +14,8 @@
 //! that was cut short.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Read as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use engine::key_wrap::{WRAP_NONCE_BYTES, WRAPPED_KEY_BYTES, unwrap, wrap};
@@ -172,10 +172,10 @@ impl Installation {
             }
             Err(error) => return Err(KeysError::io("lock", &path)(error.into())),
         }
-        let mut writer = &file;
-        file.set_len(0)
-            .and_then(|()| writeln!(writer, "{}", std::process::id()))
-            .map_err(KeysError::io("write", &path))?;
+        // In place, and no matter if it cannot be written: it only tells who has the lock, and a full disk
+        // must not keep the daemon from starting, which is how the queue drains.
+        let pid = format!("{:<PID_BYTES$}\n", std::process::id());
+        let _ = file.write_all_at(pid.as_bytes(), 0);
         Ok(DataLock {
             _file: file,
             _directory: directory,
@@ -383,10 +383,13 @@ fn random(bytes: &mut [u8]) -> Result<(), KeysError> {
         .map_err(|error| KeysError::Source(format!("no random bytes from the system: {error}")))
 }
 
+/// A process id in the lock file, so wide that a shorter one covers what was there.
+const PID_BYTES: usize = 10;
+
 fn pid_in(file: &File) -> Option<u32> {
     let mut text = String::new();
     file.take(32).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
+    text.lines().next()?.trim().parse().ok()
 }
 
 fn read_text(path: &Path, bytes_max: usize) -> Result<String, KeysError> {
@@ -513,6 +516,25 @@ mod tests {
         assert!(installation.lock().is_err());
         drop(lock);
         installation.lock().unwrap();
+    }
+
+    #[test]
+    fn a_lock_needs_no_room_on_the_disk() {
+        let (_directory, installation) = installed();
+        drop(installation.lock().unwrap());
+        let path = installation.data_dir.join("lock");
+        let left_over = "4294967295\nof an earlier form\n";
+        fs::write(&path, left_over).unwrap();
+        let lock = installation.lock().unwrap();
+        let pid = std::process::id();
+        assert_eq!(installation.in_use_by(), Some(Some(pid)));
+        let length = fs::metadata(&path).unwrap().len();
+        assert_eq!(
+            length,
+            left_over.len() as u64,
+            "written over, not made anew"
+        );
+        drop(lock);
     }
 
     #[test]
