@@ -232,6 +232,9 @@ fn mail_is_refused_when_the_data_directory_is_gone() {
     let Some(relay) = common::Relay::start(9, |_| {}) else {
         return;
     };
+    // It greets before its start is through, which needs the directory.
+    let is_ready = common::eventually(|| relay.daemon.log_tail().contains("ready: "));
+    assert!(is_ready, "{}", relay.daemon.log_tail());
     let dir = relay.daemon.settings.data_dir();
     std::fs::rename(&dir, dir.with_extension("taken-away")).unwrap();
     let refused = common::eventually(|| {
