@@ -65,12 +65,16 @@ impl Permit {
         self.bytes
     }
 
-    /// Gives back what is above `bytes`.
-    pub fn shrink_to(&mut self, bytes: usize) {
-        if bytes < self.bytes {
-            self.give();
-            self.take(bytes);
+    /// Takes more for the same content that was read back, `whole_bytes` in all; `false` if that has to
+    /// wait. Whoever holds all there is is let through.
+    pub fn grow_to(&mut self, whole_bytes: usize) -> bool {
+        if whole_bytes <= self.bytes {
+            return true;
         }
+        self.give();
+        let fits = Ledger::fits(&self.book, whole_bytes);
+        self.take(if fits { whole_bytes } else { self.bytes });
+        fits
     }
 
     fn take(&mut self, bytes: usize) {
@@ -222,16 +226,18 @@ mod tests {
     }
 
     #[test]
-    fn a_permit_that_shrinks_is_counted_in_its_share() {
+    fn a_permit_that_grows_is_counted_in_its_share() {
         let ledger = Ledger::new(4 * MIB);
-        let mut one = ledger.read_back(MIB).unwrap();
+        let mut one = ledger.read_back(SMALL_BYTES_MAX).unwrap();
+        let other = ledger.read_back(MIB / 2).unwrap();
+        assert!(!one.grow_to(MIB), "there is no room beside the other");
+        assert_eq!(one.bytes(), SMALL_BYTES_MAX);
+        drop(other);
+        assert!(one.grow_to(3 * MIB), "alone it is let through");
+        assert_eq!(ledger.bytes(), 3 * MIB);
         assert!(ledger.read_back(SMALL_BYTES_MAX + 1).is_none());
-        one.shrink_to(2 * MIB);
-        assert_eq!(one.bytes(), MIB, "it never grows");
-        one.shrink_to(SMALL_BYTES_MAX);
-        assert_eq!(ledger.bytes(), SMALL_BYTES_MAX);
-        let other = ledger.read_back(MIB).unwrap();
-        drop((one, other));
+        assert!(one.grow_to(MIB), "it has as much");
+        drop(one);
         assert_eq!(ledger.bytes(), 0);
     }
 

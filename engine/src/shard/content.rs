@@ -20,7 +20,7 @@ use crate::pool::ConnId;
 use crate::queue::segment::Placement;
 use crate::schedule::index::EntryId;
 
-/// How long a message rests that the disk did not give back, seconds.
+/// How long a message rests that the disk did not give back, milliseconds.
 const UNREAD_RETRY_MS: u64 = 60_000;
 /// Entries set aside until there is memory for their content; at this many, all others wait with them.
 const WAITING_FOR_MEMORY_MAX: usize = 4096;
@@ -203,6 +203,11 @@ impl Content {
         }
     }
 
+    /// The entry waits until there is room for so much.
+    fn wait(&mut self, id: EntryId, bytes: usize) {
+        self.line_mut(bytes).push_back((id, bytes));
+    }
+
     /// Room for an entry's content; `None` if it has to wait, and stands in the line.
     fn room(&mut self, id: EntryId, bytes: usize) -> Option<Permit> {
         let permit = match self.promised.remove(&id) {
@@ -211,7 +216,7 @@ impl Content {
             _ => None,
         };
         if permit.is_none() {
-            self.line_mut(bytes).push_back((id, bytes));
+            self.wait(id, bytes);
         }
         permit
     }
@@ -268,11 +273,8 @@ impl ShardCore {
                 None => Given::NoRoom,
             };
         }
-        let mut bytes = self.mail.get(id).placement.bytes as usize;
-        if converts {
-            // Whether it has to be is known when it is read.
-            bytes += converted_bytes(bytes);
-        }
+        // Whether it has to be converted is known when it is read.
+        let bytes = self.mail.get(id).placement.bytes as usize;
         let permit = match purpose {
             Purpose::Send(_) => self.content.room(id, bytes),
             Purpose::Settle(_) | Purpose::Transfer => {
@@ -330,9 +332,17 @@ impl ShardCore {
             return self.read_record(entry, reading.purpose, reading.permit);
         }
         let mut permit = reading.permit;
-        let is_ascii = |message: &Message| message.content.is_ascii();
-        if permit.bytes() > placement.bytes as usize && message.as_ref().is_ok_and(is_ascii) {
-            permit.shrink_to(placement.bytes as usize);
+        if let (Ok(message), Purpose::Send(conn)) = (&message, &reading.purpose)
+            && self.pool.converts(*conn)
+            && !message.content.is_ascii()
+        {
+            let whole_bytes = placement.bytes as usize + converted_bytes(message.content.len());
+            if !permit.grow_to(whole_bytes) {
+                // It is read again when there is room for both.
+                self.content.wait(entry, whole_bytes);
+                drop(permit);
+                return self.not_loaded(*conn, now);
+            }
         }
         let held = message.map(|message| Held {
             message: Rc::new(message),

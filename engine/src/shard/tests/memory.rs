@@ -69,7 +69,7 @@ fn eight_bit_mail_to_servers_without_8bitmime_stays_within_memory() {
 }
 
 #[test]
-fn room_for_a_conversion_that_is_not_needed_is_given_back() {
+fn mail_that_needs_no_conversion_takes_no_room_for_one() {
     let mut relay = with_large_mail(0, 'e');
     relay.after_ms(100);
     let bytes = out_bytes(&relay, false);
