@@ -117,6 +117,15 @@ fn selector(target: &mut Target, now: UnixMs) -> Result<Selector, Refusal> {
     Ok(selector)
 }
 
+/// A selector in the daemon's log, which lies on disk in clear: no address stands there.
+fn in_log(selector: &Selector) -> String {
+    let mut shown = selector.clone();
+    if let Some(sender) = &mut shown.sender {
+        *sender = "…".into();
+    }
+    shown.to_string()
+}
+
 /// A time, `2026-11-25T08:00:00Z`, or how long from now.
 fn until(target: &mut Target, now: UnixMs) -> Result<Option<UnixMs>, Refusal> {
     let Some(text) = text(target, "until")? else {
@@ -178,9 +187,10 @@ pub(super) fn suspend(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
         let stop = book.stops().last();
         number = stop.map_or_else(String::new, |stop| stop.number.to_string());
         let by = &asked.caller;
-        asked
-            .daemon
-            .note(&format!("{selector} suspended by {by}: {reason}"));
+        asked.daemon.note(&format!(
+            "{} suspended by {by}: {reason}",
+            in_log(&selector)
+        ));
     }
     let found = selected(asked, &selector)?;
     let mut table = Table::new(&[
@@ -236,7 +246,7 @@ pub(super) fn resume(asked: &mut Asked<'_>) -> Result<Body, Refusal> {
         let by = &asked.caller;
         asked
             .daemon
-            .note(&format!("{} resumed by {by}", stop.selector));
+            .note(&format!("{} resumed by {by}", in_log(&stop.selector)));
         table.push(vec![stop.number.into(), stop.selector.to_string().into()]);
     }
     Ok(table.write(asked.target.format))

@@ -37,6 +37,20 @@ fn suspensions_are_made_listed_and_ended() {
 }
 
 #[test]
+fn the_daemons_log_names_no_address() {
+    let bench = Bench::running();
+    let target = "/api/v1/suspend?domain=example.com&sender=ann@sender.example";
+    assert_eq!(bench.ask("POST", target, "", "").0, 200);
+    assert_eq!(bench.ask("POST", "/api/v1/resume?all=1", "", "").0, 200);
+    let notes = bench.notes();
+    assert!(!notes.contains("ann@"), "{notes}");
+    for done in ["suspended", "resumed"] {
+        let line = format!("domain=example.com sender=… {done} by user");
+        assert!(notes.contains(&line), "{notes}");
+    }
+}
+
+#[test]
 fn a_selector_that_says_nothing_is_refused() {
     let bench = Bench::running();
     for wrong in [
