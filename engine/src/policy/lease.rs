@@ -268,7 +268,14 @@ impl Lender {
         if self.parties.is_empty() {
             return budget;
         }
-        self.targets(own, now)[0].min(budget.saturating_sub(self.lent_sessions()))
+        let theirs = self.parties.iter().map(|party| party.wants(now));
+        let wanted = theirs.fold(own.wants, u32::saturating_add);
+        // Asked for each message: where there is enough for all, nothing has to be shared out.
+        let target = match budget.checked_sub(wanted) {
+            Some(left) => own.wants + own.holds.saturating_sub(own.wants).min(left),
+            None => self.targets(own, now)[0],
+        };
+        target.min(budget.saturating_sub(self.lent_sessions()))
     }
 
     /// Borrowers that are to be told something, and how many sessions they may have from then on.

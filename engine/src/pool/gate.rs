@@ -263,11 +263,10 @@ impl Pool {
     /// place for a ceiling of any kind.
     pub(super) fn budget(&self, site: &Site, now: Mono) -> u32 {
         let limits = &site.limits;
-        let each = limits.sessions_per_mta.unwrap_or(u32::MAX);
-        let all = match site.has_targets() {
-            true => each.saturating_mul(site.addresses_in_use(now)),
+        let all = match limits.sessions_per_mta {
+            Some(each) if site.has_targets() => each.saturating_mul(site.addresses_in_use(now)),
             // Known for what others borrow only: they know the addresses.
-            false => u32::MAX,
+            _ => u32::MAX,
         };
         let rests = site.rests.as_ref();
         let by_rule = rests.and_then(|rests| rests.sessions_max(now));

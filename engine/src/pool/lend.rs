@@ -111,13 +111,6 @@ impl Site {
             waiting_ms: since.map_or(0, |since| now.ms_since(since)),
         }
     }
-
-    fn lease_key(&self) -> LeaseKey {
-        LeaseKey {
-            mx: self.key.as_str().into(),
-            provider: self.key.provider().map(Into::into),
-        }
-    }
 }
 
 impl Pool {
@@ -203,12 +196,12 @@ impl Pool {
         let number = self.lease_number;
         let site = self.site_mut(id);
         let need = site.need(budget, now);
-        let key = site.lease_key();
         let Lease::Borrowed { owner, of } = &mut site.lease else {
             return;
         };
         if let Some(claim) = of.claim(need, number, now) {
-            said.entry(*owner).or_default().claims.push((key, claim));
+            let claims = &mut said.entry(*owner).or_default().claims;
+            claims.push((site.key.to_lease(), claim));
             self.lease_number += 1;
         }
     }
@@ -218,7 +211,6 @@ impl Pool {
         let mut number = self.lease_number;
         let site = self.site_mut(id);
         let own = site.own(budget, now);
-        let key = site.lease_key();
         let Lease::Owned(lender) = &mut site.lease else {
             return;
         };
@@ -250,7 +242,7 @@ impl Pool {
             if let Some(mut grant) = lender.grant(to, sessions, units, number) {
                 grant.wait = wait;
                 let message = said.entry(ShardId(to)).or_default();
-                message.grants.push((key.clone(), grant));
+                message.grants.push((site.key.to_lease(), grant));
             }
         }
         if own.wants > 0

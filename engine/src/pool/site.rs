@@ -43,6 +43,14 @@ impl SiteKey {
         &self.mx
     }
 
+    /// As another shard is to know it.
+    pub(super) fn to_lease(&self) -> LeaseKey {
+        LeaseKey {
+            mx: self.as_str().into(),
+            provider: self.provider().map(Into::into),
+        }
+    }
+
     /// As another shard names it.
     pub(super) fn of_lease(key: &LeaseKey) -> Self {
         Self {

@@ -26,7 +26,7 @@ use crate::smtp::client::{RecipientOutcome, RecipientResult};
 use crate::smtp::reply::Reply;
 use crate::status::EnhancedStatus;
 
-/// How long a message whose failure notification could not be stored waits, seconds.
+/// How long a message whose failure notification could not be stored waits, milliseconds.
 const NOTICE_RETRY_MS: u64 = 60_000;
 
 /// Kept of a reply for the operator, bytes.
@@ -230,13 +230,16 @@ impl ShardCore {
         let entry = self.mail.get(id);
         let (queue_id, segment) = (entry.queue_id, entry.placement.segment);
         let (first, attempts) = (entry.recipient_first, entry.attempts);
-        let wait_ms = if attempts == 0 {
-            NOTICE_RETRY_MS
+        // Most mail is through, and has no retry to be reckoned.
+        let retry_at_s = if outcomes.iter().all(|(_, kind)| kind.is_final()) {
+            0
         } else {
-            let destination = self.mail.get(id).destination;
-            self.wait_ms(destination, attempts, again)
+            let wait_ms = match attempts {
+                0 => NOTICE_RETRY_MS,
+                _ => self.wait_ms(entry.destination, attempts, again),
+            };
+            self.mail.seconds_after(wait_ms, now)
         };
-        let retry_at_s = self.mail.seconds_after(wait_ms, now);
         for run in outcomes.chunk_by(|a, b| a.1 == b.1 && a.0 + 1 == b.0) {
             let kind = run[0].1;
             let state = OutcomeState {
