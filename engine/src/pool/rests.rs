@@ -177,6 +177,17 @@ impl Rests {
             .any(|(other, hold)| Some(*other) == source && hold.is_on(now))
     }
 
+    /// The site rests until then, or for longer if another rule said so.
+    fn rest_site(&mut self, hold: Hold) {
+        if self
+            .site
+            .as_ref()
+            .is_none_or(|held| held.until < hold.until)
+        {
+            self.site = Some(hold);
+        }
+    }
+
     /// An operator wants the site tried at once.
     pub(super) fn lift(&mut self) {
         self.site = None;
@@ -311,7 +322,7 @@ impl Pool {
                 Deed::FewerRecipients { for_ms } => {
                     rests.recipients = Some((hold(for_ms), (told.recipients / 2).max(1)));
                 }
-                Deed::RestSite { for_ms } if is_of_site => rests.site = Some(hold(for_ms)),
+                Deed::RestSite { for_ms } if is_of_site => rests.rest_site(hold(for_ms)),
                 Deed::RestSite { .. } => {}
                 Deed::RestSource { for_ms } => {
                     rests.rest_source(told, hold(for_ms), now);
@@ -370,7 +381,7 @@ impl Rests {
             // Until the first of them has rested.
             let first = self.sources.iter().map(|(_, held)| held.until).min();
             let until = first.map_or(hold.until, |first| first.min(hold.until));
-            self.site = Some(Hold { until, ..hold });
+            self.rest_site(Hold { until, ..hold });
         }
         has_other
     }

@@ -170,20 +170,7 @@ impl Relay {
                     .only
                     .is_none_or(|ip| ip == self.ends[&conn].target.ip()) =>
             {
-                let enhanced = said.text.split(' ').find_map(EnhancedStatus::parse);
-                let reply = Reply {
-                    code: crate::smtp::reply::known(said.code),
-                    enhanced,
-                    text: match enhanced {
-                        Some(_) => said.text.split_once(' ').unwrap().1.into(),
-                        None => said.text.into(),
-                    },
-                };
-                let outcome = match said.code {
-                    500.. => RecipientOutcome::Failed,
-                    _ => RecipientOutcome::Deferred,
-                };
-                self.finish(conn, &transaction, outcome, said.phase, reply);
+                self.say(conn, &transaction, said.phase, said.code, &said.text);
                 Some(Event::CanStart { conn })
             }
             Peers::Hold => {
@@ -205,6 +192,38 @@ impl Relay {
                 Some(Event::CanStart { conn })
             }
         }
+    }
+
+    /// The peer refuses the transaction with this reply.
+    fn say(
+        &mut self,
+        conn: ConnId,
+        transaction: &OutboundTransaction,
+        phase: Phase,
+        code: u16,
+        text: &str,
+    ) {
+        let enhanced = text.split(' ').find_map(EnhancedStatus::parse);
+        let reply = Reply {
+            code: crate::smtp::reply::known(code),
+            enhanced,
+            text: match enhanced {
+                Some(_) => text.split_once(' ').unwrap().1.into(),
+                None => text.into(),
+            },
+        };
+        let outcome = match code {
+            500.. => RecipientOutcome::Failed,
+            _ => RecipientOutcome::Deferred,
+        };
+        self.finish(conn, transaction, outcome, phase, reply);
+    }
+
+    /// The one that has held its transaction for longest answers with this, to MAIL.
+    pub(super) fn first_held_says(&mut self, code: u16, text: &str) {
+        let (conn, transaction) = self.held.remove(0);
+        self.say(conn, &transaction, Phase::Mail, code, text);
+        self.settle();
     }
 
     pub(super) fn take(&mut self, conn: ConnId, transaction: &OutboundTransaction) {

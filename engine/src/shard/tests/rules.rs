@@ -57,6 +57,30 @@ fn site_rests_as_long_as_the_rule_says_and_says_so() {
     assert_eq!(relay.delivered, 4);
 }
 
+/// The last word of several connections is not the one that counts.
+#[test]
+fn shorter_rest_does_not_end_a_longer_one() {
+    let rule =
+        |text: &str, action: &str| format!("rate-limited\t-\t-\t-\t{text}\t{text}\tus\t{action}\n");
+    for shorter in ["rest-site 10s", "other-source 10s"] {
+        let rules = rule("long rest", "rest-site 10m") + &rule("short rest", shorter);
+        let rules = ReplyRules::with_overrides("own.tsv", &rules, &[]).unwrap();
+        let mut relay = Relay::with(|settings| settings.rules = Arc::new(rules));
+        relay.peers_hold();
+        relay.accept("d.example");
+        relay.accept_many(9, "d.example");
+        let under_way = relay.held.len();
+        assert!(under_way >= 2, "{under_way}");
+        relay.first_held_says(451, "4.7.1 long rest");
+        relay.first_held_says(451, "4.7.1 short rest");
+        let binding = relay.binding("d.example").unwrap();
+        let Binding::RuleRest { rest_in_s, .. } = &binding else {
+            panic!("{binding:?}");
+        };
+        assert_eq!(*rest_in_s, 600, "{shorter}");
+    }
+}
+
 #[test]
 fn operator_who_retries_ends_a_rest() {
     let mut relay = relay("rest-site 1d");
