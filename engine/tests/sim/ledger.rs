@@ -446,7 +446,10 @@ impl Ledger {
                 OutcomeKind::Failed if !fate.refused && !fails_in_dns(&address) => {
                     "failed, and no peer refused it"
                 }
-                OutcomeKind::Expired if is_early => "expired before its time",
+                // A copy says again what was true when it was first said.
+                OutcomeKind::Expired if is_early && fate.recorded != Some(OutcomeKind::Expired) => {
+                    "expired before its time"
+                }
                 OutcomeKind::Failed | OutcomeKind::Expired
                     if mail.reverse_path.is_some() && !fate.notified =>
                 {
