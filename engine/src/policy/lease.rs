@@ -29,6 +29,9 @@ pub const TAKE_BACK_MS: u64 = 900_000;
 const RENEW_MS: u64 = 2_500;
 /// A claim that has found no answer is sent again so often, milliseconds.
 const ASK_AGAIN_MS: u64 = 200;
+/// How long sessions without work are kept, milliseconds: what comes in bursts would give them back and ask for
+/// them again with each.
+const SPARE_MS: u64 = 500;
 /// How long units may be used after they were asked for, milliseconds.
 pub const UNIT_MS_MAX: u64 = 200;
 /// Sessions of which there are not enough for all go round so often, milliseconds.
@@ -378,6 +381,10 @@ pub struct Borrowed {
     asked: Option<(Mono, Need)>,
     is_answered: bool,
     waits_since: Option<Mono>,
+    /// Sessions that the owner reckons with: of the newest claim, and of the grants since.
+    reckoned: u32,
+    /// Since when it has sessions that it has no work for.
+    spare_since: Option<Mono>,
     /// Units were not used, and the owner does not know yet.
     gives_back: bool,
 }
@@ -425,6 +432,7 @@ impl Borrowed {
         }
         self.seen = grant.number;
         self.sessions = grant.sessions;
+        self.reckoned = self.reckoned.max(grant.sessions);
         self.ends = self.ends.max(grant.claimed_at.plus_ms(LEASE_MS));
         self.is_answered = true;
         for kind in 0..UNITS {
@@ -467,16 +475,22 @@ impl Borrowed {
             self.drop_old(kind, now);
         }
         let sessions = self.sessions(now);
-        // What is not needed is given back without being asked.
-        let cap = need.holds.max(need.wants.min(sessions));
+        // What is not needed is given back without being asked, but not at once.
+        let used = need.holds.max(need.wants.min(sessions));
+        let is_spare = used < self.sessions;
+        self.spare_since = is_spare.then(|| self.spare_since.unwrap_or(now));
+        let is_kept = self
+            .spare_since
+            .is_none_or(|since| now.ms_since(since) < SPARE_MS);
+        let cap = if is_kept { used.max(sessions) } else { used };
         let needs_units =
             (0..UNITS).any(|kind| need.units[kind] > 0 && self.may_take(kind, now) == Err(None));
         let needs = need.wants > sessions || needs_units;
-        let has_changed = cap < self.sessions || self.asked.is_none() || self.gives_back;
+        let has_changed = cap < self.reckoned || self.asked.is_none() || self.gives_back;
         let ms = self.asked.map_or(u64::MAX, |(at, _)| now.ms_since(at));
         let before = self.asked.map(|(_, need)| need).unwrap_or_default();
         let is_more = need.wants > before.wants && need.wants > sessions || needs_units;
-        let is_less = need.holds < before.holds || need.wants == 0 && before.wants > 0;
+        let is_less = need.wants == 0 && before.wants > 0 && ms >= SPARE_MS;
         let is_due = if self.is_answered {
             has_changed
                 || is_more
@@ -491,6 +505,7 @@ impl Borrowed {
             return None;
         }
         self.sessions = self.sessions.min(cap);
+        self.reckoned = cap;
         self.gives_back = false;
         self.asked = Some((now, need));
         self.is_answered = false;
