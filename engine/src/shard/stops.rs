@@ -344,10 +344,11 @@ impl ShardCore {
         }
     }
 
-    /// What holds stopped mail of a destination.
+    /// What holds stopped mail of a destination; `is_all`: all of its mail, whatever else is in the way.
     pub(super) fn stop_of_destination(
         &self,
         destination: &Destination,
+        is_all: bool,
         now: Now,
     ) -> Option<Binding> {
         let at = self.mail.unix(now);
@@ -357,7 +358,13 @@ impl ShardCore {
                 .as_deref()
                 .is_none_or(|d| d == destination.domain.as_str());
             let is_site = site.is_none() || site.as_deref() == self.site_of(destination);
-            stop.is_in_force(at) && is_domain && is_site
+            let of_domain_or_site = || Selector {
+                domain: domain.clone(),
+                site: site.clone(),
+                ..Selector::default()
+            };
+            let is_meant = !is_all || stop.selector == of_domain_or_site();
+            stop.is_in_force(at) && is_domain && is_site && is_meant
         };
         let mut stops = self.stops.book.stops().iter();
         stops.find(is_about).map(|stop| binding_of(stop))

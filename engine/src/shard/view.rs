@@ -171,11 +171,14 @@ impl ShardCore {
     /// What holds the mail of a destination back that could be sent now; what would hold it back if
     /// some became ready, where that is known.
     fn binding(&self, destination: &Destination, now: Now) -> Option<Binding> {
+        if let Some(stop) = self.stop_of_destination(destination, true, now) {
+            return Some(stop);
+        }
         if destination.ready_len() > 0 {
             return Some(self.binding_of_ready(destination, now));
         }
         if destination.suspended_len() > 0 {
-            return self.stop_of_destination(destination, now);
+            return self.stop_of_destination(destination, false, now);
         }
         match self.binding_of_ready(destination, now) {
             binding @ (Binding::Stopping

@@ -220,3 +220,34 @@ fn a_stop_of_many_is_put_aside_in_slices() {
     assert_eq!(relay.counted(Counter::Suspended), MESSAGES as u64);
     assert_eq!(relay.delivered, 1);
 }
+
+/// Whatever else is in the way: what the operator did is what the operator can undo.
+#[test]
+fn a_stopped_domain_says_so_behind_a_site_that_rests() {
+    let mut relay = Relay::new();
+    relay.peers_refuse("connection refused");
+    relay.accept_many(3, "a.example");
+    assert!(matches!(
+        relay.binding("a.example"),
+        Some(Binding::SiteBackoff { .. })
+    ));
+    relay.suspend(of_group("news"));
+    assert!(matches!(
+        relay.binding("a.example"),
+        Some(Binding::SiteBackoff { .. })
+    ));
+    relay.suspend(Selector {
+        domain: Some("a.example".into()),
+        ..Selector::default()
+    });
+    let binding = relay.binding("a.example");
+    assert!(
+        matches!(binding, Some(Binding::Suspended { .. })),
+        "{binding:?}"
+    );
+    relay.resume_all();
+    assert!(!matches!(
+        relay.binding("a.example"),
+        Some(Binding::Suspended { .. })
+    ));
+}
