@@ -30,7 +30,7 @@ pub(crate) const KINDS: &[Kind] = &[
         &[at(
             "shard/records.rs",
             "let ticket = Ticket { waiter, hold };",
-            "if PLANTED && let Waiter::Origin(origin @ Origin::Session(_)) = waiter {
+            "if PLANTED && let Waiter::Origin(origin @ super::waiter::Origin::Session(_)) = waiter {
                  self.answer(origin, Stored::Durable, now);
              }
              let ticket = Ticket { waiter, hold };",
